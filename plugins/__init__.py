@@ -1,0 +1,28 @@
+"""Doors to the outside: OpenMM forces, the ASE calculator, reporters, plots, the command line."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from halberd.plugins.ase_calculator import HalberdCalculator
+    from halberd.plugins.learned_potential import LearnedPotential
+    from halberd.plugins.reporters import ExtXYZReporter, ProgressReporter
+
+_HOMES = {
+    "HalberdCalculator": "halberd.plugins.ase_calculator",
+    "LearnedPotential": "halberd.plugins.learned_potential",
+    "ExtXYZReporter": "halberd.plugins.reporters",
+    "ProgressReporter": "halberd.plugins.reporters",
+}
+
+__all__ = ["ExtXYZReporter", "HalberdCalculator", "LearnedPotential", "ProgressReporter"]
+
+
+def __getattr__(name: str) -> Any:
+    """Import public names on first use, so that evaluating a model does not need OpenMM."""
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from importlib import import_module
+
+    return getattr(import_module(_HOMES[name]), name)

@@ -1,0 +1,201 @@
+"""One builder that turns any site model into an OpenMM Force."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import openmm
+import torch
+
+from halberd.plugins.backends import choose_backend, import_openmmtorch
+from halberd.plugins.force_module import FORCE_MODULES, MeanOfMembers
+from halberd.plugins.python_force import ModuleCallback
+from halberd.potentials.constants import EV_IN_KJ_PER_MOL
+from halberd.potentials.energy import StructureEnergy
+from halberd.potentials.errors import BackendError, ConfigurationError, did_you_mean
+from halberd.potentials.site_model import SiteModel, dtype_of, quiet_torchscript
+
+
+@dataclasses.dataclass(frozen=True)
+class ForceOptions:
+    """Options of a learned force, with their defaults.
+
+    Attributes
+    ----------
+    precision : {'single', 'double'}, optional
+        Precision of the network; the model's own if ``None``.
+    device : str, optional
+        ``'cpu'``, ``'cuda'`` or ``'cuda:1'``. With backend ``torchforce`` the network runs where the Context runs
+        (its platform and DeviceIndex) and this is a demand that is checked; with ``python`` it is where to compute,
+        the CPU if ``None``.
+    forceGroup : int
+        OpenMM force group, 0 to 31.
+    backend : {'torchforce', 'python', 'auto'}
+        What carries the module; ``auto`` takes the first that passes a self-test.
+    skin : float
+        Verlet skin of the neighbour list, angstrom.
+    threads : int, optional
+        CPU threads of torch, for the whole process; unchanged if ``None``.
+    head : str, optional
+        Head of a multi-head model.
+    charge, multiplicity : number, optional
+        Total charge (e) and spin multiplicity, for models that take them.
+    energy : {'interaction', 'total'}
+        Without or with the atomic self-energies; a constant that no force depends on.
+    """
+
+    precision: str | None = None
+    device: str | None = None
+    forceGroup: int = 0
+    backend: str = "torchforce"
+    skin: float = 0.5
+    threads: int | None = None
+    head: str | None = None
+    charge: float | None = None
+    multiplicity: int | None = None
+    energy: str = "interaction"
+
+    def __post_init__(self) -> None:
+        if self.precision is not None:
+            dtype_of(self.precision)
+        if self.energy not in ("interaction", "total"):
+            raise ConfigurationError(f"energy is '{self.energy}'; it must be 'interaction' or 'total'.")
+        if not (isinstance(self.forceGroup, int) and 0 <= self.forceGroup <= 31):
+            raise ConfigurationError(f"forceGroup is {self.forceGroup!r}; OpenMM has groups 0 to 31.")
+        if self.threads is not None and self.threads < 1:
+            raise ConfigurationError(f"threads is {self.threads}; it must be at least 1.")
+        if not float(self.skin) >= 0:
+            raise ConfigurationError(f"skin is {self.skin}; it must be 0 or a positive length in angstrom.")
+        if self.backend not in ("torchforce", "python", "auto"):
+            choose_backend(self.backend)
+        check_device(self.device)
+
+    def updated(self, keywords: dict[str, Any]) -> ForceOptions:
+        """Return a copy with some options changed.
+
+        Raises
+        ------
+        ConfigurationError
+            If a keyword is unknown; suggests the closest one.
+        """
+        known = [field.name for field in dataclasses.fields(self)]
+        for keyword in keywords:
+            if keyword not in known:
+                raise ConfigurationError(
+                    f"Unknown keyword '{keyword}'.{did_you_mean(keyword, known)} Known are: {', '.join(known)}."
+                )
+        return dataclasses.replace(self, **keywords)
+
+
+def check_device(device: str | None) -> None:
+    """Check that a torch device exists here.
+
+    Raises
+    ------
+    ConfigurationError
+        If the name is not a device.
+    BackendError
+        If this machine has no such device.
+    """
+    if device is None:
+        return
+    try:
+        parsed = torch.device(device)
+    except (RuntimeError, TypeError):
+        raise ConfigurationError(f"device is {device!r}; write 'cpu', 'cuda' or 'cuda:0'.") from None
+    if parsed.type not in ("cpu", "cuda"):
+        raise ConfigurationError(f"device is '{device}'; halberd runs on 'cpu' and 'cuda'.")
+    if parsed.type == "cuda":
+        if not torch.cuda.is_available():
+            raise BackendError(
+                f"device is '{device}', but torch finds no usable GPU on this machine. Use device='cpu', or install "
+                "a driver and a CUDA build of torch."
+            )
+        if parsed.index is not None and parsed.index >= torch.cuda.device_count():
+            raise BackendError(f"device is '{device}', but there are {torch.cuda.device_count()} GPUs, counted from 0.")
+
+
+def build_force(
+    model: SiteModel,
+    atomic_numbers: Sequence[int],
+    *,
+    atoms: Iterable[int] | None = None,
+    periodic: bool = False,
+    options: ForceOptions | None = None,
+    reduction: torch.nn.Module | None = None,
+    scale_parameter: str | None = None,
+    name: str | None = None,
+) -> openmm.Force:
+    """Turn a site model into an OpenMM Force.
+
+    Parameters
+    ----------
+    model : SiteModel
+    atomic_numbers : sequence of int
+        Elements of the atoms the model sees, in the order of ``atoms``.
+    atoms : iterable of int, optional
+        Their particle indices; all particles if omitted.
+    periodic : bool
+        Whether the force uses the Context's periodic box.
+    options : ForceOptions, optional
+        ``head``, ``charge`` and ``multiplicity`` are the loader's and not looked at.
+    reduction : torch.nn.Module, optional
+        Scriptable; turns the K total energies of a committee (eV) into one. The mean if omitted.
+    scale_parameter : str, optional
+        Name of a context parameter, default 1, that multiplies the energy.
+    name : str, optional
+        Name of the force; ``halberd: MODEL`` if omitted.
+
+    Returns
+    -------
+    openmm.Force
+        An ``openmmtorch.TorchForce`` or an ``openmm.PythonForce``.
+
+    Raises
+    ------
+    UnknownElementError
+        If the model does not know an element.
+    BackendError
+        If the backend or device is not usable here.
+    """
+    options = options or ForceOptions()
+    backend = choose_backend(options.backend)
+    if options.precision is not None:
+        model = model.to(dtype_of(options.precision))
+    if options.threads is not None:
+        torch.set_num_threads(options.threads)
+    species = model.species_of(atomic_numbers)
+    index = None if atoms is None else torch.tensor(list(atoms), dtype=torch.int64)
+    if index is not None and len(index) != len(species):
+        raise ConfigurationError(f"{len(index)} atoms, but {len(species)} atomic numbers were given.")
+    offset = 0.0
+    if options.energy == "total":
+        offset = float(torch.as_tensor(model.self_energy(atomic_numbers)).mean()) * EV_IN_KJ_PER_MOL
+
+    structure = StructureEnergy(model, species, float(options.skin), torch.get_num_threads())
+    with quiet_torchscript():
+        module = torch.jit.script(
+            FORCE_MODULES[periodic, scale_parameter is not None](
+                structure,
+                index,
+                reduction or MeanOfMembers(),
+                offset,
+                periodic,
+                "" if options.device is None or backend == "python" else torch.device(options.device).type,
+            ).eval()
+        )
+    parameters = [] if scale_parameter is None else [scale_parameter]
+    force: openmm.Force
+    if backend == "torchforce":
+        force = import_openmmtorch().TorchForce(module)
+        for parameter in parameters:
+            force.addGlobalParameter(parameter, 1.0)
+    else:
+        callback = ModuleCallback(module, periodic, parameters, options.device or "cpu")
+        force = openmm.PythonForce(callback, dict.fromkeys(parameters, 1.0))
+    force.setUsesPeriodicBoundaryConditions(periodic)
+    force.setForceGroup(options.forceGroup)
+    force.setName(name or f"halberd: {model.name}")
+    return force

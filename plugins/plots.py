@@ -1,0 +1,140 @@
+"""Figures that halberd's commands leave behind."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from halberd.potentials.error_table import Prediction
+from halberd.potentials.files import replacing
+from halberd.potentials.labels import Frame
+
+_BLUE, _GREY = "#20639b", "#8a8a8a"
+
+
+def new_figure(columns: int, rows: int = 1, width: float = 4.2, height: float = 3.6) -> tuple[Any, Any]:
+    """Make a figure with a grid of axes, drawn without a display."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width * columns, height * rows), layout="constrained")
+    axes = figure.subplots(rows, columns, squeeze=False)
+    for axis in axes.ravel():
+        axis.spines[["top", "right"]].set_visible(False)
+    return figure, axes
+
+
+def save_figure(figure: Any, path: str | os.PathLike[str]) -> None:
+    """Write a figure under a temporary name and rename it.
+
+    Raises
+    ------
+    OutputError
+        If the place cannot be written.
+    """
+    with replacing(path) as temporary:
+        figure.savefig(temporary, dpi=150)
+
+
+def parity_plot(
+    frames: Sequence[Frame], predictions: Sequence[Prediction], path: str | os.PathLike[str], title: str
+) -> None:
+    """Draw predicted against labelled energies per atom and force components.
+
+    Parameters
+    ----------
+    frames : sequence of Frame
+    predictions : sequence of Prediction, same length
+    path : path
+        Its suffix chooses the format.
+    title : str
+
+    Raises
+    ------
+    OutputError
+        If the place cannot be written.
+    """
+    pairs = list(zip(frames, predictions, strict=True))
+    energies = np.array([(f.energy / len(f.atoms), p.energy / len(f.atoms)) for f, p in pairs if f.energy is not None])
+    forces = [np.stack([f.forces.ravel(), p.forces.ravel()], 1) for f, p in pairs if f.forces is not None]
+    panels: list[tuple[np.ndarray, str, str]] = []
+    if len(energies):
+        panels.append((energies, "energy", "eV/atom"))
+    if forces:
+        panels.append((np.concatenate(forces), "force component", "eV/Å"))
+    if not panels:
+        return
+    figure, axes = new_figure(len(panels))
+    for axis, (data, name, unit) in zip(axes[0], panels, strict=True):
+        low, high = float(data.min()), float(data.max())
+        pad = 0.03 * (high - low or 1.0)
+        line = [low - pad, high + pad]
+        axis.plot(line, line, color=_GREY, linewidth=1, zorder=1)
+        axis.scatter(data[:, 0], data[:, 1], s=6, alpha=0.4, color=_BLUE, linewidths=0, zorder=2, rasterized=True)
+        axis.set(xlim=line, ylim=line, aspect="equal", xlabel=f"label, {unit}", ylabel=f"model, {unit}")
+        error = data[:, 1] - data[:, 0]
+        axis.set_title(
+            f"{name}: MAE {1e3 * np.abs(error).mean():.3g}, RMSE {1e3 * np.sqrt((error**2).mean()):.3g} m{unit}",
+            fontsize=9,
+        )
+        axis.ticklabel_format(useOffset=False)
+        axis.tick_params(labelsize=8)
+    figure.suptitle(title, fontsize=10)
+    save_figure(figure, path)
+
+
+def run_plot(
+    log: dict[str, np.ndarray],
+    path: str | os.PathLike[str],
+    title: str,
+    target_temperature: float | None = None,
+    extra: dict[str, tuple[np.ndarray, np.ndarray]] | None = None,
+) -> None:
+    """Draw energies, temperature and, where there are any, density and other series against time.
+
+    Parameters
+    ----------
+    log : dict
+        Columns of a run log, as :func:`halberd.samplers.run_log.read_log` returns them.
+    path : path
+    title : str
+    target_temperature : float, optional
+        Drawn as a line, K.
+    extra : dict, optional
+        Axis label -> (time in ps, values).
+
+    Raises
+    ------
+    OutputError
+        If the place cannot be written.
+    """
+    time = log["time_ps"]
+    series: list[tuple[str, list[tuple[np.ndarray, np.ndarray, str]]]] = [
+        (
+            "energy − first value, kJ/mol",
+            [
+                (time, log["potential_kj_mol"] - log["potential_kj_mol"][0], "potential"),
+                (time, log["total_kj_mol"] - log["total_kj_mol"][0], "total"),
+            ],
+        ),
+        ("temperature, K", [(time, log["temperature_K"], "")]),
+    ]
+    if "density_g_cm3" in log:
+        series.append(("density, g/cm³", [(time, log["density_g_cm3"], "")]))
+    for label, (times, values) in (extra or {}).items():
+        series.append((label, [(times, values, "")]))
+    figure, axes = new_figure(1, len(series), width=7.0, height=1.9)
+    for axis, (label, lines) in zip(axes[:, 0], series, strict=True):
+        for (x, y, name), color in zip(lines, (_BLUE, "#c8553d"), strict=False):
+            axis.plot(x, y, color=color, linewidth=1.0, label=name or None)
+        axis.set_ylabel(label, fontsize=8)
+        axis.tick_params(labelsize=8)
+        if lines[0][2]:
+            axis.legend(fontsize=8, frameon=False, ncols=2)
+    if target_temperature is not None:
+        axes[1, 0].axhline(target_temperature, color=_GREY, linewidth=1, linestyle="--")
+    axes[-1, 0].set_xlabel("time, ps", fontsize=8)
+    figure.suptitle(title, fontsize=10)
+    save_figure(figure, path)

@@ -1,0 +1,167 @@
+"""OpenMM reporters: extended XYZ, thermodynamic log, progress bar."""
+
+from __future__ import annotations
+
+import os
+from typing import Any, TextIO
+
+import numpy as np
+import openmm
+from ase import Atoms
+from ase.io.extxyz import write_xyz
+from openmm import app, unit
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from halberd.potentials.constants import EV_IN_KJ_PER_MOL, EV_PER_ANGSTROM_IN_KJ_PER_MOL_NM, NM_IN_ANGSTROM
+from halberd.potentials.errors import OutputError
+
+
+def _steps_to_next(simulation: app.Simulation, interval: int) -> int:
+    return int(interval - simulation.currentStep % interval)
+
+
+class ExtXYZReporter:
+    """Write frames with energy and forces as extended XYZ, in ASE's units.
+
+    Parameters
+    ----------
+    file : path
+    reportInterval : int
+        Steps between frames.
+    append : bool
+        Continue an existing file.
+    forces : bool
+        Write forces too. Energy and forces cost one more evaluation per frame.
+
+    Raises
+    ------
+    OutputError
+        If the file cannot be opened.
+    """
+
+    def __init__(
+        self, file: str | os.PathLike[str], reportInterval: int, append: bool = False, forces: bool = True
+    ) -> None:
+        self._interval = reportInterval
+        self._forces = forces
+        self._symbols: list[str] | None = None
+        try:
+            self._out: TextIO = open(file, "a" if append else "w", encoding="utf-8")  # noqa: SIM115
+        except OSError as error:
+            raise OutputError(f"Cannot write '{file}': {error.strerror}.") from error
+
+    def describeNextReport(self, simulation: app.Simulation) -> dict[str, Any]:
+        """Tell OpenMM when the next frame is due and what it needs."""
+        include = ["positions", "energy"] + (["forces"] if self._forces else [])
+        return {"steps": _steps_to_next(simulation, self._interval), "periodic": None, "include": include}
+
+    def report(self, simulation: app.Simulation, state: openmm.State) -> None:
+        """Write one frame."""
+        if self._symbols is None:
+            self._symbols = [atom.element.symbol if atom.element else "X" for atom in simulation.topology.atoms()]
+        positions = state.getPositions(asNumpy=True).value_in_unit(unit.nanometer) * NM_IN_ANGSTROM
+        periodic = simulation.system.usesPeriodicBoundaryConditions()
+        cell = None
+        if periodic:
+            cell = state.getPeriodicBoxVectors(asNumpy=True).value_in_unit(unit.nanometer) * NM_IN_ANGSTROM
+        atoms = Atoms(self._symbols, positions=positions, cell=cell, pbc=periodic)
+        energy = state.getPotentialEnergy().value_in_unit(unit.kilojoules_per_mole)
+        atoms.info["energy"] = energy / EV_IN_KJ_PER_MOL
+        atoms.info["step"] = int(simulation.currentStep)
+        atoms.info["time_ps"] = state.getTime().value_in_unit(unit.picosecond)
+        if self._forces:
+            forces = state.getForces(asNumpy=True).value_in_unit(unit.kilojoules_per_mole / unit.nanometer)
+            atoms.arrays["forces"] = np.asarray(forces) / EV_PER_ANGSTROM_IN_KJ_PER_MOL_NM
+        write_xyz(self._out, [atoms], columns=["symbols", "positions"] + (["forces"] if self._forces else []))
+        self._out.flush()
+
+    def close(self) -> None:
+        """Close the file."""
+        self._out.close()
+
+
+class ThermoReporter(app.StateDataReporter):
+    """OpenMM's ``StateDataReporter`` with the columns of a run log, and the pressure of periodic systems.
+
+    Parameters
+    ----------
+    file : path or file object
+    reportInterval : int
+    barostat : openmm.MonteCarloBarostat, optional
+        Asked for the pressure, at the price of two energies a report. Its frequency may be 0.
+    append : bool
+    """
+
+    def __init__(
+        self,
+        file: Any,
+        reportInterval: int,
+        barostat: openmm.MonteCarloBarostat | None = None,
+        append: bool = False,
+    ) -> None:
+        self._barostat = barostat
+        periodic = barostat is not None
+        super().__init__(
+            file,
+            reportInterval,
+            step=True,
+            time=True,
+            potentialEnergy=True,
+            kineticEnergy=True,
+            totalEnergy=True,
+            temperature=True,
+            volume=periodic,
+            density=periodic,
+            append=append,
+        )
+
+    def _constructHeaders(self) -> list[str]:
+        headers: list[str] = super()._constructHeaders()
+        return headers + (["Pressure (bar)"] if self._barostat is not None else [])
+
+    def _constructReportValues(self, simulation: app.Simulation, state: openmm.State) -> list[Any]:
+        values: list[Any] = super()._constructReportValues(simulation, state)
+        if self._barostat is not None:
+            values.append(self._barostat.computeCurrentPressure(simulation.context).value_in_unit(unit.bar))
+        return values
+
+
+class ProgressReporter:
+    """A progress bar on standard error.
+
+    Parameters
+    ----------
+    totalSteps : int
+        Step number at which the bar is full.
+    description : str
+    reportInterval : int
+        Steps between updates; asks for nothing, so it costs nothing.
+    """
+
+    def __init__(self, totalSteps: int, description: str = "MD", reportInterval: int = 50) -> None:
+        self._interval = reportInterval
+        self._total = totalSteps
+        self._progress = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("steps"),
+            TimeRemainingColumn(),
+            console=Console(stderr=True),
+        )
+        self._task = self._progress.add_task(description, total=totalSteps)
+        self._progress.start()
+
+    def describeNextReport(self, simulation: app.Simulation) -> dict[str, Any]:
+        """Tell OpenMM when to call again."""
+        steps = min(_steps_to_next(simulation, self._interval), max(1, self._total - simulation.currentStep))
+        return {"steps": steps, "periodic": None, "include": []}
+
+    def report(self, simulation: app.Simulation, state: openmm.State) -> None:  # noqa: ARG002  (OpenMM passes it)
+        """Move the bar."""
+        self._progress.update(self._task, completed=simulation.currentStep)
+
+    def close(self) -> None:
+        """Leave the bar as it is and give the terminal back."""
+        self._progress.stop()

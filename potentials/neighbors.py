@@ -1,0 +1,88 @@
+"""Neighbour lists inside the graph: vesin with a Verlet skin, as a scripted module.
+
+The list lives in the module and follows the positions it is shown, so there is nothing to update by hand. It is
+rebuilt when an atom has moved by half the skin, or when the box, the number of atoms or the periodicity changed.
+Correct for triclinic boxes, boxes smaller than the cutoff (several images of one neighbour), atoms outside the box,
+and any mixture of periodic and open directions.
+"""
+
+from __future__ import annotations
+
+import torch
+import vesin_torch  # noqa: F401  (registers torch.classes.vesin)
+
+from halberd.potentials.errors import ConfigurationError
+
+
+class NeighborList(torch.nn.Module):
+    """All pairs closer than a cutoff, both directions.
+
+    Parameters
+    ----------
+    cutoff : float
+        Angstrom.
+    skin : float
+        Thickness of the Verlet skin, angstrom; 0 rebuilds the list at every call.
+    n_threads : int
+        CPU threads for the search; 0 takes all cores.
+
+    Raises
+    ------
+    ConfigurationError
+        If the cutoff is not positive or the skin is negative.
+    """
+
+    def __init__(self, cutoff: float, skin: float = 0.5, n_threads: int = 1) -> None:
+        super().__init__()
+        if not cutoff > 0:
+            raise ConfigurationError(f"The cutoff must be positive, got {cutoff} angstrom.")
+        if not skin >= 0:
+            raise ConfigurationError(f"skin must be 0 or a positive length in angstrom, got {skin}.")
+        if n_threads < 0:
+            raise ConfigurationError(f"n_threads must be 0 or more, got {n_threads}.")
+        self.search = torch.classes.vesin._NeighborList(
+            cutoff=float(cutoff),
+            full_list=True,
+            sorted=False,
+            algorithm="auto",
+            skin=float(skin),
+            n_threads=int(n_threads),
+        )
+
+    def forward(
+        self, positions: torch.Tensor, box: torch.Tensor, periodic: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """List the edges and their vectors.
+
+        Parameters
+        ----------
+        positions : torch.Tensor, shape (N, 3)
+            Angstrom. Never written to.
+        box : torch.Tensor, shape (3, 3)
+            Box vectors as rows, angstrom; ignored along open directions.
+        periodic : torch.Tensor, bool, shape (3,)
+
+        Returns
+        -------
+        edge_index : torch.Tensor, int64, shape (2, E)
+        edge_vectors : torch.Tensor, shape (E, 3)
+            ``r_j - r_i`` with the image, angstrom, differentiable with respect to positions and box.
+        """
+        points = positions.detach().to(torch.float64)
+        finite = torch.isfinite(points).all(dim=1)
+        if not bool(finite.all()):
+            bad = torch.nonzero(~finite).squeeze(1).to(torch.int64).cpu()
+            first: list[int] = bad[:10].tolist()
+            raise RuntimeError(
+                f"halberd: positions are not finite for {bad.numel()} of {points.size(0)} atoms, "
+                f"the first are {first}. The simulation has exploded: shorten the time step, "
+                "relax the structure first, or check that the model covers this chemistry."
+            )
+        found = self.search.compute(
+            points=points, box=box.detach().to(torch.float64), periodic=periodic, quantities="PS", copy=True
+        )
+        edge_index = found[0].t()
+        vectors = positions.index_select(0, edge_index[1]) - positions.index_select(0, edge_index[0])
+        if bool(periodic.any()):
+            vectors = vectors + torch.matmul(found[1].to(box.dtype), box)
+        return edge_index, vectors

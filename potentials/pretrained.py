@@ -1,0 +1,64 @@
+"""Models that come with the package."""
+
+from __future__ import annotations
+
+from importlib import resources
+from pathlib import Path
+
+from halberd.potentials.errors import ConfigurationError, did_you_mean
+from halberd.potentials.site_model import SiteModel, dtype_of
+
+#: Name -> file in the package's ``data`` folder.
+_MODELS = {"gfn2-chnof": "gfn2-chnof.pt"}
+
+
+def is_pretrained(name: str) -> bool:
+    """Whether halberd ships a model of this name."""
+    return name in _MODELS
+
+
+def pretrained_names() -> tuple[str, ...]:
+    """Names that :func:`pretrained` knows."""
+    return tuple(_MODELS)
+
+
+def pretrained_path(name: str) -> Path:
+    """Where the file of a shipped model is.
+
+    Raises
+    ------
+    ConfigurationError
+        If there is no such model.
+    """
+    if name not in _MODELS:
+        raise ConfigurationError(
+            f"There is no pretrained model '{name}'; there is {', '.join(_MODELS)}.{did_you_mean(name, _MODELS)}"
+        )
+    return Path(str(resources.files("halberd.potentials") / "data" / _MODELS[name]))
+
+
+def pretrained(name: str = "gfn2-chnof", precision: str | None = None) -> SiteModel:
+    """Load a model that comes with halberd.
+
+    ``"gfn2-chnof"`` is a small MACE (two layers, 64 channels, cutoff 4.5 angstrom) for molecules of H, C, N, O and
+    F, trained on QM9 geometries and rattled copies of them labelled with GFN2-xTB. It is good enough for trying
+    things out, not for quantitative energetics; its test errors stand in the README.
+
+    Parameters
+    ----------
+    name : str
+        One of :func:`pretrained_names`.
+    precision : {'single', 'double'}, optional
+        The model's own, single, if omitted.
+
+    Returns
+    -------
+    SiteModel
+
+    Raises
+    ------
+    ConfigurationError
+        If there is no such model.
+    """
+    model = SiteModel.load(pretrained_path(name))
+    return model if precision is None else model.to(dtype_of(precision))

@@ -1,0 +1,1 @@
+"""Algorithms that move atoms: production runs, and what builds on them."""
