@@ -20,7 +20,7 @@ from halberd.potentials.error_table import Prediction, error_report
 from halberd.potentials.errors import DataError
 from halberd.potentials.files import check_writable, replacing
 from halberd.potentials.labels import Frame, LabelKeys, read_frames
-from halberd.potentials.loading import ModelSource
+from halberd.potentials.loading import ModelSource, check_source
 
 
 def predict(calculator: HalberdCalculator, frames: Sequence[Frame], progress: bool = False) -> list[Prediction]:
@@ -99,6 +99,7 @@ def evaluate_file(
     for file in (plot, predictions_file):
         if file is not None:
             check_writable(file)
+    check_source(model)
     if threads is not None:
         torch.set_num_threads(threads)
     frames = read_frames(path, keys)

@@ -6,6 +6,7 @@ import dataclasses
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+import numpy as np
 import openmm
 import torch
 
@@ -172,7 +173,7 @@ def build_force(
         raise ConfigurationError(f"{len(index)} atoms, but {len(species)} atomic numbers were given.")
     offset = 0.0
     if options.energy == "total":
-        offset = float(torch.as_tensor(model.self_energy(atomic_numbers)).mean()) * EV_IN_KJ_PER_MOL
+        offset = float(np.mean(model.self_energy(atomic_numbers))) * EV_IN_KJ_PER_MOL
 
     structure = StructureEnergy(model, species, float(options.skin), torch.get_num_threads())
     with quiet_torchscript():

@@ -7,8 +7,6 @@ The kernel differentiates the energy itself. A module that returned forces would
 also for the Monte Carlo barostat, which only wants energies.
 """
 
-from __future__ import annotations
-
 import torch
 
 from halberd.potentials.constants import EV_IN_KJ_PER_MOL, NM_IN_ANGSTROM

@@ -147,7 +147,8 @@ class LearnedPotential:
         Returns
         -------
         openmm.Force
-            The one that was added. To find it again in a deserialised System look for its name.
+            The one that was added. OpenMM forgets the names of TorchForces and PythonForces when a System is
+            copied or serialised; force groups stay.
 
         Raises
         ------

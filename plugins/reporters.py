@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from typing import Any, TextIO
 
 import numpy as np
@@ -13,7 +14,12 @@ from openmm import app, unit
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from halberd.potentials.constants import EV_IN_KJ_PER_MOL, EV_PER_ANGSTROM_IN_KJ_PER_MOL_NM, NM_IN_ANGSTROM
+from halberd.potentials.constants import (
+    EV_IN_KJ_PER_MOL,
+    EV_PER_ANGSTROM_IN_KJ_PER_MOL_NM,
+    KJ_PER_MOL_NM3_IN_BAR,
+    NM_IN_ANGSTROM,
+)
 from halberd.potentials.errors import OutputError
 
 
@@ -88,8 +94,11 @@ class ThermoReporter(app.StateDataReporter):
     ----------
     file : path or file object
     reportInterval : int
-    barostat : openmm.MonteCarloBarostat, optional
-        Asked for the pressure, at the price of two energies a report. Its frequency may be 0.
+    virial : callable, optional
+        Takes positions (N, 3) and box (3, 3) in nm, returns the trace of the virial in kJ/mol. With it, volume,
+        density and pressure are logged; the pressure is the atomic one, (2 K + tr W) / 3 V.
+        (``MonteCarloBarostat.computeCurrentPressure`` cannot be used: OpenMM holds the GIL in it, and torch refuses
+        to differentiate then.)
     append : bool
     """
 
@@ -97,11 +106,11 @@ class ThermoReporter(app.StateDataReporter):
         self,
         file: Any,
         reportInterval: int,
-        barostat: openmm.MonteCarloBarostat | None = None,
+        virial: Callable[[np.ndarray, np.ndarray], float] | None = None,
         append: bool = False,
     ) -> None:
-        self._barostat = barostat
-        periodic = barostat is not None
+        self._virial = virial
+        periodic = virial is not None
         super().__init__(
             file,
             reportInterval,
@@ -115,16 +124,26 @@ class ThermoReporter(app.StateDataReporter):
             density=periodic,
             append=append,
         )
+        self._needsPositions = periodic
 
     def _constructHeaders(self) -> list[str]:
         headers: list[str] = super()._constructHeaders()
-        return headers + (["Pressure (bar)"] if self._barostat is not None else [])
+        return headers + (["Pressure (bar)"] if self._virial is not None else [])
 
     def _constructReportValues(self, simulation: app.Simulation, state: openmm.State) -> list[Any]:
         values: list[Any] = super()._constructReportValues(simulation, state)
-        if self._barostat is not None:
-            values.append(self._barostat.computeCurrentPressure(simulation.context).value_in_unit(unit.bar))
+        if self._virial is not None:
+            positions = state.getPositions(asNumpy=True).value_in_unit(unit.nanometer)
+            box = state.getPeriodicBoxVectors(asNumpy=True).value_in_unit(unit.nanometer)
+            kinetic = state.getKineticEnergy().value_in_unit(unit.kilojoules_per_mole)
+            pressure = (2 * kinetic + self._virial(positions, box)) / (3 * np.linalg.det(box))
+            values.append(pressure * KJ_PER_MOL_NM3_IN_BAR)
         return values
+
+    def close(self) -> None:
+        """Close the log, if this reporter opened it."""
+        if self._openedFile:
+            self._out.close()
 
 
 class ProgressReporter:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+import warnings
 from pathlib import Path
 
 import ase.io
 import numpy as np
 import openmm
 from ase import Atoms
+from ase.cell import Cell
 from openmm import app, unit
 
 from halberd.potentials.constants import NM_IN_ANGSTROM
@@ -54,10 +56,12 @@ def topology_from_atoms(atoms: Atoms) -> tuple[app.Topology, np.ndarray]:
             )
         if atoms.cell.rank < 3 or atoms.get_volume() < 1e-6:
             raise GeometryError(f"The cell {atoms.cell.array.tolist()} has no volume.")
-        cell, rotation = atoms.cell.standard_form()
+        # A left-handed cell and its negative span the same lattice; turning the negative mirrors nothing.
+        handed = atoms.cell if atoms.cell.handedness > 0 else Cell(-atoms.cell.array)
+        cell, rotation = handed.standard_form()
         positions = positions @ rotation.T
         vectors = app.internal.unitcell.reducePeriodicBoxVectors(
-            [openmm.Vec3(*row) for row in cell.array / NM_IN_ANGSTROM] * unit.nanometer
+            [openmm.Vec3(*row) for row in np.tril(cell.array) / NM_IN_ANGSTROM] * unit.nanometer
         )
         topology.setPeriodicBoxVectors(vectors)
     return topology, positions / NM_IN_ANGSTROM
@@ -69,7 +73,8 @@ def read_structure(path: str | os.PathLike[str]) -> tuple[app.Topology, np.ndarr
     Parameters
     ----------
     path : path-like
-        PDB and PDBx/mmCIF are read by OpenMM and keep their residues; everything else by ASE (last frame).
+        PDB and PDBx/mmCIF are read by OpenMM and keep their residues; everything else by ASE (last frame), and
+        so are PDB files in which atom names repeat.
 
     Returns
     -------
@@ -88,8 +93,12 @@ def read_structure(path: str | os.PathLike[str]) -> tuple[app.Topology, np.ndarr
         raise DataError(f"Structure file '{file}' does not exist.")
     try:
         if file.suffix.lower() in (".pdb", ".pdbx"):
-            pdb = (app.PDBFile if file.suffix.lower() == ".pdb" else app.PDBxFile)(str(file))
-            return pdb.topology, np.array(pdb.getPositions(asNumpy=True).value_in_unit(unit.nanometer))
+            with open(file, encoding="utf-8") as handle, warnings.catch_warnings(record=True) as caught:
+                warnings.simplefilter("always")
+                pdb = (app.PDBFile if file.suffix.lower() == ".pdb" else app.PDBxFile)(handle)
+            # OpenMM drops atoms whose names repeat within a residue; ASE, which is asked next, keeps them.
+            if not any("duplicate atom" in str(warning.message) for warning in caught):
+                return pdb.topology, np.array(pdb.getPositions(asNumpy=True).value_in_unit(unit.nanometer))
         atoms = ase.io.read(file, index=-1)
     except Exception as error:  # readers raise anything
         raise DataError(f"'{file}' cannot be read as a structure: {type(error).__name__}: {error}") from error
@@ -98,7 +107,7 @@ def read_structure(path: str | os.PathLike[str]) -> tuple[app.Topology, np.ndarr
 
 
 def check_positions(atoms: Atoms) -> None:
-    """Raise if positions are not finite or two atoms sit on each other.
+    """Raise if positions are not finite.
 
     Raises
     ------

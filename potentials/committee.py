@@ -1,7 +1,5 @@
 """Several site models evaluated on one set of edges: a committee."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import numpy as np

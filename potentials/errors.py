@@ -73,8 +73,9 @@ def did_you_mean(word: str, choices: Iterable[str]) -> str:
     str
         A sentence with a leading blank, or ``""`` when nothing is close.
     """
-    matches = difflib.get_close_matches(word, list(choices), n=1, cutoff=0.6)
-    return f" Did you mean '{matches[0]}'?" if matches else ""
+    by_lower_case = {choice.lower(): choice for choice in choices}
+    matches = difflib.get_close_matches(word.lower(), list(by_lower_case), n=1, cutoff=0.6)
+    return f" Did you mean '{by_lower_case[matches[0]]}'?" if matches else ""
 
 
 def missing_dependency(package: str, extra: str, purpose: str) -> MissingDependencyError:

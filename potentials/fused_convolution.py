@@ -13,8 +13,6 @@ numbers are ever written.
 The module fits mace-torch's own ``conv_fusion`` hook. Numbers equal the original's to rounding.
 """
 
-from __future__ import annotations
-
 from typing import Any
 
 import torch

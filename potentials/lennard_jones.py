@@ -4,8 +4,6 @@ Useful where the physics is beside the point: checking an installation, measurin
 not the network, and testing what is built on site models against numbers one can work out by hand.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import torch

@@ -9,8 +9,6 @@ References
 Batatia, Kovacs, Simm, Ortner, Csanyi: MACE, NeurIPS 2022, arXiv 2206.07697.
 """
 
-from __future__ import annotations
-
 import copy
 import math
 from collections.abc import Sequence

@@ -65,6 +65,7 @@ class NeighborList(torch.nn.Module):
         Returns
         -------
         edge_index : torch.Tensor, int64, shape (2, E)
+            Ordered by centre, neighbour and image, whatever the history of the list.
         edge_vectors : torch.Tensor, shape (E, 3)
             ``r_j - r_i`` with the image, angstrom, differentiable with respect to positions and box.
         """
@@ -81,8 +82,24 @@ class NeighborList(torch.nn.Module):
         found = self.search.compute(
             points=points, box=box.detach().to(torch.float64), periodic=periodic, quantities="PS", copy=True
         )
-        edge_index = found[0].t()
+        order = self.canonical_order(found[0], found[1], points.size(0))
+        edge_index = found[0].index_select(0, order).t()
         vectors = positions.index_select(0, edge_index[1]) - positions.index_select(0, edge_index[0])
         if bool(periodic.any()):
-            vectors = vectors + torch.matmul(found[1].to(box.dtype), box)
+            vectors = vectors + torch.matmul(found[1].index_select(0, order).to(box.dtype), box)
         return edge_index, vectors
+
+    def canonical_order(self, pairs: torch.Tensor, shifts: torch.Tensor, n_atoms: int) -> torch.Tensor:
+        """Sort by centre, neighbour and image.
+
+        The list's own order depends on when it was last rebuilt. Sums over edges would round differently after a
+        restart, and a restarted trajectory would not be the one that was interrupted.
+        """
+        key = pairs[:, 0].to(torch.int64) * n_atoms + pairs[:, 1].to(torch.int64)
+        if shifts.numel() > 0:
+            reach = int(shifts.abs().max())
+            if reach > 0:
+                width = 2 * reach + 1
+                for axis in range(3):
+                    key = key * width + (shifts[:, axis].to(torch.int64) + reach)
+        return torch.argsort(key)

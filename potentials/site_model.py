@@ -291,7 +291,7 @@ class SiteModel:
         """
         module = self.scripted()
         with replacing(path) as temporary, quiet_torchscript():
-            # TorchScript names the archive's folder after the file; a fixed buffer name keeps the bytes reproducible.
+            # By way of a buffer: torch names the folder inside the archive after the file, here a temporary one.
             buffer = _serialise(module, json.dumps(self.sidecar(), sort_keys=True))
             temporary.write_bytes(buffer)
 
@@ -349,8 +349,11 @@ def is_halberd_file(path: str | os.PathLike[str]) -> bool:
     """Whether a file is a zip archive that carries halberd's sidecar."""
     if not zipfile.is_zipfile(path):
         return False
-    with zipfile.ZipFile(path) as archive:
-        return any(name.endswith(f"extra/{SIDECAR}") for name in archive.namelist())
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return any(name.endswith(f"extra/{SIDECAR}") for name in archive.namelist())
+    except zipfile.BadZipFile:
+        return False
 
 
 class quiet_torchscript(warnings.catch_warnings):

@@ -7,6 +7,7 @@ import hashlib
 import json
 import math
 import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +17,12 @@ import openmm
 from ase import Atoms
 from openmm import app, unit
 
+from halberd.plugins.ase_calculator import HalberdCalculator
 from halberd.plugins.learned_potential import LearnedPotential, elements_of
 from halberd.plugins.plots import run_plot
 from halberd.plugins.reporters import ExtXYZReporter, ProgressReporter, ThermoReporter
 from halberd.plugins.structures import describe_atoms, read_structure
-from halberd.potentials.constants import NM_IN_ANGSTROM
+from halberd.potentials.constants import EV_IN_KJ_PER_MOL, EV_PER_ANGSTROM_IN_KJ_PER_MOL_NM, NM_IN_ANGSTROM
 from halberd.potentials.errors import (
     BackendError,
     ConfigurationError,
@@ -82,7 +84,8 @@ class MolecularDynamics:
             charge=settings.charge,
             multiplicity=settings.multiplicity,
         )
-        self.barostat = self._add_barostat() if self.periodic else None
+        if settings.ensemble == "NPT":
+            self._add_barostat()
         self.folder = Path(settings.output)
         check_folder(self.folder)
         self.simulation = app.Simulation(self.topology, self.system, self._integrator(), *self._platform())
@@ -90,14 +93,27 @@ class MolecularDynamics:
 
     # -- parts ------------------------------------------------------------------------------------------------
 
-    def _add_barostat(self) -> openmm.MonteCarloBarostat:
-        # In NVE and NVT the barostat never acts; it is there to be asked for the pressure.
-        frequency = self.settings.barostat_interval if self.settings.ensemble == "NPT" else 0
-        temperature = max(self.settings.temperature, 1e-3) * unit.kelvin
-        barostat = openmm.MonteCarloBarostat(self.settings.pressure * unit.bar, temperature, frequency)
+    def _add_barostat(self) -> None:
+        barostat = openmm.MonteCarloBarostat(
+            self.settings.pressure * unit.bar,
+            self.settings.temperature * unit.kelvin,
+            self.settings.barostat_interval,
+        )
         barostat.setRandomNumberSeed(self.settings.seed)
         self.system.addForce(barostat)
-        return barostat
+
+    def _virial(self) -> Callable[[np.ndarray, np.ndarray], float]:
+        """Make a function that evaluates the trace of the virial, kJ/mol, beside the simulation."""
+        calculator = HalberdCalculator(self.model, skin=self.settings.skin)
+        atoms = Atoms(numbers=elements_of(self.topology), pbc=True)
+
+        def trace(positions: np.ndarray, box: np.ndarray) -> float:
+            atoms.set_cell(box * NM_IN_ANGSTROM)
+            atoms.set_positions(positions * NM_IN_ANGSTROM)
+            stress = calculator.evaluate(atoms)["stress"]
+            return float(-stress[:3].sum() * atoms.get_volume() * EV_IN_KJ_PER_MOL)
+
+        return trace
 
     def _integrator(self) -> openmm.Integrator:
         step = self.settings.timestep * unit.femtosecond
@@ -180,6 +196,7 @@ class MolecularDynamics:
         else:
             self.folder.mkdir(parents=True, exist_ok=True)
             self._start()
+        self._warm_up()
         self._attach_reporters(restart)
         bar = ProgressReporter(settings.steps, settings.ensemble) if progress else None
         if bar is not None:
@@ -188,8 +205,10 @@ class MolecularDynamics:
         try:
             self._loop(checkpoint_file)
         finally:
-            if bar is not None:
-                bar.close()
+            for reporter in simulation.reporters:
+                if hasattr(reporter, "close"):
+                    reporter.close()
+            simulation.reporters.clear()
         seconds = time.perf_counter() - start
         return self._report(simulation.currentStep - first_step, seconds)
 
@@ -204,12 +223,28 @@ class MolecularDynamics:
             context.setVelocitiesToTemperature(self.settings.temperature * unit.kelvin, self.settings.seed)
             self._remember()
 
+    def _warm_up(self) -> None:
+        """Let TorchScript settle.
+
+        Its first evaluations run another, unoptimised program, which rounds differently. A restarted run would
+        leave the original's trajectory if it made them where the original was past them.
+        """
+        with self._naming_atoms():
+            for _ in range(3):
+                self.simulation.context.getState(energy=True, forces=True)
+
     def _attach_reporters(self, append: bool) -> None:
         settings, outputs = self.settings, self.outputs
         interval = settings.report_interval
         reporters = self.simulation.reporters
+        virial = self._virial() if self.periodic else None
+        if virial is not None:
+            state = self.simulation.context.getState(positions=True)
+            box = state.getPeriodicBoxVectors(asNumpy=True)._value
+            for _ in range(3):
+                virial(state.getPositions(asNumpy=True)._value, box)
         # The log comes with every run: the closing report is made from it.
-        reporters.append(ThermoReporter(str(outputs["csv"]), interval, self.barostat, append=append))
+        reporters.append(ThermoReporter(str(outputs["csv"]), interval, virial, append=append))
         if "dcd" in settings.reporters:
             reporters.append(app.DCDReporter(str(outputs["dcd"]), interval, append=append))
         if "extxyz" in settings.reporters:
@@ -238,7 +273,7 @@ class MolecularDynamics:
         self._last_good_step = self.simulation.currentStep
 
     @contextlib.contextmanager
-    def _naming_atoms(self) -> Any:
+    def _naming_atoms(self) -> Iterator[None]:
         """Turn an explosion into a StabilityError that names atoms, and leave the last good frame behind."""
         try:
             yield
@@ -258,18 +293,26 @@ class MolecularDynamics:
             ) from error
 
     def _suspects(self) -> str:
-        """Atoms whose coordinates or forces are not finite now."""
+        """Name the atoms behind an explosion: those whose forces are worst in the last good frame.
+
+        By the time positions are not finite, all are: the centre-of-mass correction spreads them.
+        """
         try:
-            state = self.simulation.context.getState(positions=True, velocities=True)
-            positions = state.getPositions(asNumpy=True)._value
-            velocities = state.getVelocities(asNumpy=True)._value
+            context = self.simulation.context
+            context.setPositions(self._last_good)
+            forces = context.getState(forces=True).getForces(asNumpy=True)._value
         except openmm.OpenMMException:
             return ""
-        bad = np.nonzero(~(np.isfinite(positions).all(1) & np.isfinite(velocities).all(1)))[0]
-        if not len(bad):
-            return ""
         symbols = [atom.element.symbol for atom in self.topology.atoms()]
-        return f"Atoms: {describe_atoms(symbols, bad)}. "
+        bad = np.nonzero(~np.isfinite(forces).all(axis=1))[0]
+        if len(bad):
+            return f"Forces are not finite on atoms {describe_atoms(symbols, bad)}. "
+        sizes = np.linalg.norm(forces, axis=1) / EV_PER_ANGSTROM_IN_KJ_PER_MOL_NM
+        worst = np.argsort(sizes)[::-1][:3]
+        return (
+            f"The largest forces before it, up to {sizes[worst[0]]:.3g} eV/angstrom, were on atoms "
+            f"{describe_atoms(symbols, worst)}. "
+        )
 
     def _write_last_good(self) -> Path:
         path = self.folder / "last_good.extxyz"

@@ -1,0 +1,38 @@
+"""Files appear whole or not at all."""
+
+from __future__ import annotations
+
+import pytest
+
+from halberd.potentials.errors import OutputError
+from halberd.potentials.files import check_writable, replacing
+
+
+def test_success_replaces(tmp_path):
+    target = tmp_path / "a.txt"
+    target.write_text("old")
+    with replacing(target) as temporary:
+        temporary.write_text("new")
+        assert target.read_text() == "old"
+    assert target.read_text() == "new"
+    assert list(tmp_path.iterdir()) == [target]
+
+
+def test_failure_keeps_the_old_file(tmp_path):
+    target = tmp_path / "a.txt"
+    target.write_text("old")
+    with pytest.raises(ZeroDivisionError), replacing(target) as temporary:
+        temporary.write_text(f"half of the n{1 // 0}")
+    assert target.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [target]
+
+
+def test_full_disk_is_a_clear_error(tmp_path):
+    with pytest.raises(OutputError, match="No space left"), replacing(tmp_path / "a.txt"):
+        raise OSError(28, "No space left on device")
+    assert not list(tmp_path.iterdir())
+
+
+def test_missing_folder(tmp_path):
+    with pytest.raises(OutputError, match=r"does not exist\. Create it first"):
+        check_writable(tmp_path / "no" / "a.txt")
