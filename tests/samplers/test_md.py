@@ -68,6 +68,19 @@ def test_files_and_report(argon, tmp_path):
     assert report["settings"]["temperature"] == 40.0
 
 
+def test_mean_pressure_is_the_barostats(argon, tmp_path):
+    """The logged virial pressure and OpenMM's Monte Carlo barostat agree."""
+    run = settings(
+        argon, tmp_path, steps=6000, ensemble="NPT", pressure=2000.0, timestep=4.0, friction=5.0,
+        barostat_interval=5, reporters=["csv"], temperature=60.0,
+    )  # fmt: skip
+    run_md(run, progress=False)
+    pressures = read_log(tmp_path / "out" / "log.csv")["pressure_bar"][150:]
+    mean, error = mean_and_error(pressures)
+    assert error < 150
+    assert abs(mean - 2000) < 3.5 * error
+
+
 def test_extended_xyz_has_the_models_energies_and_forces(argon, tmp_path):
     run_md(settings(argon, tmp_path, steps=20, report_interval=10), progress=False)
     from halberd.plugins import HalberdCalculator

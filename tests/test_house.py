@@ -1,0 +1,96 @@
+"""The rules of the house: who may import whom, what the README promises."""
+
+from __future__ import annotations
+
+import ast
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+ROOMS = ("potentials", "plugins", "samplers")
+MODULES = [path for room in ROOMS for path in sorted((ROOT / room).glob("*.py"))]
+
+
+def imported(path: Path) -> set[str]:
+    names = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            names.add(node.module)
+    return names
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda path: f"{path.parent.name}/{path.stem}")
+def test_imports_point_one_way(path):
+    room = path.parent.name
+    forbidden = tuple(f"halberd.{above}" for above in ROOMS[ROOMS.index(room) + 1 :])
+    wrong = {name for name in imported(path) if forbidden and name.startswith(forbidden)}
+    assert not wrong, f"{room} may not import {wrong}"
+    if room == "potentials":
+        engines = {name for name in imported(path) if name.split(".")[0] in ("openmm", "openmmtorch", "plumed")}
+        assert not engines, f"potentials/ knows no engine, but imports {engines}"
+
+
+def test_potentials_load_without_an_engine():
+    code = """
+import sys, importlib, pkgutil, halberd.potentials
+for module in pkgutil.iter_modules(halberd.potentials.__path__):
+    importlib.import_module(f"halberd.potentials.{module.name}")
+loaded = {name.split(".")[0] for name in sys.modules}
+assert not loaded & {"openmm", "openmmtorch", "plumed", "mace", "e3nn"}, loaded
+"""
+    subprocess.run([sys.executable, "-W", "ignore", "-c", code], check=True, capture_output=True)
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda path: f"{path.parent.name}/{path.stem}")
+def test_modules_stay_readable(path):
+    assert len(path.read_text(encoding="utf-8").splitlines()) <= 450
+
+
+def test_every_module_has_a_test_that_imports_it():
+    tested = set()
+    for path in (ROOT / "tests").rglob("*.py"):
+        tested |= imported(path)
+    indirectly = " ".join(p.read_text(encoding="utf-8") for p in (ROOT / "tests").rglob("*.py"))
+    for path in MODULES:
+        if path.stem == "__init__":
+            continue
+        name = f"halberd.{path.parent.name}.{path.stem}"
+        user = any(name in imported(other) for other in MODULES)
+        assert name in tested or name in indirectly or user, f"nothing uses {name}"
+
+
+def test_public_names_exist():
+    import halberd.plugins
+    import halberd.potentials
+
+    for package in (halberd.plugins, halberd.potentials):
+        for name in package.__all__:
+            assert getattr(package, name).__doc__
+    with pytest.raises(AttributeError, match="has no attribute 'Nothing'"):
+        halberd.plugins.Nothing  # noqa: B018
+
+
+@pytest.mark.parametrize("number", range(2))
+def test_readme_code_runs(number, tmp_path):
+    """Every Python block of the README runs as it stands."""
+    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(encoding="utf-8"), flags=re.DOTALL)
+    assert len(blocks) == 2
+    result = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", blocks[number]],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert result.returncode == 0, result.stderr
+
+
+def test_changelog_knows_this_version():
+    version = re.search(r'^version = "(.*)"', (ROOT / "pyproject.toml").read_text(), flags=re.MULTILINE).group(1)
+    assert f"[{version}]" in (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
