@@ -124,7 +124,11 @@ class ThermoReporter(app.StateDataReporter):
             density=periodic,
             append=append,
         )
-        self._needsPositions = periodic
+
+    def describeNextReport(self, simulation: app.Simulation) -> dict[str, Any]:
+        """Tell OpenMM when the next row is due and what it needs."""
+        steps = {"steps": _steps_to_next(simulation, self._reportInterval), "periodic": None}
+        return {**steps, "include": ["energy"] + (["positions"] if self._virial is not None else [])}
 
     def _constructHeaders(self) -> list[str]:
         headers: list[str] = super()._constructHeaders()
