@@ -24,8 +24,10 @@ class FusedConvolution(torch.nn.Module):
     Parameters
     ----------
     paths : list of (tuple of int)
-        For each path, in the order of the output blocks: offset and dimension ``2 l1 + 1`` of its block in the
-        features, number of channels, offset of its block in the harmonics.
+        For each path, in the order of the output blocks: its block in the features, that block's dimension
+        ``2 l1 + 1``, number of channels, its block in the harmonics.
+    feature_sizes, harmonic_sizes : list of int
+        Lengths of the blocks.
     couplings : list of torch.Tensor, shape (2 l1 + 1, 2 l2 + 1, 2 l3 + 1)
         Coupling coefficients times the path's normalisation.
 
@@ -36,9 +38,18 @@ class FusedConvolution(torch.nn.Module):
 
     couplings: torch.Tensor
 
-    def __init__(self, paths: list[tuple[int, int, int, int]], couplings: list[torch.Tensor]) -> None:
+    def __init__(
+        self,
+        paths: list[tuple[int, int, int, int]],
+        feature_sizes: list[int],
+        harmonic_sizes: list[int],
+        couplings: list[torch.Tensor],
+    ) -> None:
         super().__init__()
         self.paths = paths
+        self.feature_sizes = feature_sizes
+        self.harmonic_sizes = harmonic_sizes
+        self.weight_sizes = [path[2] for path in paths]
         self.weight_numel = sum(path[2] for path in paths)
         self.coupling_dims: list[tuple[int, int, int]] = [tuple(c.shape) for c in couplings]  # type: ignore[misc]
         # (2 l2 + 1) x ((2 l1 + 1) (2 l3 + 1)), so that harmonics couple by one small matrix product. One flat buffer,
@@ -76,20 +87,21 @@ class FusedConvolution(torch.nn.Module):
         rank = torch.arange(n_edges, device=receiver.device) - starts.index_select(0, receiver)
         slot = receiver * width + rank
 
+        # Split, not sliced: the gradient of a slice is an array of zeros as large as the whole, per path.
+        radial_blocks = torch.split(tp_weights, self.weight_sizes, dim=1)
+        feature_blocks = torch.split(node_feats, self.feature_sizes, dim=1)
+        harmonic_blocks = torch.split(edge_attrs, self.harmonic_sizes, dim=1)
         blocks: list[torch.Tensor] = []
-        weight_offset = 0
         coupling_offset = 0
         for index, path in enumerate(self.paths):
-            offset1, dim1, channels, offset2 = path
+            block1, dim1, channels, block2 = path
             _, dim2, dim3 = self.coupling_dims[index]
             size = dim1 * dim2 * dim3
             coupling = self.couplings[coupling_offset : coupling_offset + size].view(dim2, dim1 * dim3)
             coupling_offset += size
-            radial = tp_weights[:, weight_offset : weight_offset + channels]
-            weight_offset += channels
-
-            coupled = torch.matmul(edge_attrs[:, offset2 : offset2 + dim2], coupling)  # (E, dim1 * dim3)
-            features = node_feats[:, offset1 : offset1 + channels * dim1]
+            radial = radial_blocks[index]
+            coupled = torch.matmul(harmonic_blocks[block2], coupling)  # (E, dim1 * dim3)
+            features = feature_blocks[block1]
             if dim1 == 1:
                 weighted = radial * features.index_select(0, sender)  # (E, channels)
             else:
@@ -150,9 +162,12 @@ def fused_convolution(tensor_product: Any) -> FusedConvolution | None:
         wigner = getattr(compiled, f"_w3j_{first.ir.l}_{second.ir.l}_{out.ir.l}", None)
         if wigner is None:
             wigner = o3.wigner_3j(first.ir.l, second.ir.l, out.ir.l, dtype=torch.float64)
-        paths.append(
-            (irreps_in1[: instruction.i_in1].dim, first.ir.dim, first.mul, irreps_in2[: instruction.i_in2].dim)
-        )
+        paths.append((instruction.i_in1, first.ir.dim, first.mul, instruction.i_in2))
         couplings.append(wigner.detach().to("cpu", torch.float64) * instruction.path_weight)
     dtype = next((b.dtype for b in tensor_product.buffers() if b.is_floating_point()), torch.get_default_dtype())
-    return FusedConvolution(paths, [coupling.to(dtype) for coupling in couplings])
+    return FusedConvolution(
+        paths,
+        [block.dim for block in irreps_in1],
+        [block.dim for block in irreps_in2],
+        [coupling.to(dtype) for coupling in couplings],
+    )
