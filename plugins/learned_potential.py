@@ -200,6 +200,8 @@ class LearnedPotential:
         ------
         ConfigurationError
             If the region holds virtual sites or is empty, or a force cannot be split.
+        GeometryError
+            If the box is too small for the force field's cutoff.
         UnknownElementError, BackendError
             As for :meth:`createSystem`.
         """

@@ -11,8 +11,9 @@ from collections.abc import Iterable, Sequence
 from itertools import combinations
 
 import openmm
+from openmm import unit
 
-from halberd.potentials.errors import ConfigurationError
+from halberd.potentials.errors import ConfigurationError, GeometryError
 
 #: Bonded forces by class name: how to count terms, read one, and disable one. Terms are read as
 #: ``(particles..., parameters...)`` with the number of particles given here.
@@ -75,6 +76,8 @@ def embed(
     ------
     ConfigurationError
         If the region holds virtual sites or the System a force that cannot be split.
+    GeometryError
+        If the box is too small for the force field's cutoff.
     """
     region = set(atoms)
     for atom in atoms:
@@ -99,6 +102,7 @@ def embed(
         elif kind == "CustomCompoundBondForce":
             inside += _split_compound(new, index, force, region)
         elif kind == "NonbondedForce":
+            _check_box(system, force)
             inside += _split_nonbonded(force, atoms)
         elif kind == "CustomNonbondedForce":
             if interpolate is not None:
@@ -196,6 +200,19 @@ def _split_compound(system: openmm.System, index: int, force: openmm.Force, regi
     inner = copy.deepcopy(force)
     system.removeForce(index)
     return [inner]
+
+
+def _check_box(system: openmm.System, force: openmm.NonbondedForce) -> None:
+    if not force.usesPeriodicBoundaryConditions():
+        return
+    box = [vector.value_in_unit(unit.nanometer) for vector in system.getDefaultPeriodicBoxVectors()]
+    cutoff = force.getCutoffDistance().value_in_unit(unit.nanometer)
+    width = min(box[axis][axis] for axis in range(3))
+    if 2 * cutoff > width:
+        raise GeometryError(
+            f"The box is {width:.4g} nm wide, less than twice the force field's cutoff of {cutoff:.4g} nm, which "
+            "OpenMM does not allow. Use a larger box or a shorter cutoff; the learned force has no such limit."
+        )
 
 
 def _split_nonbonded(force: openmm.NonbondedForce, atoms: Sequence[int]) -> list[openmm.Force]:

@@ -8,7 +8,8 @@ The convolution of a MACE layer is, for centre i, channel c and output component
 E x channels x 9 or 16 numbers per layer that is written, scattered and gathered again in the backward pass; on a
 CPU that traffic is half of a force call. Here the neighbours of an atom form one padded row, Y is coupled first
 (it has no channel index), and the sum over j becomes a batched matrix product, so that only E x channels x paths
-numbers are ever written.
+numbers are ever written. (On a GPU, where memory is fast and the length of the longest row would have to be asked for
+at every layer, the summands are formed and added up as usual.)
 
 The module fits mace-torch's own ``conv_fusion`` hook. Numbers equal the original's to rounding.
 """
@@ -49,6 +50,7 @@ class FusedConvolution(torch.nn.Module):
         self.paths = paths
         self.feature_sizes = feature_sizes
         self.harmonic_sizes = harmonic_sizes
+        self.rows = True
         self.weight_sizes = [path[2] for path in paths]
         self.weight_numel = sum(path[2] for path in paths)
         self.coupling_dims: list[tuple[int, int, int]] = [tuple(c.shape) for c in couplings]  # type: ignore[misc]
@@ -79,13 +81,16 @@ class FusedConvolution(torch.nn.Module):
         sender = edge_index[0]
         receiver = edge_index[1]
         n_edges = receiver.shape[0]
-        counts = torch.bincount(receiver, minlength=n_atoms)
+        rows = self.rows and not node_feats.is_cuda
         width = 1
-        if n_edges > 0:
-            width = int(counts.max())
-        starts = torch.cumsum(counts, 0) - counts
-        rank = torch.arange(n_edges, device=receiver.device) - starts.index_select(0, receiver)
-        slot = receiver * width + rank
+        slot = receiver
+        if rows:
+            counts = torch.bincount(receiver, minlength=n_atoms)
+            if n_edges > 0:
+                width = int(counts.max())
+            starts = torch.cumsum(counts, 0) - counts
+            rank = torch.arange(n_edges, device=receiver.device) - starts.index_select(0, receiver)
+            slot = receiver * width + rank
 
         # Split, not sliced: the gradient of a slice is an array of zeros as large as the whole, per path.
         radial_blocks = torch.split(tp_weights, self.weight_sizes, dim=1)
@@ -110,16 +115,24 @@ class FusedConvolution(torch.nn.Module):
                 weighted = (radial.unsqueeze(1) * neighbours.view(n_edges, dim1, channels)).view(
                     n_edges, dim1 * channels
                 )
-            padded_x = torch.zeros(
-                (n_atoms * width, dim1 * channels), dtype=weighted.dtype, device=weighted.device
-            ).index_copy(0, slot, weighted)
-            padded_y = torch.zeros(
-                (n_atoms * width, dim1 * dim3), dtype=coupled.dtype, device=coupled.device
-            ).index_copy(0, slot, coupled)
-            message = torch.bmm(
-                padded_x.view(n_atoms, width * dim1, channels).transpose(1, 2),
-                padded_y.view(n_atoms, width * dim1, dim3),
-            )  # (N, channels, dim3)
+            if rows:
+                padded_x = torch.zeros(
+                    (n_atoms * width, dim1 * channels), dtype=weighted.dtype, device=weighted.device
+                ).index_copy(0, slot, weighted)
+                padded_y = torch.zeros(
+                    (n_atoms * width, dim1 * dim3), dtype=coupled.dtype, device=coupled.device
+                ).index_copy(0, slot, coupled)
+                message = torch.bmm(
+                    padded_x.view(n_atoms, width * dim1, channels).transpose(1, 2),
+                    padded_y.view(n_atoms, width * dim1, dim3),
+                )  # (N, channels, dim3)
+            else:
+                summands = torch.bmm(
+                    weighted.view(n_edges, dim1, channels).transpose(1, 2), coupled.view(n_edges, dim1, dim3)
+                )
+                message = torch.zeros(
+                    (n_atoms, channels, dim3), dtype=summands.dtype, device=summands.device
+                ).index_add(0, receiver, summands)
             blocks.append(message.reshape(n_atoms, channels * dim3))
         return torch.cat(blocks, dim=1)
 

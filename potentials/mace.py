@@ -147,7 +147,8 @@ def site_model_from_mace(
     e0_table = np.atleast_2d(network.atomic_energies_fn.atomic_energies.detach().double().numpy())
     e0s = e0_table[head_index if e0_table.shape[0] > 1 else 0][[numbers.index(z) for z in kept]]
     with quiet_torchscript(), _default_dtype(dtype), torch.no_grad():
-        e0s = e0s + _bake_embedding(network, charge, multiplicity, name, head_index)
+        shifts = np.broadcast_to(_bake_embedding(network, charge, multiplicity, name, head_index), len(numbers))
+        e0s = e0s + shifts[[numbers.index(z) for z in kept]]
         network.atomic_energies_fn.atomic_energies.zero_()
         if len(kept) < len(numbers):
             _keep_species(network, [numbers.index(z) for z in kept])

@@ -6,6 +6,7 @@ import contextlib
 import hashlib
 import json
 import math
+import os
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -31,7 +32,7 @@ from halberd.potentials.errors import (
     StabilityError,
     did_you_mean,
 )
-from halberd.potentials.files import check_writable, replacing
+from halberd.potentials.files import replacing
 from halberd.samplers.md_settings import MDSettings
 from halberd.samplers.restart import (
     check_fingerprint,
@@ -184,7 +185,7 @@ class MolecularDynamics:
         RestartError
             If there is nothing to restart from, or it is another run.
         OutputError
-            If the folder cannot be written.
+            If the folder cannot be written, or holds a run and ``restart`` is false.
         """
         settings, simulation = self.settings, self.simulation
         checkpoint_file = self.folder / _CHECKPOINT
@@ -194,6 +195,7 @@ class MolecularDynamics:
             cut_outputs(self.folder, checkpoint)
             restore(simulation, checkpoint)
         else:
+            self._refuse_to_overwrite()
             self.folder.mkdir(parents=True, exist_ok=True)
             self._start()
         self._warm_up()
@@ -211,6 +213,14 @@ class MolecularDynamics:
             simulation.reporters.clear()
         seconds = time.perf_counter() - start
         return self._report(simulation.currentStep - first_step, seconds)
+
+    def _refuse_to_overwrite(self) -> None:
+        for file in (*self.outputs.values(), self.folder / _CHECKPOINT):
+            if file.exists():
+                raise OutputError(
+                    f"'{self.folder}' holds a run already ('{file.name}'). Go on with it by --restart (restart=True), "
+                    "choose another output folder, or delete it."
+                )
 
     def _start(self) -> None:
         context = self.simulation.context
@@ -376,7 +386,8 @@ def check_folder(folder: Path) -> None:
     """Raise an OutputError if files could not be created in a folder that may not exist yet."""
     if folder.exists() and not folder.is_dir():
         raise OutputError(f"The output folder '{folder}' is a file; choose another name.")
-    existing = folder
+    existing = folder.absolute()
     while not existing.exists():
         existing = existing.parent
-    check_writable(existing / "halberd-check")
+    if not existing.is_dir() or not os.access(existing, os.W_OK):
+        raise OutputError(f"The output folder '{folder}' cannot be written: permission denied. Choose another place.")

@@ -9,7 +9,7 @@ from ase import Atoms
 from openmm import app, unit
 
 from halberd.plugins import LearnedPotential
-from halberd.potentials.errors import ConfigurationError
+from halberd.potentials.errors import ConfigurationError, GeometryError
 from tests.conftest import topology_of
 from tests.plugins.test_force_builder import BACKENDS, energy_and_forces, make_context
 
@@ -213,6 +213,14 @@ def test_bad_regions(mace_files, solvated):
         potential.createMixedSystem(topology, system, [0, 0])
     with pytest.raises(ConfigurationError, match="The topology has"):
         potential.createMixedSystem(topology, force_field(5), [0])
+
+
+def test_a_box_too_small_for_the_force_field(solvated, mace_files):
+    topology, _ = topology_of(solvated)
+    system = force_field(len(solvated))
+    system.setDefaultPeriodicBoxVectors((1.8, 0, 0), (0, 2.1, 0), (0, 0, 2.0))
+    with pytest.raises(GeometryError, match=r"1.8 nm wide, less than twice the force field's cutoff of 0.95 nm"):
+        LearnedPotential(mace_files["plain"]).createMixedSystem(topology, system, REGION)
 
 
 def test_a_generator_of_atoms_works(solvated, mace_files):

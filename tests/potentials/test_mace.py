@@ -144,6 +144,17 @@ def test_charge_embedding_is_baked_in(ethanol):
         assert energies[charge]["energy"] == pytest.approx(float(reference["energy"].detach()), rel=1e-10)
         forces = reference["forces"].detach().numpy()
         np.testing.assert_allclose(energies[charge]["forces"], forces, atol=1e-9)
+        cut = site_model_from_mace(
+            make_mace(embedding_specs=specs, use_embedding_readout=True, elements=(1, 6, 7, 8)),
+            name="cut",
+            charge=charge,
+            multiplicity=multiplicity,
+            elements=[1, 6, 8],
+        )
+        whole = make_mace(embedding_specs=specs, use_embedding_readout=True, elements=(1, 6, 7, 8))
+        expected = whole(mace_data(whole, ethanol, charge, multiplicity))["energy"]
+        found = HalberdCalculator(cut).evaluate(ethanol)["energy"]
+        assert found == pytest.approx(float(expected.detach()), rel=1e-10)
     assert np.abs(energies[0]["forces"] - energies[1]["forces"]).max() > 1e-6
 
 

@@ -227,6 +227,14 @@ def test_bad_structures(argon, tmp_path):
     assert not (tmp_path / "out").exists()
 
 
+def test_a_run_is_never_overwritten(argon, tmp_path):
+    run_md(settings(argon, tmp_path, steps=20), progress=False)
+    before = (tmp_path / "out" / "log.csv").read_bytes()
+    with pytest.raises(OutputError, match="holds a run already"):
+        run_md(settings(argon, tmp_path, steps=20, seed=9), progress=False)
+    assert (tmp_path / "out" / "log.csv").read_bytes() == before
+
+
 def test_output_that_is_a_file(argon, tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(OutputError, match="is a file"):
