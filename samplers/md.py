@@ -89,8 +89,16 @@ class MolecularDynamics:
             self._add_barostat()
         self.folder = Path(settings.output)
         check_folder(self.folder)
-        self.simulation = app.Simulation(self.topology, self.system, self._integrator(), *self._platform())
+        platform = self._platform()
+        try:
+            self.simulation = app.Simulation(self.topology, self.system, self._integrator(), *platform)
+        except openmm.OpenMMException as error:
+            raise BackendError(
+                f"OpenMM cannot start on platform '{settings.platform or 'of its choice'}': {error} "
+                "'halberd doctor' shows what works here."
+            ) from error
         self.simulation.context.setPositions(self.positions)
+        self._remember()
 
     # -- parts ------------------------------------------------------------------------------------------------
 
@@ -149,9 +157,15 @@ class MolecularDynamics:
             "number of atoms": len(numbers),
             "periodicity": self.periodic,
             "model": self.model.name,
-            "e0s": hashlib.sha256(self.model.e0s.tobytes()).hexdigest()[:16],
+            "weights": self._weights_digest(),
             **self.settings.fixed_by_restart(),
         }
+
+    def _weights_digest(self) -> str:
+        digest = hashlib.sha256(self.model.e0s.tobytes())
+        for tensor in [*self.model.module.parameters(), *self.model.module.buffers()]:
+            digest.update(tensor.detach().cpu().numpy().tobytes())
+        return digest.hexdigest()[:16]
 
     @property
     def outputs(self) -> dict[str, Path]:
@@ -194,6 +208,7 @@ class MolecularDynamics:
             check_fingerprint(checkpoint, self.fingerprint(), checkpoint_file)
             cut_outputs(self.folder, checkpoint)
             restore(simulation, checkpoint)
+            self._remember()
         else:
             self._refuse_to_overwrite()
             self.folder.mkdir(parents=True, exist_ok=True)
@@ -226,7 +241,6 @@ class MolecularDynamics:
         context = self.simulation.context
         with replacing(self.folder / "topology.pdb") as temporary, open(temporary, "w", encoding="utf-8") as handle:
             app.PDBFile.writeFile(self.topology, self.positions * unit.nanometer, handle, keepIds=True)
-        self._last_good = self.positions
         with self._naming_atoms():
             if self.settings.minimize:
                 self.simulation.minimizeEnergy()
@@ -280,6 +294,7 @@ class MolecularDynamics:
         if not np.isfinite(positions).all():
             raise_not_finite(self.topology, positions, "the run")
         self._last_good = np.array(positions)
+        self._last_good_box = state.getPeriodicBoxVectors(asNumpy=True).value_in_unit(unit.nanometer)
         self._last_good_step = self.simulation.currentStep
 
     @contextlib.contextmanager
@@ -299,7 +314,7 @@ class MolecularDynamics:
             detail = text[text.rindex("halberd:") + 8 :].strip() if "halberd:" in text else text.split(" For more")[0]
             raise StabilityError(
                 f"The run exploded at step {self.simulation.currentStep}: {detail} {self._suspects()}"
-                f"The last good frame (step {getattr(self, '_last_good_step', 0)}) is in '{where}'."
+                f"The last good frame (step {self._last_good_step}) is in '{where}'."
             ) from error
 
     def _suspects(self) -> str:
@@ -329,8 +344,7 @@ class MolecularDynamics:
         symbols = [atom.element.symbol for atom in self.topology.atoms()]
         atoms = Atoms(symbols, positions=self._last_good * NM_IN_ANGSTROM)
         if self.periodic:
-            box = self.simulation.context.getState().getPeriodicBoxVectors(asNumpy=True)
-            atoms.set_cell(box.value_in_unit(unit.nanometer) * NM_IN_ANGSTROM)
+            atoms.set_cell(self._last_good_box * NM_IN_ANGSTROM)
             atoms.pbc = True
         with replacing(path) as temporary:
             ase.io.write(temporary, atoms, format="extxyz")

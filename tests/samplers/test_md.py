@@ -158,6 +158,10 @@ def test_restart_of_another_system_is_refused(argon, tmp_path):
         run_md(other, restart=True, progress=False)
     with pytest.raises(RestartError, match=r"its temperature is 40.0, this run has 60.0"):
         run_md(settings(argon, tmp_path, steps=40, temperature=60.0), restart=True, progress=False)
+    lennard_jones([18], epsilon=0.02).save(tmp_path / "other.pt")
+    other_model = settings(argon, tmp_path, steps=40, model=str(tmp_path / "other.pt"))
+    with pytest.raises(RestartError, match="its weights is"):
+        run_md(other_model, restart=True, progress=False)
     assert (tmp_path / "out" / "log.csv").read_bytes() == before
 
 
