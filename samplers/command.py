@@ -37,6 +37,9 @@ def md(
     skin: Annotated[float | None, typer.Option(help="Verlet skin, angstrom.")] = None,
     threads: Annotated[int | None, typer.Option(help="CPU threads of torch.")] = None,
     head: Annotated[str | None, typer.Option(help="Head of a multi-head model.")] = None,
+    charge: Annotated[float | None, typer.Option(help="Total charge, for models that take it.")] = None,
+    multiplicity: Annotated[int | None, typer.Option(help="Spin multiplicity, for models that take it.")] = None,
+    reporter: Annotated[list[str] | None, typer.Option(help="csv, dcd or extxyz; repeat for several.")] = None,
     restart: Annotated[bool, typer.Option("--restart", help="Go on from the last checkpoint.")] = False,
     as_json: JsonOption = False,
 ) -> None:
@@ -64,6 +67,9 @@ def md(
         "skin": skin,
         "threads": threads,
         "head": head,
+        "charge": charge,
+        "multiplicity": multiplicity,
+        "reporters": list(reporter) if reporter else None,
     }
     given = {key: value for key, value in flags.items() if value is not None}
     if model:
