@@ -15,7 +15,7 @@ from halberd.plugins.force_builder import check_device
 from halberd.potentials.energy import StructureEnergy
 from halberd.potentials.errors import ConfigurationError
 from halberd.potentials.loading import ModelSource, load
-from halberd.potentials.site_model import dtype_of, quiet_torchscript
+from halberd.potentials.site_model import quiet_torchscript
 
 
 class HalberdCalculator(Calculator):
@@ -87,8 +87,6 @@ class HalberdCalculator(Calculator):
         self.skin = skin
         self.energy_kind = energy
         self._modules: dict[bytes, torch.jit.ScriptModule] = {}
-        if precision is not None:
-            dtype_of(precision)
 
     def calculate(
         self,

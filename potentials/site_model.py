@@ -304,8 +304,6 @@ class SiteModel:
         ModelFileError
             If the file is missing, damaged, or not halberd's.
         """
-        import vesin_torch  # noqa: F401  (files of whole force modules refer to its classes)
-
         path = Path(path)
         extra = {SIDECAR: ""}
         try:
