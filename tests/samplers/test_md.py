@@ -106,7 +106,7 @@ def test_same_seed_same_bits(argon, tmp_path):
 @pytest.mark.parametrize("ensemble", ["NVE", "NVT", "NPT"])
 def test_killed_run_resumes_to_the_same_files(ensemble, argon, tmp_path):
     """Stop between checkpoints, with rows and frames beyond the last one; the restarted run equals the whole one."""
-    common = {"ensemble": ensemble, "report_interval": 10, "checkpoint_interval": 40, "skin": 0.0}
+    common = {"ensemble": ensemble, "report_interval": 10, "checkpoint_interval": 40}
     run_md(settings(argon, tmp_path, output=str(tmp_path / "whole"), steps=120, **common), progress=False)
     interrupted = MolecularDynamics(settings(argon, tmp_path, steps=120, **common))
 
