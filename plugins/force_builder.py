@@ -10,7 +10,7 @@ import numpy as np
 import openmm
 import torch
 
-from halberd.plugins.backends import choose_backend, import_openmmtorch
+from halberd.plugins.backends import BACKENDS, choose_backend, import_openmmtorch
 from halberd.plugins.force_module import FORCE_MODULES, MeanOfMembers
 from halberd.plugins.python_force import ModuleCallback
 from halberd.potentials.constants import EV_IN_KJ_PER_MOL
@@ -69,7 +69,7 @@ class ForceOptions:
             raise ConfigurationError(f"threads is {self.threads}; it must be at least 1.")
         if not float(self.skin) >= 0:
             raise ConfigurationError(f"skin is {self.skin}; it must be 0 or a positive length in angstrom.")
-        if self.backend not in ("torchforce", "python", "auto"):
+        if self.backend not in (*BACKENDS, "auto"):
             choose_backend(self.backend)
         check_device(self.device)
 

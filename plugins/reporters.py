@@ -14,6 +14,7 @@ from openmm import app, unit
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from halberd.plugins.structures import symbols_of
 from halberd.potentials.constants import (
     EV_IN_KJ_PER_MOL,
     EV_PER_ANGSTROM_IN_KJ_PER_MOL_NM,
@@ -65,7 +66,7 @@ class ExtXYZReporter:
     def report(self, simulation: app.Simulation, state: openmm.State) -> None:
         """Write one frame."""
         if self._symbols is None:
-            self._symbols = [atom.element.symbol if atom.element else "X" for atom in simulation.topology.atoms()]
+            self._symbols = symbols_of(simulation.topology)
         positions = state.getPositions(asNumpy=True).value_in_unit(unit.nanometer) * NM_IN_ANGSTROM
         periodic = simulation.system.usesPeriodicBoundaryConditions()
         cell = None

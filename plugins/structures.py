@@ -106,6 +106,11 @@ def read_structure(path: str | os.PathLike[str]) -> tuple[app.Topology, np.ndarr
     return topology_from_atoms(atoms)
 
 
+def symbols_of(topology: app.Topology) -> list[str]:
+    """Chemical symbols of a topology's atoms; ``X`` for those without an element, as virtual sites are."""
+    return [atom.element.symbol if atom.element else "X" for atom in topology.atoms()]
+
+
 def check_positions(atoms: Atoms) -> None:
     """Raise if positions are not finite.
 

@@ -70,10 +70,9 @@ class NeighborList(torch.nn.Module):
             ``r_j - r_i`` with the image, angstrom, differentiable with respect to positions and box.
         """
         points = positions.detach().to(torch.float64)
-        finite = torch.isfinite(points).all(dim=1)
         # Not looked at on a GPU, where that would stop the stream at every step.
-        if not points.is_cuda and not bool(finite.all()):
-            bad = torch.nonzero(~finite).squeeze(1).to(torch.int64).cpu()
+        if not points.is_cuda and not bool(torch.isfinite(points).all()):
+            bad = torch.nonzero(~torch.isfinite(points).all(dim=1)).squeeze(1)
             first: list[int] = bad[:10].tolist()
             raise RuntimeError(
                 f"halberd: positions are not finite for {bad.numel()} of {points.size(0)} atoms, "

@@ -22,7 +22,7 @@ from halberd.plugins.ase_calculator import HalberdCalculator
 from halberd.plugins.learned_potential import LearnedPotential, elements_of
 from halberd.plugins.plots import run_plot
 from halberd.plugins.reporters import ExtXYZReporter, ProgressReporter, ThermoReporter
-from halberd.plugins.structures import describe_atoms, read_structure
+from halberd.plugins.structures import describe_atoms, read_structure, symbols_of
 from halberd.potentials.constants import EV_IN_KJ_PER_MOL, EV_PER_ANGSTROM_IN_KJ_PER_MOL_NM, NM_IN_ANGSTROM
 from halberd.potentials.errors import (
     BackendError,
@@ -99,6 +99,8 @@ class MolecularDynamics:
             ) from error
         self.simulation.context.setPositions(self.positions)
         self._remember()
+        # Once: it hashes every weight, and a run writes many checkpoints.
+        self._fingerprint = self.fingerprint()
 
     # -- parts ------------------------------------------------------------------------------------------------
 
@@ -205,7 +207,7 @@ class MolecularDynamics:
         checkpoint_file = self.folder / _CHECKPOINT
         if restart:
             checkpoint = read_checkpoint(checkpoint_file)
-            check_fingerprint(checkpoint, self.fingerprint(), checkpoint_file)
+            check_fingerprint(checkpoint, self._fingerprint, checkpoint_file)
             cut_outputs(self.folder, checkpoint)
             restore(simulation, checkpoint)
             self._remember()
@@ -285,7 +287,7 @@ class MolecularDynamics:
                 if simulation.currentStep % settings.report_interval == 0 or finished:
                     self._remember()
                 if simulation.currentStep % settings.checkpoint_interval == 0 or finished:
-                    write_checkpoint(checkpoint_file, simulation, self.fingerprint(), list(self.outputs.values()))
+                    write_checkpoint(checkpoint_file, simulation, self._fingerprint, list(self.outputs.values()))
 
     def _remember(self) -> None:
         """Keep the positions if they are good; find out early if they are not."""
@@ -328,7 +330,7 @@ class MolecularDynamics:
             forces = context.getState(forces=True).getForces(asNumpy=True)._value
         except openmm.OpenMMException:
             return ""
-        symbols = [atom.element.symbol for atom in self.topology.atoms()]
+        symbols = symbols_of(self.topology)
         bad = np.nonzero(~np.isfinite(forces).all(axis=1))[0]
         if len(bad):
             return f"Forces are not finite on atoms {describe_atoms(symbols, bad)}. "
@@ -341,7 +343,7 @@ class MolecularDynamics:
 
     def _write_last_good(self) -> Path:
         path = self.folder / "last_good.extxyz"
-        symbols = [atom.element.symbol for atom in self.topology.atoms()]
+        symbols = symbols_of(self.topology)
         atoms = Atoms(symbols, positions=self._last_good * NM_IN_ANGSTROM)
         if self.periodic:
             atoms.set_cell(self._last_good_box * NM_IN_ANGSTROM)
@@ -390,7 +392,7 @@ def run_md(settings: MDSettings, restart: bool = False, progress: bool = True) -
 def raise_not_finite(topology: app.Topology, positions: np.ndarray, where: str) -> None:
     """Raise a StabilityError that names the atoms whose positions are not finite."""
     bad = np.nonzero(~np.isfinite(positions).all(axis=1))[0]
-    symbols = [atom.element.symbol if atom.element else "X" for atom in topology.atoms()]
+    symbols = symbols_of(topology)
     raise StabilityError(
         f"Positions in {where} are not finite for {len(bad)} of {len(symbols)} atoms: {describe_atoms(symbols, bad)}."
     )

@@ -67,9 +67,21 @@ def test_energy_is_conserved(backend, platform):
     assert np.std(total) < 0.01 * scale
 
 
-def argon(backend: str, precision: str | None = None, **more) -> tuple[openmm.System, np.ndarray]:
+def langevin(
+    system: openmm.System, positions: np.ndarray, platform: str, kelvin: float, friction: float, ps: float, seeds: tuple
+) -> openmm.Context:
+    """A Context with a thermostat, at temperature; the seeds are the thermostat's and the velocities'."""
+    integrator = openmm.LangevinMiddleIntegrator(kelvin, friction, ps)
+    integrator.setRandomNumberSeed(seeds[0])
+    context = openmm.Context(system, integrator, openmm.Platform.getPlatformByName(platform))
+    context.setPositions(positions)
+    context.setVelocitiesToTemperature(kelvin, seeds[1])
+    return context
+
+
+def argon(backend: str, **more) -> tuple[openmm.System, np.ndarray]:
     topology, positions = topology_of(bulk("Ar", "fcc", a=5.35, cubic=True) * (2, 2, 2))
-    potential = LearnedPotential(lennard_jones([18]), backend=backend, precision=precision)
+    potential = LearnedPotential(lennard_jones([18]), backend=backend)
     return potential.createSystem(topology, **more), positions
 
 
@@ -88,12 +100,8 @@ def mean_temperature(context: openmm.Context, samples: int) -> tuple[float, floa
 @pytest.mark.parametrize(("backend", "platform"), COMBINATIONS)
 def test_temperature_is_the_thermostats(backend, platform):
     system, positions = argon(backend, removeCMMotion=False)
-    integrator = openmm.LangevinMiddleIntegrator(60, 5.0, 0.004)
-    integrator.setRandomNumberSeed(11)
-    context = openmm.Context(system, integrator, openmm.Platform.getPlatformByName(platform))
-    context.setPositions(positions)
-    context.setVelocitiesToTemperature(60, 3)
-    integrator.step(300)
+    context = langevin(system, positions, platform, 60, 5.0, 0.004, (11, 3))
+    context.getIntegrator().step(300)
     mean, error = mean_temperature(context, 600)
     assert error < 1.5
     assert abs(mean - 60) < 3.5 * error
@@ -103,12 +111,8 @@ def test_temperature_is_the_thermostats(backend, platform):
 def test_temperature_of_a_molecule_in_single_precision():
     topology, positions = topology_of(molecule("CH3CH2OH"))
     system = LearnedPotential("gfn2-chnof").createSystem(topology, removeCMMotion=False)
-    integrator = openmm.LangevinMiddleIntegrator(300, 20.0, 0.0005)
-    integrator.setRandomNumberSeed(5)
-    context = openmm.Context(system, integrator, openmm.Platform.getPlatformByName("CPU"))
-    context.setPositions(positions)
-    context.setVelocitiesToTemperature(300, 5)
-    integrator.step(200)
+    context = langevin(system, positions, "CPU", 300, 20.0, 0.0005, (5, 5))
+    context.getIntegrator().step(200)
     mean, error = mean_temperature(context, 500)
     assert error < 15
     assert abs(mean - 300) < 3.5 * error
@@ -124,11 +128,8 @@ def test_volume_falls_with_pressure(backend, platform):
         barostat = openmm.MonteCarloBarostat(pressure, 15, 5)
         barostat.setRandomNumberSeed(2)
         system.addForce(barostat)
-        integrator = openmm.LangevinMiddleIntegrator(15, 5.0, 0.004)
-        integrator.setRandomNumberSeed(1)
-        context = openmm.Context(system, integrator, openmm.Platform.getPlatformByName(platform))
-        context.setPositions(positions)
-        context.setVelocitiesToTemperature(15, 1)
+        context = langevin(system, positions, platform, 15, 5.0, 0.004, (1, 1))
+        integrator = context.getIntegrator()
         integrator.step(500)
         samples = []
         for _ in range(100):

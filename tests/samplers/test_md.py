@@ -147,6 +147,16 @@ def test_restart_extends_a_finished_run(argon, tmp_path):
     assert list(read_log(tmp_path / "out" / "log.csv")["step"])[-1] == 80
 
 
+def test_restart_with_a_model_file_that_is_scripted_on_the_way(tmp_path, crystal, mace_files):
+    """The fingerprint must not depend on whether the model was scripted when it was taken."""
+    ase.io.write(tmp_path / "crystal.xyz", crystal, format="extxyz")
+    common = {"structure": str(tmp_path / "crystal.xyz"), "model": str(mace_files["zbl"])}
+    run = {**common, "output": str(tmp_path / "out"), "ensemble": "NVE", "timestep": 0.1, "reporters": ["csv"]}
+    run_md(MDSettings.from_mapping({**run, "steps": 20}), progress=False)
+    result = run_md(MDSettings.from_mapping({**run, "steps": 40}), restart=True, progress=False)
+    assert result["steps"] == 40
+
+
 def test_restart_of_another_system_is_refused(argon, tmp_path):
     run_md(settings(argon, tmp_path, steps=20), progress=False)
     before = (tmp_path / "out" / "log.csv").read_bytes()
