@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -82,6 +82,47 @@ def parity_plot(
         axis.ticklabel_format(useOffset=False)
         axis.tick_params(labelsize=8)
     figure.suptitle(title, fontsize=10)
+    save_figure(figure, path)
+
+
+def dimer_plot(
+    curves: Mapping[str, tuple[np.ndarray, np.ndarray, float]], path: str | os.PathLike[str], title: str
+) -> None:
+    """Draw the energy of two atoms alone against their distance, one panel per pair of elements.
+
+    Parameters
+    ----------
+    curves : mapping
+        Pair -> (distances (R,) in angstrom, energies (R, K) in eV, closest distance in the training set).
+    path : path
+    title : str
+
+    Raises
+    ------
+    OutputError
+        If the place cannot be written.
+    """
+    columns = min(3, len(curves))
+    rows = -(-len(curves) // columns)
+    figure, axes = new_figure(columns, rows, width=3.8, height=2.9)
+    for axis in axes.ravel()[len(curves) :]:
+        axis.set_visible(False)
+    for axis, (name, (distances, energies, closest)) in zip(axes.ravel(), curves.items(), strict=False):
+        mean = energies.mean(axis=1)
+        for member in energies.T if energies.shape[1] > 1 else ():
+            axis.plot(distances, member, color=_BLUE, linewidth=0.6, alpha=0.35)
+        axis.plot(distances, mean, color=_BLUE, linewidth=1.5)
+        if np.isfinite(closest):
+            axis.axvspan(distances[0], closest, color=_GREY, alpha=0.15, linewidth=0)
+        data = mean[distances >= closest] if np.isfinite(closest) else mean
+        spread = max(float(np.ptp(data)), 1.0)
+        axis.set_ylim(float(data.min()) - 0.3 * spread, float(data.max()) + spread)
+        axis.axhline(0.0, color=_GREY, linewidth=0.5)
+        axis.set_title(name, fontsize=9)
+        axis.set_xlabel("distance, Å", fontsize=8)
+        axis.set_ylabel("energy, eV", fontsize=8)
+        axis.tick_params(labelsize=8)
+    figure.suptitle(f"{title} (grey: closer than any training data)", fontsize=10)
     save_figure(figure, path)
 
 

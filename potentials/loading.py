@@ -13,6 +13,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, TypeAlias
 
+from halberd.potentials.ace_model import with_compiled_sites
 from halberd.potentials.committee import committee
 from halberd.potentials.errors import (
     ConfigurationError,
@@ -127,7 +128,7 @@ def _load_one(source: Any, options: dict[str, Any], dtype: Any) -> SiteModel:
         return SiteModel.load(pretrained_path(str(source)))
     if is_halberd_file(path):
         _refuse(options, f"'{path}', whose head and charge were fixed when it was exported")
-        return SiteModel.load(path)
+        return with_compiled_sites(SiteModel.load(path))
     return _load_mace(path, options, dtype)
 
 

@@ -237,7 +237,7 @@ class SiteModel:
         if (dtype is None or dtype == self.dtype) and (device is None or torch.device(device) == self.device):
             return self
         module = copy.deepcopy(self.module).to(device=device, dtype=dtype)
-        moved = self._with_module(module)
+        moved = self.replaced(module)
         if self._restriction is not None:
             restriction = self._restriction
             moved._restriction = lambda elements: restriction(elements).to(dtype, device)
@@ -248,7 +248,8 @@ class SiteModel:
     def scripted(self) -> torch.jit.ScriptModule:
         """The module as TorchScript.
 
-        A module may have a method ``before_scripting()`` that prepares it in place.
+        A module may have a method ``before_scripting()`` that prepares it in place, and a submodule ``portable``
+        that does the same work wherever torch runs: files hold that one.
 
         Raises
         ------
@@ -289,7 +290,8 @@ class SiteModel:
         ModelError
             If the module cannot be scripted.
         """
-        module = self.scripted()
+        scripted = self.scripted()
+        module = getattr(scripted, "portable", scripted)
         with replacing(path) as temporary, quiet_torchscript():
             # By way of a buffer: torch names the folder inside the archive after the file, here a temporary one.
             buffer = _serialise(module, json.dumps(self.sidecar(), sort_keys=True))
@@ -332,7 +334,8 @@ class SiteModel:
             metadata=sidecar["metadata"],
         )
 
-    def _with_module(self, module: torch.nn.Module) -> SiteModel:
+    def replaced(self, module: torch.nn.Module) -> SiteModel:
+        """Return the same model with another module that computes the same."""
         return SiteModel(
             module,
             self.cutoff,

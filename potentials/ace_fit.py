@@ -1,0 +1,367 @@
+"""Fitting a linear ACE: labelled frames in, a committee with calibrated spread out.
+
+Frames are assembled once. What is kept is the triangular factor of their rows, so that adding frames, changing the
+solver, or fitting a smaller basis never touches old frames again.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import io
+import json
+import os
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from halberd.potentials.ace_basis import AceBasis
+from halberd.potentials.ace_model import ace_site_model
+from halberd.potentials.ace_settings import AceSettings
+from halberd.potentials.compressed_rows import CompressedRows
+from halberd.potentials.design_rows import VOIGT, DesignAssembler
+from halberd.potentials.dimers import fit_cores, restraint_rows, shortest_or_default
+from halberd.potentials.errors import ConfigurationError, DataError
+from halberd.potentials.files import replacing
+from halberd.potentials.labels import Frame
+from halberd.potentials.linear_solvers import LinearSystem, Posterior, solve
+from halberd.potentials.site_model import SiteModel
+from halberd.potentials.training_frames import check_frames, closest_distances, composition, self_energies
+
+STATE_VERSION = 1
+#: Smoothness priors that ``prior_power="auto"`` compares.
+PRIOR_POWERS = (1.0, 2.0, 3.0, 4.0, 5.0)
+
+
+@dataclasses.dataclass(frozen=True)
+class FitWeights:
+    """Weights of the three kinds of rows.
+
+    Energy and virial rows are divided by the square root of the number of atoms, so that a weight means the same for
+    small and large cells.
+
+    Attributes
+    ----------
+    energy, forces, virial : float
+        The ratio of two weights is the inverse ratio of the errors one is willing to accept (eV per atom^(1/2),
+        eV/angstrom, eV per atom^(1/2)).
+    per_config_type : mapping of str to (energy, forces, virial), optional
+        Other weights for some ``config_type``.
+    """
+
+    energy: float = 30.0
+    forces: float = 1.0
+    virial: float = 1.0
+    per_config_type: Mapping[str, tuple[float, float, float]] = dataclasses.field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for values in [(self.energy, self.forces, self.virial), *self.per_config_type.values()]:
+            if len(values) != 3 or not all(np.isfinite(v) and v >= 0 for v in values):
+                raise ConfigurationError(
+                    f"Weights are {values}; they are three numbers, for energy, forces and virial, 0 or more."
+                )
+
+    def of(self, config_type: str) -> tuple[float, float, float]:
+        """Weights for a config type."""
+        energy, forces, virial = self.per_config_type.get(config_type, (self.energy, self.forces, self.virial))
+        return float(energy), float(forces), float(virial)
+
+
+@dataclasses.dataclass(frozen=True)
+class FittedAce:
+    """A solved fit.
+
+    Attributes
+    ----------
+    model : SiteModel
+        Ready to use; a committee if one was asked for.
+    basis : AceBasis
+    coefficients : array, shape (n_functions,)
+        Posterior mean.
+    members : array, shape (n_functions, K), or None
+        Their average is ``coefficients``.
+    posterior : Posterior
+    notes : list of str
+        What the user should know about the short-range repulsion.
+    """
+
+    model: SiteModel
+    basis: AceBasis
+    coefficients: NDArray[np.float64]
+    members: NDArray[np.float64] | None
+    posterior: Posterior
+    notes: list[str]
+
+
+class AceFit:
+    """A linear ACE fit that grows with its data.
+
+    Parameters
+    ----------
+    settings : AceSettings
+    weights : FitWeights, optional
+    e0s : mapping, 'isolated', 'average' or None
+        See :func:`halberd.potentials.training_frames.self_energies`; fixed by the first frames added.
+    memory_mb : float
+        Bound on the arrays of one block of rows, and again on the rows that wait to be compressed. Beyond that the
+        fit holds a few square matrices of ``n_functions``.
+
+    Examples
+    --------
+    >>> from ase.build import bulk
+    >>> from ase.calculators.lj import LennardJones
+    >>> from halberd.potentials.labels import Frame
+    >>> frames = []
+    >>> for seed in range(4):
+    ...     atoms = bulk("Ar", cubic=True) * (2, 1, 1)
+    ...     atoms.rattle(0.1, seed=seed)
+    ...     atoms.calc = LennardJones(sigma=3.4, epsilon=0.01, rc=5.4, smooth=True)
+    ...     frames.append(Frame(atoms, atoms.get_potential_energy(), atoms.get_forces(), None, "default"))
+    >>> fit = AceFit(AceSettings(("Ar",), order=2, degree=6, cutoff=5.5))
+    >>> fit.add(frames)
+    >>> fit.solve(committee=4, seed=1).model
+    SiteModel('linear-ace', Ar, cutoff 6.5 A, double, 4 members)
+    """
+
+    def __init__(
+        self,
+        settings: AceSettings,
+        weights: FitWeights | None = None,
+        e0s: Mapping[str | int, float] | str | None = None,
+        memory_mb: float = 512.0,
+    ) -> None:
+        self.weights = weights or FitWeights()
+        self.basis = AceBasis(settings)
+        self.n_frames = 0
+        self.e0s: NDArray[np.float64] | None = None
+        self.e0_source = ""
+        self._wanted_e0s = e0s
+        self._assembler = DesignAssembler(self.basis, memory_mb)
+        self._rows = CompressedRows(self.basis.n_functions + 1, memory_mb)
+        n_species = len(settings.elements)
+        self.closest = np.full((n_species, n_species), np.inf)
+
+    @property
+    def n_rows(self) -> int:
+        """Rows seen so far."""
+        return self._rows.n_rows
+
+    def add(self, frames: Sequence[Frame], progress: Callable[[int, int], None] | None = None) -> list[int]:
+        """Assemble frames and add their rows; nothing that was added before is computed again.
+
+        Parameters
+        ----------
+        frames : sequence of Frame
+        progress : callable, optional
+            Called with (frames done, frames in all).
+
+        Returns
+        -------
+        list of int
+            Frames that were left out because they repeat an earlier one of the sequence.
+
+        Raises
+        ------
+        DataError, UnknownElementError, ConfigurationError
+            Before anything is assembled; names the frames or elements.
+        """
+        copies = check_frames(frames)
+        elements = self.basis.settings.elements
+        used = [frame for i, frame in enumerate(frames) if i not in set(copies)]
+        counts = composition(used, elements)
+        closest = closest_distances(used, elements, self.basis.settings.r_max, self.closest)
+        if not np.isfinite(closest).any():
+            raise DataError(
+                f"No two atoms are closer than the longest cutoff ({self.basis.settings.r_max:g} angstrom) in any "
+                "frame: there is nothing to fit. Check the units of the positions, or enlarge the cutoff."
+            )
+        if self.e0s is None:
+            self.e0s, self.e0_source = self_energies(used, elements, self._wanted_e0s)
+        done = 0
+        for indices, block in self._assembler.blocks([frame.atoms for frame in used]):
+            for k, i in enumerate(indices):
+                energy = float(counts[i] @ self.e0s)
+                rows = self._frame_rows(used[i], energy, block.energy[k], block.forces[k], block.virial[k])
+                if len(rows):
+                    self._rows.add(rows)
+            done += len(indices)
+            if progress is not None:
+                progress(done, len(used))
+        self.closest = closest
+        self.n_frames += len(used)
+        return copies
+
+    def _frame_rows(
+        self, frame: Frame, e0: float, energy: NDArray, forces: NDArray, virial: NDArray
+    ) -> NDArray[np.float64]:
+        """Weighted rows of one frame with the targets in the last column."""
+        weight_e, weight_f, weight_v = self.weights.of(frame.config_type)
+        n_atoms = len(frame.atoms)
+        parts = []
+        if frame.energy is not None and weight_e > 0:
+            parts.append(np.append(energy, frame.energy - e0)[None] * (weight_e / np.sqrt(n_atoms)))
+        if frame.forces is not None and weight_f > 0:
+            parts.append(np.column_stack([forces.reshape(3 * n_atoms, -1), frame.forces.ravel()]) * weight_f)
+        if frame.virial is not None and weight_v > 0:
+            target = np.array([0.5 * (frame.virial[a, b] + frame.virial[b, a]) for a, b in VOIGT])
+            parts.append(np.column_stack([virial, target]) * (weight_v / np.sqrt(n_atoms)))
+        return np.concatenate(parts) if parts else np.zeros((0, len(energy) + 1))
+
+    def system(self, prior_power: float = 4.0, restraint: bool = True) -> LinearSystem:
+        """The least-squares problem as it stands.
+
+        Parameters
+        ----------
+        prior_power : float
+            Exponent of the smoothness prior; 0 for none.
+        restraint : bool
+            Whether to add the rows that ask dimers to repel.
+
+        Raises
+        ------
+        DataError
+            If no frame has been added.
+        """
+        if self.n_rows == 0:
+            raise DataError("No labelled frame has been added to this fit.")
+        factor, n_rows = self._rows.factor(), self.n_rows
+        if restraint:
+            extra = restraint_rows(self._assembler, shortest_or_default(self.basis, self.closest))
+            both = CompressedRows.from_factor(factor, n_rows)
+            both.add(extra)
+            factor, n_rows = both.factor(), both.n_rows
+        return LinearSystem(factor[:, :-1], factor[:, -1], n_rows, self.basis.smoothness(prior_power))
+
+    def solve(
+        self,
+        solver: str = "blr",
+        *,
+        committee: int = 0,
+        seed: int = 0,
+        prior_power: float | str = 4.0,
+        repulsion: bool = True,
+        name: str = "linear-ace",
+        metadata: Mapping[str, Any] | None = None,
+        **options: float,
+    ) -> FittedAce:
+        """Solve for the coefficients and build the model.
+
+        Parameters
+        ----------
+        solver : {'blr', 'ridge', 'svd', 'ard'}
+            See :func:`halberd.potentials.linear_solvers.solve`, also for ``options``.
+        committee : int
+            Members to draw from the posterior; 0 for the mean alone. The average of the members is the mean.
+        seed : int
+        prior_power : float or 'auto'
+            Exponent of the smoothness prior; ``'auto'`` takes that of 1, 2, 3, 4, 5 with the largest evidence, and
+            needs solver ``blr``.
+        repulsion : bool
+            Whether dimers are made to repel below the closest distance of the data.
+        name : str
+        metadata : mapping, optional
+
+        Returns
+        -------
+        FittedAce
+
+        Raises
+        ------
+        ConfigurationError, DataError
+            See :func:`halberd.potentials.linear_solvers.solve`.
+        """
+        if prior_power == "auto" and solver != "blr":
+            raise ConfigurationError(f"Solver '{solver}' has no evidence to choose prior_power by; give a number.")
+        powers = PRIOR_POWERS if prior_power == "auto" else (float(prior_power),)
+        system = self.system(powers[0], repulsion)
+        solutions = {}
+        for power in powers:
+            system = dataclasses.replace(system, prior=self.basis.smoothness(power))
+            solutions[power] = solve(system, solver, **options)
+        power = max(powers, key=lambda p: solutions[p].log_evidence or 0.0)
+        posterior = solutions[power]
+        members = posterior.draw(committee, seed) if committee else None
+        columns = posterior.mean if members is None else members
+        onsets = strengths = None
+        notes: list[str] = []
+        if repulsion:
+            every = [posterior.mean] if members is None else [posterior.mean, *members.T]
+            cores, notes = fit_cores(self._assembler, every, shortest_or_default(self.basis, self.closest))
+            onsets, strengths = cores.onsets, cores.strengths
+        assert self.e0s is not None
+        e0s = self.e0s if members is None else np.tile(self.e0s[:, None], (1, committee))
+        model = ace_site_model(
+            self.basis,
+            columns,
+            e0s=e0s,
+            core_onsets=onsets,
+            core_strengths=strengths,
+            metadata={
+                "name": name,
+                "fitted_to": f"{self.n_frames} frames, {self.n_rows} rows",
+                "n_functions": self.basis.n_functions,
+                "solver": solver,
+                **posterior.details,
+                "prior_power": power,
+                "e0_source": self.e0_source,
+                **({"committee_seed": seed} if committee else {}),
+                **(metadata or {}),
+            },
+        )
+        return FittedAce(model, self.basis, posterior.mean, members, posterior, notes)
+
+    # -- files --------------------------------------------------------------------------------------------------
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write everything needed to go on later: the compressed rows, not the frames.
+
+        Raises
+        ------
+        OutputError
+            If the place cannot be written.
+        """
+        header = {
+            "version": STATE_VERSION,
+            "settings": self.basis.settings.to_dict(),
+            "weights": dataclasses.asdict(self.weights),
+            "n_rows": self.n_rows,
+            "n_frames": self.n_frames,
+            "e0_source": self.e0_source,
+        }
+        buffer = io.BytesIO()
+        np.savez(
+            buffer,
+            header=np.array(json.dumps(header)),
+            factor=self._rows.factor(),
+            closest=self.closest,
+            e0s=np.zeros(0) if self.e0s is None else self.e0s,
+        )
+        with replacing(path) as temporary:
+            temporary.write_bytes(buffer.getvalue())
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str], memory_mb: float = 512.0) -> AceFit:
+        """Read what :meth:`save` wrote.
+
+        Raises
+        ------
+        DataError
+            If the file is missing, damaged, or from a newer halberd.
+        """
+        if not Path(path).is_file():
+            raise DataError(f"Fit state '{path}' does not exist.")
+        try:
+            with np.load(path) as stored:
+                header = json.loads(str(stored["header"]))
+                factor, closest, e0s = stored["factor"], stored["closest"], stored["e0s"]
+        except (OSError, ValueError, KeyError, EOFError) as error:
+            raise DataError(f"'{path}' cannot be read as the state of a fit: {error}") from error
+        if header["version"] > STATE_VERSION:
+            raise DataError(f"'{path}' was written by a newer halberd. Upgrade halberd.")
+        fit = cls(AceSettings(**header["settings"]), FitWeights(**header["weights"]), None, memory_mb)
+        fit._rows = CompressedRows.from_factor(factor, header["n_rows"], memory_mb)
+        fit.closest, fit.n_frames, fit.e0_source = closest, header["n_frames"], header["e0_source"]
+        fit.e0s = e0s if len(e0s) else None
+        return fit

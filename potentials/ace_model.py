@@ -1,0 +1,93 @@
+"""Linear ACE as a :class:`SiteModel`: fitted coefficients put into the evaluator."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import ArrayLike, NDArray
+
+from halberd.potentials.ace_basis import AceBasis
+from halberd.potentials.ace_operator import operator_problem
+from halberd.potentials.ace_radial import tabulate
+from halberd.potentials.ace_sites import AceSites, CompiledAceSites
+from halberd.potentials.repulsive_core import repulsive_core
+from halberd.potentials.site_model import SiteModel
+
+#: ``metadata["kind"]`` of models whose CPU evaluation has a compiled form.
+LINEAR_ACE = "linear ACE"
+_log = logging.getLogger("halberd")
+
+
+def ace_site_model(
+    basis: AceBasis,
+    coefficients: NDArray[np.float64],
+    *,
+    e0s: ArrayLike | None = None,
+    core_onsets: NDArray[np.float64] | None = None,
+    core_strengths: NDArray[np.float64] | None = None,
+    metadata: dict[str, Any] | None = None,
+) -> SiteModel:
+    """Build the evaluator of a linear ACE.
+
+    Parameters
+    ----------
+    basis : AceBasis
+    coefficients : array, shape (n_functions,) or (n_functions, K)
+        A second axis makes a committee.
+    e0s : array, shape (S,), eV, optional
+    core_onsets, core_strengths : arrays, shape (S, S), optional
+        Where the repulsive cores begin (angstrom), and factors on the ZBL repulsion. No core if omitted.
+    metadata : dict, optional
+
+    Returns
+    -------
+    SiteModel
+        Double precision.
+    """
+    columns = coefficients[:, None] if coefficients.ndim == 1 else coefficients
+    products, weights = basis.product_coefficients(columns)
+    table = basis.table.clone()
+    if core_onsets is not None:
+        strengths = np.ones_like(core_onsets) if core_strengths is None else core_strengths
+        elements = basis.settings.elements
+        for a, za in enumerate(elements):
+            for b, zb in enumerate(elements):
+                core = tabulate(repulsive_core(za, zb, float(core_onsets[a, b])), basis.settings.r_max)
+                table[a * basis.n_species + b, :, :, 0] = float(strengths[a, b]) * core[:, :, 0]
+    reference = AceSites(
+        table,
+        basis.spacing,
+        list(basis.layout.start),
+        list(basis.layout.count),
+        1 + basis.n_pair,
+        basis.many_range,
+        [torch.from_numpy(index) for index in products],
+        [torch.from_numpy(np.ascontiguousarray(weight.transpose(0, 2, 1))) for weight in weights],
+        coefficients.ndim == 1,
+    )
+    model = SiteModel(
+        reference,
+        basis.settings.r_max,
+        basis.settings.elements,
+        e0s=e0s,
+        n_columns=None if coefficients.ndim == 1 else coefficients.shape[1],
+        metadata={"kind": LINEAR_ACE, "settings": basis.settings.to_dict(), **(metadata or {})},
+    )
+    return with_compiled_sites(model)
+
+
+def with_compiled_sites(model: SiteModel) -> SiteModel:
+    """Let a linear ACE use the compiled operator on CPUs, if it can be had here; other models pass through.
+
+    Compiles it if need be, which takes about 20 s once per machine and version of torch.
+    """
+    if model.metadata.get("kind") != LINEAR_ACE:
+        return model
+    problem = operator_problem()
+    if problem is not None:
+        _log.info("linear ACE runs on ordinary torch functions: %s", problem)
+        return model
+    return model.replaced(CompiledAceSites(model.module))

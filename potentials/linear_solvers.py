@@ -1,0 +1,272 @@
+"""Solvers of regularised linear least squares on compressed rows, with the posterior of the coefficients.
+
+All of them see ``[X | y]`` only through its triangular factor, so none depends on how many rows there were. Weights
+are in the rows already; the smoothness prior scales the columns, ``c = c~ / P``, so that every solver works with an
+isotropic prior on ``c~`` (except ARD, which learns one scale per coefficient).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import warnings
+from typing import Any
+
+import numpy as np
+import scipy.linalg
+from numpy.typing import NDArray
+
+from halberd.potentials.errors import ConfigurationError, DataError, did_you_mean
+
+SOLVERS = ("blr", "ridge", "svd", "ard")
+
+
+@dataclasses.dataclass(frozen=True)
+class LinearSystem:
+    """A least-squares problem in compressed form.
+
+    Attributes
+    ----------
+    matrix : array, shape (n, M)
+        Rows with the same Gramian as the weighted design matrix; n <= M + 1.
+    target : array, shape (n,)
+    n_rows : int
+        How many rows there were.
+    prior : array, shape (M,)
+        Diagonal P of the smoothness prior.
+    """
+
+    matrix: NDArray[np.float64]
+    target: NDArray[np.float64]
+    n_rows: int
+    prior: NDArray[np.float64]
+
+    def subset(self, columns: NDArray[np.bool_]) -> LinearSystem:
+        """The same problem with some of the columns only."""
+        return dataclasses.replace(self, matrix=self.matrix[:, columns], prior=self.prior[columns])
+
+    def residual(self, coefficients: NDArray[np.float64]) -> float:
+        """Sum of squared weighted residuals over all rows."""
+        return float(((self.matrix @ coefficients - self.target) ** 2).sum())
+
+
+@dataclasses.dataclass(frozen=True)
+class Posterior:
+    """Gaussian posterior of the coefficients.
+
+    Attributes
+    ----------
+    mean : array, shape (M,)
+    factor : array, shape (M, r), or None
+        The covariance is ``factor @ factor.T``; ``None`` for solvers without one.
+    noise : float
+        Standard deviation of the weighted residuals that the solver assumed or found.
+    log_evidence : float or None
+    n_effective : int
+        Coefficients that are not exactly zero.
+    details : dict
+        What the solver chose.
+    """
+
+    mean: NDArray[np.float64]
+    factor: NDArray[np.float64] | None
+    noise: float
+    log_evidence: float | None
+    n_effective: int
+    details: dict[str, Any]
+
+    def draw(self, count: int, seed: int) -> NDArray[np.float64]:
+        """Draw a committee whose average is the mean exactly.
+
+        The draws are centred and scaled by ``sqrt(K / (K - 1))``: their variance as a population (divided by K) is
+        then an unbiased estimate of the posterior's.
+
+        Parameters
+        ----------
+        count : int
+            K, at least 2.
+        seed : int
+
+        Returns
+        -------
+        array, shape (M, K)
+
+        Raises
+        ------
+        ConfigurationError
+            If the solver has no posterior, or K is below 2.
+        """
+        if self.factor is None:
+            raise ConfigurationError("This solver has no posterior to draw a committee from; use 'blr' or 'ard'.")
+        if count < 2:
+            raise ConfigurationError(f"A committee of {count} has no spread; ask for 2 members or more.")
+        normal = np.random.default_rng(seed).standard_normal((self.factor.shape[1], count))
+        normal -= normal.mean(axis=1, keepdims=True)
+        return np.asarray(self.mean[:, None] + self.factor @ (normal * np.sqrt(count / (count - 1))))
+
+
+def solve(system: LinearSystem, solver: str = "blr", **options: float) -> Posterior:
+    """Solve a linear system.
+
+    Parameters
+    ----------
+    system : LinearSystem
+    solver : {'blr', 'ridge', 'svd', 'ard'}
+        ``blr``: Bayesian ridge, prior and noise scale from the evidence. ``ridge``: ``|X c - y|^2 +
+        |ridge P c|^2``; with ``ridge=0`` plain QR. ``svd``: singular values below ``rtol`` times the largest are
+        dropped. ``ard``: one prior scale per coefficient from the evidence, irrelevant ones are removed.
+    **options
+        ``ridge`` (1e-3) for ``ridge``; ``rtol`` (1e-9) for ``svd``; ``threshold`` (1e6) for ``ard``: coefficients of
+        a precision above it are removed; ``iterations`` for ``blr`` (1000) and ``ard`` (100).
+
+    Returns
+    -------
+    Posterior
+
+    Raises
+    ------
+    ConfigurationError
+        If there is no such solver or option.
+    DataError
+        If there are more unknowns than rows and the solver has no regularisation, or the system is singular.
+    """
+    known = {"blr": {"iterations"}, "ridge": {"ridge"}, "svd": {"rtol"}, "ard": {"threshold", "iterations"}}
+    if solver not in known:
+        raise ConfigurationError(
+            f"There is no solver '{solver}'; there are {', '.join(SOLVERS)}.{did_you_mean(solver, SOLVERS)}"
+        )
+    for option in options:
+        if option not in known[solver]:
+            raise ConfigurationError(f"Solver '{solver}' has no option '{option}'; it has {', '.join(known[solver])}.")
+    if not np.isfinite(system.matrix).all() or not np.isfinite(system.target).all():
+        raise DataError("The design matrix holds values that are not finite; a frame or its labels are damaged.")
+    return {"blr": _bayesian_ridge, "ridge": _ridge, "svd": _truncated_svd, "ard": _relevance}[solver](
+        system, **options
+    )
+
+
+def _ridge(system: LinearSystem, ridge: float = 1e-3) -> Posterior:
+    n, m = system.matrix.shape
+    if ridge < 0:
+        raise ConfigurationError(f"ridge is {ridge}; it must be 0 or positive.")
+    if ridge == 0 and system.n_rows < m:
+        raise DataError(
+            f"There are {m} unknowns but only {system.n_rows} rows of data, and no regularisation. Use solver 'blr' "
+            "or 'ridge' with ridge > 0, lower the degree, or add data."
+        )
+    matrix, target = system.matrix / system.prior, system.target
+    if ridge > 0:
+        matrix = np.concatenate([matrix, ridge * np.eye(m)])
+        target = np.concatenate([target, np.zeros(m)])
+    q, r = scipy.linalg.qr(matrix, mode="economic")
+    diagonal = np.abs(np.diag(r))
+    if ridge == 0 and diagonal.min() < 1e-13 * diagonal.max():
+        raise DataError(
+            f"The system is singular: {int((diagonal < 1e-13 * diagonal.max()).sum())} of {m} functions are not "
+            "determined by the data. Use solver 'blr', 'svd', or 'ridge' with ridge > 0, or lower the degree."
+        )
+    scaled = scipy.linalg.solve_triangular(r, q.T @ target)
+    mean = scaled / system.prior
+    freedom = max(system.n_rows - m, 1)
+    noise = float(np.sqrt(system.residual(mean) / freedom)) if system.n_rows > m else 0.0
+    factor = None
+    if noise > 0:
+        factor = noise * scipy.linalg.solve_triangular(r, np.eye(m)) / system.prior[:, None]
+    return Posterior(mean, factor, noise, None, m, {"ridge": ridge})
+
+
+def _truncated_svd(system: LinearSystem, rtol: float = 1e-9) -> Posterior:
+    u, s, vt = scipy.linalg.svd(system.matrix / system.prior, full_matrices=False)
+    keep = s > rtol * s[0] if len(s) and s[0] > 0 else np.zeros(len(s), dtype=bool)
+    if not keep.any():
+        raise DataError("The design matrix is zero: no atom has a neighbour within the cutoff. Enlarge the cutoff.")
+    mean = (vt[keep].T @ ((u[:, keep].T @ system.target) / s[keep])) / system.prior
+    rank = int(keep.sum())
+    noise = float(np.sqrt(system.residual(mean) / (system.n_rows - rank))) if system.n_rows > rank else 0.0
+    factor = (vt[keep].T / s[keep]) * noise / system.prior[:, None] if noise > 0 else None
+    return Posterior(mean, factor, noise, None, len(mean), {"rank": rank, "rtol": rtol})
+
+
+def _bayesian_ridge(system: LinearSystem, iterations: float = 1000) -> Posterior:
+    from sklearn.linear_model import BayesianRidge
+
+    n = len(system.matrix)
+    # The compressed rows stand for n_rows: the missing ones fit exactly, and count in the noise through alpha_1.
+    model = BayesianRidge(
+        fit_intercept=False, max_iter=int(iterations), tol=1e-6, alpha_1=1e-6 + 0.5 * (system.n_rows - n)
+    )
+    matrix = system.matrix / system.prior
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # scikit-learn warns where it has not converged; the answer is usable
+        model.fit(matrix, system.target)
+    alpha, lam = float(model.alpha_), float(model.lambda_)
+    _, s, vt = scipy.linalg.svd(matrix, full_matrices=True)
+    precision = np.full(matrix.shape[1], lam)
+    precision[: len(s)] += alpha * s**2
+    factor = (vt.T / np.sqrt(precision)) / system.prior[:, None]
+    mean = model.coef_ / system.prior
+    evidence = log_evidence(system, 1.0 / np.sqrt(alpha), 1.0 / np.sqrt(lam), s, vt, mean)
+    return Posterior(
+        mean, factor, 1.0 / np.sqrt(alpha), evidence, len(mean), {"noise": alpha**-0.5, "prior_scale": lam**-0.5}
+    )
+
+
+def log_evidence(
+    system: LinearSystem,
+    noise: float,
+    prior_scale: float,
+    singular: NDArray[np.float64],
+    vt: NDArray[np.float64],
+    mean: NDArray[np.float64],
+) -> float:
+    """Logarithm of the marginal likelihood of all rows under an isotropic prior (MacKay 1992).
+
+    Parameters
+    ----------
+    system : LinearSystem
+    noise, prior_scale : float
+        Standard deviations of the rows and of the scaled coefficients.
+    singular, vt : arrays
+        Of the scaled matrix, all right singular vectors included.
+    mean : array
+        Posterior mean at these scales.
+    """
+    m = system.matrix.shape[1]
+    precision = np.full(m, prior_scale**-2)
+    precision[: len(singular)] += (singular / noise) ** 2
+    scaled = mean * system.prior
+    misfit = system.residual(mean) / noise**2 + (scaled**2).sum() / prior_scale**2
+    return float(
+        -0.5 * misfit
+        - 0.5 * np.log(precision).sum()
+        - m * np.log(prior_scale)
+        - 0.5 * system.n_rows * np.log(2.0 * np.pi * noise**2)
+    )
+
+
+def _relevance(system: LinearSystem, threshold: float = 1e6, iterations: float = 100) -> Posterior:
+    from sklearn.linear_model import ARDRegression
+
+    n = len(system.matrix)
+    matrix = system.matrix / system.prior
+    # Columns of unit size: the threshold then means the same for every function.
+    size = np.sqrt((matrix**2).sum(axis=0) / max(system.n_rows, 1))
+    size[size == 0] = 1.0
+    model = ARDRegression(
+        fit_intercept=False,
+        max_iter=int(iterations),
+        threshold_lambda=threshold,
+        alpha_1=1e-6 + 0.5 * (system.n_rows - n),
+    )
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        model.fit(matrix / size, system.target)
+    kept = model.lambda_ < threshold
+    mean = model.coef_ / size / system.prior
+    factor = np.zeros((len(mean), int(kept.sum())))
+    lower = scipy.linalg.cholesky(
+        np.linalg.inv(model.alpha_ * (matrix / size)[:, kept].T @ (matrix / size)[:, kept] + np.diag(model.lambda_[kept])),
+        lower=True,
+    )
+    factor[kept] = lower / (size * system.prior)[kept, None]
+    noise = float(model.alpha_) ** -0.5
+    return Posterior(mean, factor, noise, None, int(kept.sum()), {"noise": noise, "kept": int(kept.sum())})
