@@ -26,9 +26,7 @@ def fit(
     pair_cutoffs: Annotated[str | None, typer.Option(help="Shorter ranges of some pairs: H-H=3.0,C-H=4.0.")] = None,
     inner_cutoff: Annotated[float, typer.Option(help="Many-body functions vanish below, angstrom.")] = 0.0,
     l_weight: Annotated[float, typer.Option(help="Weight of l in the degree.")] = 1.5,
-    e0: Annotated[
-        str | None, typer.Option(help="isolated, average, or energies in eV: Al=-105.8,Si=-163.2.")
-    ] = None,
+    e0: Annotated[str | None, typer.Option(help="isolated, average, or energies in eV: Al=-105.8,Si=-163.2.")] = None,
     energy_weight: Annotated[float | None, typer.Option(help="Weight of energies (30).")] = None,
     forces_weight: Annotated[float | None, typer.Option(help="Weight of forces (1).")] = None,
     virial_weight: Annotated[float | None, typer.Option(help="Weight of virials (1).")] = None,
@@ -59,7 +57,7 @@ def fit(
     from halberd.potentials.ace_fit import FitWeights
     from halberd.potentials.labels import LabelKeys
 
-    settings: dict[str, Any] | None = {
+    chosen: dict[str, Any] = {
         "order": order,
         "degree": None if degree is None else _numbers(degree, "--degree"),
         "cutoff": cutoff,
@@ -73,9 +71,8 @@ def fit(
     given = {"energy": energy_weight, "forces": forces_weight, "virial": virial_weight}
     given = {key: value for key, value in given.items() if value is not None}
     if given or config_weight:
-        weights = FitWeights(**given, per_config_type=_config_weights(config_weight or []))  # type: ignore[arg-type]
-    if extend is not None:
-        settings = _settings_when_extending(settings)
+        weights = FitWeights(**given, per_config_type=_config_weights(config_weight or []))
+    settings = chosen if extend is None else _settings_when_extending(chosen)
     e0s: Any = e0
     if e0 is not None and "=" in e0:
         e0s = _assignments(e0, "--e0")

@@ -14,6 +14,7 @@ References: Drautz, Phys. Rev. B 99, 014104 (2019); Dusson et al., J. Comput. Ph
 from __future__ import annotations
 
 import dataclasses
+import itertools
 
 import numpy as np
 import scipy.sparse
@@ -208,7 +209,7 @@ class AceBasis:
             keys: dict[tuple[tuple[int, ...], tuple[int, ...]], list[int]] = {}
             for row, factors in enumerate(channels.tolist()):
                 classes = [0]
-                for before, factor in zip(factors, factors[1:], strict=False):
+                for before, factor in itertools.pairwise(factors):
                     classes.append(classes[-1] + (factor != before))
                 keys.setdefault((tuple(f[0] for f in factors), tuple(classes)), []).append(row)
             entries, blocks = [], []
@@ -298,7 +299,7 @@ class AceBasis:
         bounds = np.cumsum([0, *(coupling.shape[0] for coupling in self.couplings)])
         weights = [
             np.stack([coupling.T @ site[z, low:high] for z in range(self.n_species)])
-            for coupling, low, high in zip(self.couplings, bounds, bounds[1:], strict=False)
+            for coupling, (low, high) in zip(self.couplings, itertools.pairwise(bounds), strict=True)
         ]
         pairs = coefficients[self.n_species * self.n_site :].reshape(-1, self.n_pair, n_columns)
         entries = np.concatenate([z * self.layout.size + np.arange(1 + self.n_pair) for z in range(self.n_species)])

@@ -13,11 +13,13 @@ from halberd.potentials.ace_basis import AceBasis
 from halberd.potentials.ace_operator import operator_problem
 from halberd.potentials.ace_radial import tabulate
 from halberd.potentials.ace_sites import AceSites, CompiledAceSites
+from halberd.potentials.pace_embedding import CompiledEmbeddedSites
 from halberd.potentials.repulsive_core import repulsive_core
 from halberd.potentials.site_model import SiteModel
 
-#: ``metadata["kind"]`` of models whose CPU evaluation has a compiled form.
+#: Values of ``metadata["kind"]`` of models whose CPU evaluation has a compiled form.
 LINEAR_ACE = "linear ACE"
+PACE = "PACE"
 _log = logging.getLogger("halberd")
 
 
@@ -80,14 +82,17 @@ def ace_site_model(
 
 
 def with_compiled_sites(model: SiteModel) -> SiteModel:
-    """Let a linear ACE use the compiled operator on CPUs, if it can be had here; other models pass through.
+    """Let a linear ACE or PACE model use the compiled operator on CPUs, if it can be had here.
+
+    Other models are returned as they are.
 
     Compiles it if need be, which takes about 20 s once per machine and version of torch.
     """
-    if model.metadata.get("kind") != LINEAR_ACE:
+    compiled = {LINEAR_ACE: CompiledAceSites, PACE: CompiledEmbeddedSites}.get(model.metadata.get("kind", ""))
+    if compiled is None:
         return model
     problem = operator_problem()
     if problem is not None:
         _log.info("linear ACE runs on ordinary torch functions: %s", problem)
         return model
-    return model.replaced(CompiledAceSites(model.module))
+    return model.replaced(compiled(model.module))

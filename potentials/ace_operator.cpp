@@ -390,6 +390,8 @@ void forward_kernel(const Model<T>& model, const Sites& sites, const Tensor& spe
       if (orders > 1) sum_products<2>(model, s, lanes.data(), sums.data());
       if (orders > 2) sum_products<3>(model, s, lanes.data(), sums.data());
       if (orders > 3) sum_products<4>(model, s, lanes.data(), sums.data());
+      if (orders > 4) sum_products<5>(model, s, lanes.data(), sums.data());
+      if (orders > 5) sum_products<6>(model, s, lanes.data(), sums.data());
       for (int w = 0; w < LANES && block[w] >= 0; ++w)
         for (int64_t k = 0; k < model.members; ++k) out[block[w] * model.members + k] = sums[k * LANES + w];
     }
@@ -448,6 +450,8 @@ void backward_kernel(const Model<T>& model, const Sites& sites, const Tensor& sp
       if (orders > 1) spread_products<2>(model, s, lanes.data(), weights.data(), fold(1), spread.data());
       if (orders > 2) spread_products<3>(model, s, lanes.data(), weights.data(), fold(2), spread.data());
       if (orders > 3) spread_products<4>(model, s, lanes.data(), weights.data(), fold(3), spread.data());
+      if (orders > 4) spread_products<5>(model, s, lanes.data(), weights.data(), fold(4), spread.data());
+      if (orders > 5) spread_products<6>(model, s, lanes.data(), weights.data(), fold(5), spread.data());
       for (int w = 0; w < LANES && block[w] >= 0; ++w) {
         for (int64_t a = 0; a < model.entries; ++a) own[a] = spread[a * LANES + w];
         edge_gradients(model, sites, block[w], z, neighbour, v, own.data(), out);
@@ -457,8 +461,8 @@ void backward_kernel(const Model<T>& model, const Sites& sites, const Tensor& sp
 }
 
 void check_products(const std::vector<Tensor>& products, const std::vector<Tensor>& weights) {
-  TORCH_CHECK(!products.empty() && products.size() <= 4 && products.size() == weights.size(),
-              "halberd: 1 to 4 orders of products, with weights for each");
+  TORCH_CHECK(!products.empty() && products.size() <= 6 && products.size() == weights.size(),
+              "halberd: 1 to 6 orders of products, with weights for each");
 }
 
 struct Evaluation {

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 import ase.data
 import numpy as np
@@ -28,7 +29,7 @@ def bond_length(atomic_number: int) -> float:
 
     That of its crystal if it is fcc, bcc, hcp or diamond; otherwise twice the covalent radius, at least 1.2.
     """
-    reference = ase.data.reference_states[atomic_number]
+    reference: dict[str, Any] | None = ase.data.reference_states[atomic_number]
     if reference is not None and "a" in reference:
         scale = {"fcc": math.sqrt(0.5), "bcc": math.sqrt(0.75), "hcp": 1.0, "diamond": math.sqrt(3.0) / 4.0}
         if reference["symmetry"] in scale:
@@ -128,6 +129,12 @@ def radial_basis(
     return basis
 
 
+def with_slope(function: RadialFunction, r: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Values of a function of distance and its derivative, for all distances at once, by forward differentiation."""
+    result: Any = torch.func.jvp(function, (r,), (torch.ones_like(r),))
+    return result[0], result[1]
+
+
 def tabulate(function: RadialFunction, r_max: float, knots: int = TABLE_KNOTS) -> torch.Tensor:
     """Values and derivatives of radial functions on a uniform grid from 0 to ``r_max``.
 
@@ -145,14 +152,9 @@ def tabulate(function: RadialFunction, r_max: float, knots: int = TABLE_KNOTS) -
     """
     h = r_max / (knots - 1)
     r = torch.linspace(0.0, r_max, knots, dtype=torch.float64)
-    # Derivatives by forward mode, for all distances at once; the first knot is moved off the singularity of 1/r.
+    # Off the singularity that a formula may have at zero.
     r[0] = 1e-3 * h
-    one = torch.ones_like(r)
-
-    def slope(x: torch.Tensor) -> torch.Tensor:
-        return torch.func.jvp(function, (x,), (one,))[1]
-
-    first, second = torch.func.jvp(slope, (r,), (one,))
+    first, second = with_slope(lambda x: with_slope(function, x)[1], r)
     return torch.stack([function(r), h * first, h * h * second], dim=1)
 
 

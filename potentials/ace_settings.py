@@ -121,7 +121,8 @@ class AceSettings:
             powers = tuple(int(power) for power in getattr(self, name))
             if len(powers) != 2 or min(powers) < 0 or powers[1] < 3:
                 raise ConfigurationError(
-                    f"{name} is {powers}; the second power must be 3 or more, for forces with a derivative at the cutoff."
+                    f"{name} is {powers}; the second power must be 3 or more, so that forces have a derivative at "
+                    "the cutoff."
                 )
             fix(name, powers)
         if self.inner_cutoff > 0 and self.envelope[0] < 3:

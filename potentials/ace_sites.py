@@ -29,7 +29,7 @@ class AceSites(torch.nn.Module):
     many_range : float
         Beyond this distance (angstrom) all other columns are zero.
     products : list of torch.Tensor, int32, shape (T, nu)
-        Entries of the atomic basis that are multiplied, for nu = 1, 2, ...
+        Entries of the atomic basis that are multiplied, for nu = 1, 2, ..., at most 6.
     weights : list of torch.Tensor, shape (S, K, T)
         Coefficients of the products for every central species and column.
     single : bool
@@ -37,6 +37,18 @@ class AceSites(torch.nn.Module):
     """
 
     table: torch.Tensor
+    products1: torch.Tensor
+    products2: torch.Tensor
+    products3: torch.Tensor
+    products4: torch.Tensor
+    products5: torch.Tensor
+    products6: torch.Tensor
+    weights1: torch.Tensor
+    weights2: torch.Tensor
+    weights3: torch.Tensor
+    weights4: torch.Tensor
+    weights5: torch.Tensor
+    weights6: torch.Tensor
 
     def __init__(
         self,
@@ -62,7 +74,7 @@ class AceSites(torch.nn.Module):
         self.size = sum((2 * degree + 1) * n for degree, n in enumerate(self.count))
         self.single = single
         self.orders = len(products)
-        for order in range(4):  # TorchScript cannot keep buffers in a list
+        for order in range(6):  # TorchScript cannot keep buffers in a list
             empty = order >= self.orders
             index = torch.zeros((0, order + 1), dtype=torch.int32) if empty else products[order].to(torch.int32)
             weight = torch.zeros((self.n_species, self.n_columns, 0)) if empty else weights[order]
@@ -72,9 +84,7 @@ class AceSites(torch.nn.Module):
         # sphericart's harmonics are orthonormal on the sphere; ours have mean square 1.
         self.harmonic_scale = math.sqrt(4.0 * math.pi)
 
-    def atomic_basis(
-        self, species: torch.Tensor, edge_index: torch.Tensor, edge_vectors: torch.Tensor
-    ) -> torch.Tensor:
+    def atomic_basis(self, species: torch.Tensor, edge_index: torch.Tensor, edge_vectors: torch.Tensor) -> torch.Tensor:
         """A of every site, shape (N, S * size)."""
         centre, neighbour = edge_index[0], edge_index[1]
         r = torch.sqrt((edge_vectors * edge_vectors).sum(1))
@@ -118,6 +128,10 @@ class AceSites(torch.nn.Module):
             total = total + self.product_sum(basis, species, self.products3, self.weights3)
         if self.orders > 3:
             total = total + self.product_sum(basis, species, self.products4, self.weights4)
+        if self.orders > 4:
+            total = total + self.product_sum(basis, species, self.products5, self.weights5)
+        if self.orders > 5:
+            total = total + self.product_sum(basis, species, self.products6, self.weights6)
         if self.single:
             return total.squeeze(1)
         return total
@@ -129,7 +143,8 @@ class CompiledAceSites(torch.nn.Module):
     Parameters
     ----------
     portable : AceSites
-        Scripted or not; its buffers are shared, and it is what model files hold. Needs :func:`halberd.potentials.ace_operator.operator_problem` to be ``None``.
+        Scripted or not; its buffers are shared, and it is what model files hold. Needs
+        :func:`halberd.potentials.ace_operator.operator_problem` to be ``None``.
     """
 
     def __init__(self, portable: torch.nn.Module) -> None:
@@ -141,8 +156,8 @@ class CompiledAceSites(torch.nn.Module):
         ref = self.portable
         if edge_vectors.is_cuda:
             return ref(species, edge_index, edge_vectors)
-        products = [ref.products1, ref.products2, ref.products3, ref.products4]
-        weights = [ref.weights1, ref.weights2, ref.weights3, ref.weights4]
+        products = [ref.products1, ref.products2, ref.products3, ref.products4, ref.products5, ref.products6]
+        weights = [ref.weights1, ref.weights2, ref.weights3, ref.weights4, ref.weights5, ref.weights6]
         total = torch.ops.halberd.ace_sites(
             species,
             edge_index,
@@ -153,8 +168,8 @@ class CompiledAceSites(torch.nn.Module):
             ref.count,
             ref.n_core,
             ref.many_range,
-            products[: ref.orders],
-            weights[: ref.orders],
+            products[: ref.orders],  # type: ignore[index]
+            weights[: ref.orders],  # type: ignore[index]
         )
         if ref.single:
             return total.squeeze(1)

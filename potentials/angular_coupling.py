@@ -15,7 +15,7 @@ import contextlib
 import dataclasses
 import itertools
 import math
-from functools import lru_cache
+from functools import cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -69,8 +69,8 @@ def clebsch_gordan(l1: int, m1: int, l2: int, m2: int, l3: int, m3: int) -> floa
     return math.copysign(root, total) if total else 0.0
 
 
-@lru_cache(maxsize=None)
-def _real_from_complex(degree: int) -> NDArray[np.complex128]:
+@cache
+def real_from_complex(degree: int) -> NDArray[np.complex128]:
     """Unitary matrix from complex to real spherical harmonics of one degree; rows are real m = -l ... l."""
     matrix = np.zeros((2 * degree + 1, 2 * degree + 1), dtype=complex)
     matrix[degree, degree] = 1.0
@@ -83,7 +83,7 @@ def _real_from_complex(degree: int) -> NDArray[np.complex128]:
     return matrix
 
 
-@lru_cache(maxsize=None)
+@cache
 def real_clebsch_gordan(l1: int, l2: int, l3: int) -> NDArray[np.float64]:
     """Coupling of two real harmonics to a third, shape (2 l1 + 1, 2 l2 + 1, 2 l3 + 1).
 
@@ -93,7 +93,7 @@ def real_clebsch_gordan(l1: int, l2: int, l3: int) -> NDArray[np.float64]:
     for m1 in range(-l1, l1 + 1):
         for m2 in range(max(-l2, -l3 - m1), min(l2, l3 - m1) + 1):
             table[l1 + m1, l2 + m2, l3 + m1 + m2] = clebsch_gordan(l1, m1, l2, m2, l3, m1 + m2)
-    u1, u2, u3 = (_real_from_complex(degree) for degree in (l1, l2, l3))
+    u1, u2, u3 = (real_from_complex(degree) for degree in (l1, l2, l3))
     coupled = np.einsum("aA,bB,ABC,cC->abc", u1.conj(), u2.conj(), table, u3, optimize=True)
     return np.ascontiguousarray(coupled.real if (l1 + l2 + l3) % 2 == 0 else coupled.imag)
 
@@ -128,7 +128,7 @@ def invariant_tensors(degrees: tuple[int, ...]) -> NDArray[np.float64]:
     return partial[0].reshape(-1, *shape)
 
 
-@lru_cache(maxsize=None)
+@cache
 def coupling_block(degrees: tuple[int, ...], classes: tuple[int, ...]) -> CouplingBlock:
     """Independent invariants of a product with equal factors.
 
@@ -146,9 +146,8 @@ def coupling_block(degrees: tuple[int, ...], classes: tuple[int, ...]) -> Coupli
     """
     name = "-".join(map(str, degrees)) + "_" + "-".join(map(str, classes)) + ".npz"
     file = cache_folder(f"couplings-v{CACHE_VERSION}") / name
-    with contextlib.suppress(OSError, ValueError, KeyError, EOFError):
-        with np.load(file) as stored:
-            return CouplingBlock(stored["m_indices"], stored["coefficients"])
+    with contextlib.suppress(OSError, ValueError, KeyError, EOFError), np.load(file) as stored:
+        return CouplingBlock(stored["m_indices"], stored["coefficients"])
     block = _compute_block(degrees, classes)
     if len(degrees) > 2:  # the others are computed faster than read
         with contextlib.suppress(OSError, OutputError):

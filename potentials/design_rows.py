@@ -7,7 +7,9 @@ sum the same products. Frames are taken in blocks, so that memory stays bounded 
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from collections.abc import Iterator, Sequence
+from typing import TypeAlias
 
 import numpy as np
 import sphericart.torch
@@ -16,9 +18,11 @@ from ase import Atoms
 from numpy.typing import NDArray
 
 from halberd.potentials.ace_basis import AceBasis
-from halberd.potentials.ace_radial import hermite
+from halberd.potentials.ace_radial import hermite, with_slope
 from halberd.potentials.neighbors import NeighborList
 
+#: Edge index (2, E) and edge vectors (E, 3) of one structure.
+Edges: TypeAlias = tuple[torch.Tensor, torch.Tensor]
 #: Voigt order of virial rows: xx, yy, zz, yz, xz, xy.
 VOIGT = ((0, 0), (1, 1), (2, 2), (1, 2), (0, 2), (0, 1))
 
@@ -100,24 +104,31 @@ class DesignAssembler:
             Which structures.
         block : DesignBlock
         """
+        basis = self.basis
+        # Radial functions and gradients of A with their temporaries, in numbers per edge.
+        per_edge = 30 * basis.table.size(3) + 15 * basis.layout.size + 30 * basis.n_pair
         pending: list[int] = []
+        edges: list[Edges] = []
         cost = 0.0
         for index, atoms in enumerate(structures):
-            # Rows of forces, their per-species copies, and edge-sized temporaries.
-            rows = (3 * len(atoms) + 7) * self.n_columns * 2.5
-            if pending and cost + rows > self.budget / 2:
-                yield pending, self.rows([structures[i] for i in pending])
-                pending, cost = [], 0.0
+            found = self._search(atoms)
+            # Rows of forces and their copies per species.
+            own = (3 * len(atoms) + 10) * self.n_columns * 2.5 + found[1].size(0) * per_edge
+            if pending and cost + own > self.budget / 2:
+                yield pending, self.rows([structures[i] for i in pending], edges)
+                pending, edges, cost = [], [], 0.0
             pending.append(index)
-            cost += rows
+            edges.append(found)
+            cost += own
         if pending:
-            yield pending, self.rows([structures[i] for i in pending])
+            yield pending, self.rows([structures[i] for i in pending], edges)
 
     @torch.no_grad()
-    def rows(self, structures: Sequence[Atoms]) -> DesignBlock:
+    def rows(self, structures: Sequence[Atoms], edges: Sequence[Edges] | None = None) -> DesignBlock:
         """Rows of some structures, all at once."""
         basis, n_species = self.basis, self.basis.n_species
-        species, frame, edge_index, vectors = self._edges(structures)
+        found = [self._search(atoms) for atoms in structures] if edges is None else edges
+        species, frame, edge_index, vectors = self._join(structures, found)
         n_atoms, n_frames = len(species), len(structures)
         energy = torch.zeros(n_frames, self.n_columns, dtype=torch.float64)
         forces = torch.zeros(n_atoms, 3, self.n_columns, dtype=torch.float64)
@@ -148,31 +159,32 @@ class DesignAssembler:
             forces[:, :, columns] = own[:-1].view(n_atoms, 3, -1)
         bounds = np.cumsum([0, *(len(atoms) for atoms in structures)])
         voigt = torch.stack([0.5 * (virial[:, a, b] + virial[:, b, a]) for a, b in VOIGT], dim=1)
-        per_frame = [forces[low:high].numpy() for low, high in zip(bounds, bounds[1:], strict=False)]
+        per_frame = [forces[low:high].numpy() for low, high in itertools.pairwise(bounds)]
         return DesignBlock(energy.numpy(), per_frame, voigt.numpy())
 
     # -- pieces -------------------------------------------------------------------------------------------------
 
-    def _edges(self, structures: Sequence[Atoms]) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
-        species, frames, edges, vectors = [], [], [], []
-        first = 0
-        for number, atoms in enumerate(structures):
-            box = torch.tensor(np.array(atoms.cell), dtype=torch.float64)
-            periodic = torch.tensor(atoms.pbc)
-            index, vector = self._neighbors(torch.tensor(atoms.positions, dtype=torch.float64), box, periodic)
-            species.append(torch.tensor([self._species[int(z)] for z in atoms.numbers]))
-            frames.append(torch.full((len(atoms),), number))
-            edges.append(index + first)
-            vectors.append(vector)
-            first += len(atoms)
-        return torch.cat(species), torch.cat(frames), torch.cat(edges, dim=1), torch.cat(vectors)
+    def _search(self, atoms: Atoms) -> Edges:
+        box = torch.tensor(np.array(atoms.cell), dtype=torch.float64)
+        index, vectors = self._neighbors(
+            torch.tensor(atoms.positions, dtype=torch.float64), box, torch.tensor(atoms.pbc)
+        )
+        return index, vectors
+
+    def _join(
+        self, structures: Sequence[Atoms], edges: Sequence[Edges]
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Species, frame of every atom, edge index and edge vectors of all structures as one."""
+        sizes = torch.tensor([len(atoms) for atoms in structures])
+        first = torch.cumsum(sizes, 0) - sizes
+        species = torch.tensor([self._species[int(z)] for atoms in structures for z in atoms.numbers])
+        frames = torch.repeat_interleave(torch.arange(len(structures)), sizes)
+        index = torch.cat([pairs + shift for (pairs, _), shift in zip(edges, first, strict=True)], dim=1)
+        return species, frames, index, torch.cat([vectors for _, vectors in edges])
 
     def _radial(self, pair: torch.Tensor, r: torch.Tensor, first: int, count: int) -> tuple[torch.Tensor, torch.Tensor]:
         table = self.basis.table.narrow(3, first, count)
-        values, slopes = torch.func.jvp(
-            lambda x: hermite(table, pair, x, self.basis.spacing), (r,), (torch.ones_like(r),)
-        )
-        return values, slopes
+        return with_slope(lambda x: hermite(table, pair, x, self.basis.spacing), r)
 
     def _pair_rows(
         self,

@@ -145,7 +145,7 @@ def solve(system: LinearSystem, solver: str = "blr", **options: float) -> Poster
 
 
 def _ridge(system: LinearSystem, ridge: float = 1e-3) -> Posterior:
-    n, m = system.matrix.shape
+    m = system.matrix.shape[1]
     if ridge < 0:
         raise ConfigurationError(f"ridge is {ridge}; it must be 0 or positive.")
     if ridge == 0 and system.n_rows < m:
@@ -204,7 +204,7 @@ def _bayesian_ridge(system: LinearSystem, iterations: float = 1000) -> Posterior
     precision[: len(s)] += alpha * s**2
     factor = (vt.T / np.sqrt(precision)) / system.prior[:, None]
     mean = model.coef_ / system.prior
-    evidence = log_evidence(system, 1.0 / np.sqrt(alpha), 1.0 / np.sqrt(lam), s, vt, mean)
+    evidence = log_evidence(system, 1.0 / np.sqrt(alpha), 1.0 / np.sqrt(lam), s, mean)
     return Posterior(
         mean, factor, 1.0 / np.sqrt(alpha), evidence, len(mean), {"noise": alpha**-0.5, "prior_scale": lam**-0.5}
     )
@@ -215,7 +215,6 @@ def log_evidence(
     noise: float,
     prior_scale: float,
     singular: NDArray[np.float64],
-    vt: NDArray[np.float64],
     mean: NDArray[np.float64],
 ) -> float:
     """Logarithm of the marginal likelihood of all rows under an isotropic prior (MacKay 1992).
@@ -225,8 +224,8 @@ def log_evidence(
     system : LinearSystem
     noise, prior_scale : float
         Standard deviations of the rows and of the scaled coefficients.
-    singular, vt : arrays
-        Of the scaled matrix, all right singular vectors included.
+    singular : array
+        Singular values of the scaled matrix.
     mean : array
         Posterior mean at these scales.
     """
@@ -264,7 +263,9 @@ def _relevance(system: LinearSystem, threshold: float = 1e6, iterations: float =
     mean = model.coef_ / size / system.prior
     factor = np.zeros((len(mean), int(kept.sum())))
     lower = scipy.linalg.cholesky(
-        np.linalg.inv(model.alpha_ * (matrix / size)[:, kept].T @ (matrix / size)[:, kept] + np.diag(model.lambda_[kept])),
+        np.linalg.inv(
+            model.alpha_ * (matrix / size)[:, kept].T @ (matrix / size)[:, kept] + np.diag(model.lambda_[kept])
+        ),
         lower=True,
     )
     factor[kept] = lower / (size * system.prior)[kept, None]

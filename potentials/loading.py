@@ -22,6 +22,8 @@ from halberd.potentials.errors import (
     did_you_mean,
     missing_dependency,
 )
+from halberd.potentials.pace_file import is_pace_file
+from halberd.potentials.pace_model import load_pace
 from halberd.potentials.pretrained import is_pretrained, pretrained_names, pretrained_path
 from halberd.potentials.site_model import SiteModel, atomic_number_of, dtype_of, is_halberd_file
 
@@ -43,9 +45,9 @@ def load(
     ----------
     source : path, name of a pretrained model, SiteModel, or a sequence of these
         A halberd ``.pt`` file; a mace-torch ``.model`` file (MACE or ScaleShiftMACE, with or without ZBL, with one
-        or several heads); a name such as ``"gfn2-chnof"``. A sequence becomes a committee with one shared neighbour
-        list and one column per member. ``.model`` files are pickles: loading one runs code, so load files you
-        trust.
+        or several heads); a PACE potential (``.yace``, or B-basis ``.yaml``); a name such as
+        ``"gfn2-chnof"``. A sequence becomes a committee with one shared neighbour list and one column per member.
+        ``.model`` files are pickles: loading one runs code, so load files you trust.
     elements : iterable of str or int, optional
         Keep these elements only; models with weights per element get smaller and faster.
     head : str, optional
@@ -107,12 +109,12 @@ def check_source(source: ModelSource | Sequence[ModelSource]) -> None:
         )
     path = Path(source)
     if path.is_file():
-        if not is_halberd_file(path):
+        if not is_halberd_file(path) and not is_pace_file(path):
             _pickled_model_class(path)
     elif not is_pretrained(str(source)):
         what = "is a folder" if path.is_dir() else "does not exist"
         raise ModelFileError(
-            f"Model file '{path}' {what}. Give a .pt or .model file, or the name of a pretrained model: "
+            f"Model file '{path}' {what}. Give a .pt, .model or .yace file, or the name of a pretrained model: "
             f"{', '.join(pretrained_names())}.{did_you_mean(str(source), pretrained_names())}"
         )
 
@@ -129,6 +131,9 @@ def _load_one(source: Any, options: dict[str, Any], dtype: Any) -> SiteModel:
     if is_halberd_file(path):
         _refuse(options, f"'{path}', whose head and charge were fixed when it was exported")
         return with_compiled_sites(SiteModel.load(path))
+    if is_pace_file(path):
+        _refuse(options, f"'{path}', a PACE potential")
+        return load_pace(path)
     return _load_mace(path, options, dtype)
 
 

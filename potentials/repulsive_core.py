@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from halberd.potentials.ace_radial import RadialFunction
+from halberd.potentials.ace_radial import RadialFunction, with_slope
 
 #: e^2 / (4 pi epsilon_0), eV angstrom.
 COULOMB = 14.399645
@@ -46,16 +46,12 @@ def repulsive_core(z1: int, z2: int, onset: float) -> RadialFunction:
     """
     lowest = INNERMOST * onset
     point = torch.tensor([lowest], dtype=torch.float64)
-    one = torch.ones_like(point)
 
     def inside(r: torch.Tensor) -> torch.Tensor:
         return zbl(z1, z2, r) * (1.0 - r / onset) ** 3
 
-    def slope(r: torch.Tensor) -> torch.Tensor:
-        return torch.func.jvp(inside, (r,), (one,))[1]
-
-    first, second = (float(value) for value in torch.func.jvp(slope, (point,), (one,)))
     value = float(inside(point))
+    first, second = map(float, with_slope(lambda r: with_slope(inside, r)[1], point))
 
     def core(r: torch.Tensor) -> torch.Tensor:
         parabola = value + (r - lowest) * (first + 0.5 * second * (r - lowest))
