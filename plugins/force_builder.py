@@ -13,10 +13,14 @@ import torch
 from halberd.plugins.backends import BACKENDS, choose_backend, import_openmmtorch
 from halberd.plugins.force_module import FORCE_MODULES, MeanOfMembers
 from halberd.plugins.python_force import ModuleCallback
+from halberd.potentials.ace_operator import load_if_built
 from halberd.potentials.constants import EV_IN_KJ_PER_MOL
 from halberd.potentials.energy import StructureEnergy
 from halberd.potentials.errors import BackendError, ConfigurationError, did_you_mean
 from halberd.potentials.site_model import SiteModel, dtype_of, quiet_torchscript
+
+# Systems read from XML may hold forces that call it.
+load_if_built()
 
 
 @dataclasses.dataclass(frozen=True)

@@ -301,14 +301,14 @@ class AceBasis:
             np.stack([coupling.T @ site[z, low:high] for z in range(self.n_species)])
             for coupling, (low, high) in zip(self.couplings, itertools.pairwise(bounds), strict=True)
         ]
-        pairs = coefficients[self.n_species * self.n_site :].reshape(-1, self.n_pair, n_columns)
+        n_pairs = len(self.settings.pair_names())
+        pairs = coefficients[self.n_species * self.n_site :].reshape(n_pairs, self.n_pair, n_columns)
         entries = np.concatenate([z * self.layout.size + np.arange(1 + self.n_pair) for z in range(self.n_species)])
         half = np.zeros((self.n_species, self.n_species, 1 + self.n_pair, n_columns))
         for a in range(self.n_species):
             for b in range(self.n_species):
                 half[a, b, 0] = 0.5
-                if self.n_pair:
-                    half[a, b, 1:] = 0.5 * pairs[self.pair_index(a, b)]
+                half[a, b, 1:] = 0.5 * pairs[self.pair_index(a, b)]
         weights[0] = np.concatenate([half.reshape(self.n_species, -1, n_columns), weights[0]], axis=1)
         return [np.concatenate([entries[:, None], self.products[0]]), *self.products[1:]], weights
 

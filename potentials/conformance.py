@@ -17,6 +17,7 @@ from tempfile import TemporaryDirectory
 import numpy as np
 import torch
 
+from halberd.potentials.ace_model import with_compiled_sites
 from halberd.potentials.errors import ModelError
 from halberd.potentials.neighbors import NeighborList
 from halberd.potentials.site_model import SiteModel, quiet_torchscript
@@ -228,7 +229,7 @@ def check_save_and_load(model: SiteModel, seed: int = 0) -> None:
     with TemporaryDirectory() as folder:
         path = Path(folder) / "model.pt"
         model.save(path)
-        loaded = SiteModel.load(path)
+        loaded = with_compiled_sites(SiteModel.load(path))
     for attribute in ("cutoff", "atomic_numbers", "n_columns", "metadata", "dtype"):
         if getattr(loaded, attribute) != getattr(model, attribute):
             raise ModelError(f"'{model.name}' loses {attribute} when saved.")

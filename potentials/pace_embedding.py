@@ -99,4 +99,4 @@ class CompiledEmbeddedSites(torch.nn.Module):
 
     def forward(self, species: torch.Tensor, edge_index: torch.Tensor, edge_vectors: torch.Tensor) -> torch.Tensor:
         """Evaluate the contract of :mod:`halberd.potentials.site_model`."""
-        return self.portable.embedding(self.sites(species, edge_index, edge_vectors), species)
+        return self.portable.embedding(self.sites(species, edge_index, edge_vectors), species)  # type: ignore[operator]

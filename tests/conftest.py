@@ -131,6 +131,39 @@ def crystal() -> Atoms:
     return atoms
 
 
+def cluster(generator: np.random.Generator, symbols: tuple[str, ...], n_atoms: int, radius: float = 2.8) -> Atoms:
+    """Atoms of random elements in a cube, none too close: every one sees most of the others."""
+    positions = [np.zeros(3)]
+    while len(positions) < n_atoms:
+        trial = generator.uniform(-radius, radius, size=3)
+        if min(np.linalg.norm(trial - p) for p in positions) > 1.3:
+            positions.append(trial)
+    return Atoms([symbols[k] for k in generator.choice(len(symbols), size=n_atoms)], positions=positions)
+
+
+def random_ace(symbols: tuple[str, ...] = ("Al", "Si"), members: int = 0, seed: int = 0, **settings: Any):
+    """Basis and coefficients of a linear ACE that nobody fitted; some eV/angstrom of force at a bond length."""
+    from halberd.potentials.ace_basis import AceBasis
+    from halberd.potentials.ace_settings import AceSettings
+
+    basis = AceBasis(AceSettings(symbols, **{"order": 3, "degree": 7, "cutoff": 4.5, **settings}))
+    shape = (basis.n_functions, members) if members else basis.n_functions
+    scale = basis.smoothness(2.0)
+    coefficients = 0.3 * np.random.default_rng(seed).normal(size=shape) / (scale[:, None] if members else scale)
+    return basis, coefficients
+
+
+@pytest.fixture(scope="session")
+def alloy() -> Atoms:
+    """32 atoms of aluminium and silicon, rattled."""
+    from ase.build import bulk
+
+    atoms = bulk("Al", cubic=True) * (2, 2, 2)
+    atoms.numbers[[3, 11, 17, 30]] = 14
+    atoms.rattle(0.15, seed=8)
+    return atoms
+
+
 def topology_of(atoms: Atoms):
     """OpenMM topology and positions (nm) of an ASE structure."""
     from halberd.plugins.structures import topology_from_atoms
