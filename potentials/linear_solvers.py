@@ -189,21 +189,27 @@ def _truncated_svd(system: LinearSystem, rtol: float = 1e-9) -> Posterior:
 def _bayesian_ridge(system: LinearSystem, iterations: float = 1000) -> Posterior:
     from sklearn.linear_model import BayesianRidge
 
-    n = len(system.matrix)
-    # The compressed rows stand for n_rows: the missing ones fit exactly, and count in the noise through alpha_1.
+    matrix = system.matrix / system.prior
+    # With fewer rows than columns, the directions that no row sees are needed too: they keep the prior.
+    u, s, vt = scipy.linalg.svd(matrix, full_matrices=matrix.shape[0] < matrix.shape[1])
+    seen = u.T @ system.target
+    unseen = np.sqrt(max(float(system.target @ system.target - seen @ seen), 0.0))
+    # The same problem in the basis of singular vectors, where scikit-learn's own decomposition is cheap. The rows
+    # stand for n_rows: the missing ones fit exactly, and count in the noise through alpha_1.
+    diagonal = np.zeros((len(s) + 1, len(s)))
+    np.fill_diagonal(diagonal, s)
+    n = min(len(s) + 1, system.n_rows)
     model = BayesianRidge(
         fit_intercept=False, max_iter=int(iterations), tol=1e-6, alpha_1=1e-6 + 0.5 * (system.n_rows - n)
     )
-    matrix = system.matrix / system.prior
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # scikit-learn warns where it has not converged; the answer is usable
-        model.fit(matrix, system.target)
+        model.fit(diagonal[:n], np.append(seen, unseen)[:n])
     alpha, lam = float(model.alpha_), float(model.lambda_)
-    _, s, vt = scipy.linalg.svd(matrix, full_matrices=True)
     precision = np.full(matrix.shape[1], lam)
     precision[: len(s)] += alpha * s**2
     factor = (vt.T / np.sqrt(precision)) / system.prior[:, None]
-    mean = model.coef_ / system.prior
+    mean = (vt[: len(s)].T @ model.coef_) / system.prior
     evidence = log_evidence(system, 1.0 / np.sqrt(alpha), 1.0 / np.sqrt(lam), s, mean)
     return Posterior(
         mean, factor, 1.0 / np.sqrt(alpha), evidence, len(mean), {"noise": alpha**-0.5, "prior_scale": lam**-0.5}
