@@ -121,8 +121,10 @@ def growth(arguments: argparse.Namespace) -> None:
         case = {**base, **change}
         basis = AceBasis(AceSettings(case["symbols"], order=case["order"], degree=case["degree"], cutoff=5.5))
         shape = (basis.n_functions, case["members"]) if case["members"] else basis.n_functions
-        coefficients = 1e-3 * np.random.default_rng(0).normal(size=shape) / basis.smoothness(4.0).reshape(
-            (-1,) + (1,) * (len(np.atleast_1d(shape)) - 1)
+        coefficients = (
+            1e-3
+            * np.random.default_rng(0).normal(size=shape)
+            / basis.smoothness(4.0).reshape((-1,) + (1,) * (len(np.atleast_1d(shape)) - 1))
         )
         atoms = alloy(case["size"], case["symbols"])
         timer = step_timer(ace_site_model(basis, coefficients), atoms, "double")
