@@ -25,6 +25,7 @@ from halberd.potentials.error_table import error_report
 from halberd.potentials.errors import ConfigurationError
 from halberd.potentials.files import check_writable, replacing
 from halberd.potentials.labels import Frame, LabelKeys, read_frames
+from halberd.potentials.linear_solvers import check_solver
 
 
 def fit_file(
@@ -90,6 +91,7 @@ def fit_file(
         As far as possible before anything is computed.
     """
     start = time.perf_counter()
+    check_solver(solver, solver_options or {}, committee)
     output = Path(output)
     figures = [output.with_suffix(".parity.png"), output.with_suffix(".dimers.png")] if plots else []
     for file in [output, output.with_suffix(".json"), *figures, *([state] if state is not None else [])]:

@@ -21,7 +21,7 @@ from halberd.potentials.repulsive_core import repulsive_core, zbl
 
 #: Fractions of the closest distance at which repulsion is asked for.
 RESTRAINED = np.linspace(0.9, 1.02, 6)
-#: Weight of these rows, relative to the slope they ask for.
+#: Weight of these rows: of a relative deviation for slopes beyond 1 eV/angstrom, of an absolute one below.
 RESTRAINT_WEIGHT = 1.0
 #: Onsets are moved into the data by no more than this.
 LARGEST_ONSET = 1.25
@@ -68,7 +68,7 @@ def restraint_rows(
     closest : array, shape (S, S), angstrom
         From :func:`shortest_or_default`.
     weight : float
-        Of a relative deviation of the slope of 1.
+        See ``RESTRAINT_WEIGHT``.
 
     Returns
     -------
@@ -82,10 +82,10 @@ def restraint_rows(
         block = assembler.rows([dimer(elements[a], elements[b], r) for r in distances])
         r = torch.tensor(distances, requires_grad=True)
         (slope,) = torch.autograd.grad(zbl(elements[a], elements[b], r).sum(), r)
-        # Bonds near the closest distance are worth an electronvolt per angstrom or so, whatever ZBL says.
-        target = np.clip(-slope.numpy(), 1.0, 5.0)
+        # Close pairs push by electronvolts per angstrom; pairs that were only seen far apart are asked for little.
+        target = np.clip(-slope.numpy(), 0.2, 5.0)
         force = np.stack([forces[1, 2] for forces in block.forces])  # on the second atom, away from the first
-        rows.append(np.column_stack([force, target]) * (weight / target)[:, None])
+        rows.append(np.column_stack([force, target]) * (weight / np.maximum(target, 1.0))[:, None])
     return np.concatenate(rows)
 
 
@@ -123,7 +123,7 @@ def fit_cores(
         # The least repulsive of all curves, eV/angstrom, positive = pushed apart.
         push = np.stack([forces[1, 2] for forces in block.forces]) @ columns
         weakest = push.min(axis=1)
-        needed = 0.05
+        needed = 0.02
         onset = closest[a, b]
         for stretch in np.arange(1.0, LARGEST_ONSET + 1e-9, 0.01):
             onset = stretch * closest[a, b]

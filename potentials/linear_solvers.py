@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import warnings
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -104,6 +105,26 @@ class Posterior:
         return np.asarray(self.mean[:, None] + self.factor @ (normal * np.sqrt(count / (count - 1))))
 
 
+def check_solver(solver: str, options: Mapping[str, float], committee: int = 0) -> None:
+    """Check a choice of solver before there is anything to solve.
+
+    Raises
+    ------
+    ConfigurationError
+        If there is no such solver or option, or it cannot give such a committee.
+    """
+    known = {"blr": {"iterations"}, "ridge": {"ridge"}, "svd": {"rtol"}, "ard": {"threshold", "iterations"}}
+    if solver not in known:
+        raise ConfigurationError(
+            f"There is no solver '{solver}'; there are {', '.join(SOLVERS)}.{did_you_mean(solver, SOLVERS)}"
+        )
+    for option in options:
+        if option not in known[solver]:
+            raise ConfigurationError(f"Solver '{solver}' has no option '{option}'; it has {', '.join(known[solver])}.")
+    if committee == 1 or committee < 0:
+        raise ConfigurationError(f"A committee of {committee} has no spread; ask for 2 members or more, or for 0.")
+
+
 def solve(system: LinearSystem, solver: str = "blr", **options: float) -> Posterior:
     """Solve a linear system.
 
@@ -129,14 +150,7 @@ def solve(system: LinearSystem, solver: str = "blr", **options: float) -> Poster
     DataError
         If there are more unknowns than rows and the solver has no regularisation, or the system is singular.
     """
-    known = {"blr": {"iterations"}, "ridge": {"ridge"}, "svd": {"rtol"}, "ard": {"threshold", "iterations"}}
-    if solver not in known:
-        raise ConfigurationError(
-            f"There is no solver '{solver}'; there are {', '.join(SOLVERS)}.{did_you_mean(solver, SOLVERS)}"
-        )
-    for option in options:
-        if option not in known[solver]:
-            raise ConfigurationError(f"Solver '{solver}' has no option '{option}'; it has {', '.join(known[solver])}.")
+    check_solver(solver, options)
     if not np.isfinite(system.matrix).all() or not np.isfinite(system.target).all():
         raise DataError("The design matrix holds values that are not finite; a frame or its labels are damaged.")
     return {"blr": _bayesian_ridge, "ridge": _ridge, "svd": _truncated_svd, "ard": _relevance}[solver](

@@ -28,7 +28,7 @@ from halberd.potentials.ace_settings import AceSettings
 
 def alloy(size: int, symbols: tuple[str, ...], fraction: float = 0.1, seed: int = 0) -> Atoms:
     """An fcc crystal of at least ``size`` atoms at 800 K or so, the minority elements at random places."""
-    cells = int(round((size / 4) ** (1 / 3)))
+    cells = round((size / 4) ** (1 / 3))
     atoms = bulk("Al", cubic=True, a=4.1) * (cells, cells, cells)
     generator = np.random.default_rng(seed)
     atoms.symbols[:] = symbols[0]

@@ -280,7 +280,7 @@ def test_frames_that_cannot_be_fitted(frames):
         check_frames(damaged(frames, 1, forces=np.full((8, 3), np.nan)))
     flat = frames[0].atoms.copy()
     flat.pbc = [True, False, False]
-    with pytest.raises(DataError, match="Frames 0 .* without a cell vector"):
+    with pytest.raises(DataError, match=r"Frames 0 .* without a cell vector"):
         check_frames(damaged(frames, 0, atoms=flat))
     assert check_frames([*frames[:3], frames[1]]) == [3]
 

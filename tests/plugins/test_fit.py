@@ -1,0 +1,188 @@
+"""``halberd fit``: files, JSON, numbers that agree with ``halberd evaluate``, one line per mistake."""
+
+from __future__ import annotations
+
+import json
+import sys
+
+import ase.io
+import numpy as np
+import pytest
+from ase import Atoms
+from ase.build import bulk
+from ase.calculators.emt import EMT
+from ase.io import write
+
+from halberd.plugins import cli
+from halberd.potentials import load
+
+
+def call(capsys, monkeypatch, *arguments: object) -> tuple[int, str, str]:
+    """Run ``halberd`` in this process."""
+    monkeypatch.setattr(sys, "argv", ["halberd", *map(str, arguments)])
+    with pytest.raises(SystemExit) as ending:
+        cli.main()
+    captured = capsys.readouterr()
+    return int(ending.value.code or 0), captured.out, captured.err
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    """Copper-aluminium cells labelled by effective medium theory, and the two isolated atoms."""
+    folder = tmp_path_factory.mktemp("data")
+    frames = []
+    for number in range(30):
+        atoms = bulk("Cu", cubic=True, a=3.55 + 0.02 * (number % 10)) * (2, 1, 1)
+        atoms.rattle(0.08, seed=number)
+        atoms.symbols[[0, 5]] = "Al"
+        atoms.calc = EMT()
+        labelled = atoms.copy()
+        labelled.info["REF_energy"] = atoms.get_potential_energy()
+        labelled.arrays["REF_forces"] = atoms.get_forces()
+        labelled.info["REF_virial"] = -atoms.get_volume() * atoms.get_stress(voigt=False)
+        labelled.info["config_type"] = "small" if number % 2 else "large"
+        frames.append(labelled)
+    for symbol in ("Cu", "Al"):
+        alone = Atoms(symbol)
+        alone.calc = EMT()
+        isolated = Atoms(symbol, info={"REF_energy": alone.get_potential_energy(), "config_type": "isolated_atom"})
+        frames.append(isolated)
+    write(folder / "train.xyz", frames[:20] + frames[-2:])
+    write(folder / "more.xyz", frames[20:24])
+    write(folder / "test.xyz", frames[24:30])
+    return folder
+
+
+BASIS = ("--order", 2, "--degree", 8, "--cutoff", 4.5, "--threads", 1)
+
+
+def test_a_fit_leaves_model_report_and_figures(data, tmp_path, capsys, monkeypatch):
+    output = tmp_path / "cual.pt"
+    code, out, _ = call(
+        capsys, monkeypatch, "fit", data / "train.xyz", "--test", data / "test.xyz", "-o", output, *BASIS,
+        "--committee", 4, "--seed", 3, "--json",
+    )  # fmt: skip
+    assert code == 0
+    report = json.loads(out)
+    assert {"model", "n_basis", "n_rows", "train", "test", "seconds", "peak_memory_mb"} <= set(report)
+    assert set(report["seconds"]) == {"assemble", "solve", "total"}
+    assert report["n_rows"] == 20 * (1 + 24 + 6) + 2
+    assert report["e0_source"] == "isolated"
+    assert report["test"]["energy"]["mae"] < 0.01
+    assert report["test"]["forces"]["rmse"] < 0.1
+    assert set(report["train"]["per_config_type"]) == {"small", "large", "isolated_atom"}
+    assert json.loads((tmp_path / "cual.json").read_text()) == report
+    for name in ("cual.parity.png", "cual.dimers.png"):
+        assert (tmp_path / name).stat().st_size > 10_000
+    assert sorted(p.name for p in tmp_path.iterdir()) == [
+        "cual.dimers.png", "cual.json", "cual.parity.png", "cual.pt"
+    ]  # fmt: skip
+    model = load(output)
+    assert model.n_columns == 4
+    assert model.metadata["committee_seed"] == 3
+
+    code, out, _ = call(capsys, monkeypatch, "evaluate", output, data / "test.xyz", "--json")
+    again = json.loads(out)
+    for name in ("energy", "forces", "virial"):
+        assert again[name]["rmse"] == pytest.approx(report["test"][name]["rmse"], rel=1e-9)
+
+
+def test_the_table_for_people(data, tmp_path, capsys, monkeypatch):
+    code, out, err = call(
+        capsys, monkeypatch, "fit", data / "train.xyz", "-o", tmp_path / "m.pt", *BASIS, "--committee", 0, "--no-plots",
+        "--solver", "ridge", "--ridge", 1e-4, "--config-weight", "small=60,1,1", "--e0", "average",
+    )  # fmt: skip
+    assert code == 0
+    assert "train errors over 22 frames" in out
+    assert "functions" in err
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["m.json", "m.pt"]
+    assert load(tmp_path / "m.pt").n_columns is None
+
+
+def test_adding_frames_to_a_fit(data, tmp_path, capsys, monkeypatch):
+    state = tmp_path / "fit.npz"
+    arguments = ("--no-plots", "--committee", 0, "--json")
+    e0s = ("--e0", "Cu=0.1,Al=0.2")
+    call(
+        capsys, monkeypatch, "fit", data / "train.xyz", "-o", tmp_path / "a.pt", *BASIS, *arguments, *e0s,
+        "--state", state,
+    )  # fmt: skip
+    code, out, _ = call(
+        capsys, monkeypatch, "fit", data / "more.xyz", "-o", tmp_path / "b.pt", *arguments, "--extend", state
+    )
+    assert code == 0
+    grown = json.loads(out)
+    assert grown["n_frames"] == 26
+    both = ase.io.read(data / "train.xyz", ":") + ase.io.read(data / "more.xyz", ":")
+    write(tmp_path / "both.xyz", both)
+    _, out, _ = call(
+        capsys, monkeypatch, "fit", tmp_path / "both.xyz", "-o", tmp_path / "c.pt", *BASIS, *arguments, *e0s
+    )
+    whole = json.loads(out)
+    assert grown["n_rows"] == whole["n_rows"]
+    assert grown["log_evidence"] == pytest.approx(whole["log_evidence"], rel=1e-4)
+    code, _, err = call(
+        capsys, monkeypatch, "fit", data / "more.xyz", "-o", tmp_path / "d.pt", "--order", 4, "--extend", state
+    )
+    assert code == 2
+    assert "cannot be changed when frames are added" in err
+
+
+def test_copies_are_left_out_and_said(data, tmp_path, capsys, monkeypatch):
+    frames = ase.io.read(data / "train.xyz", ":")
+    write(tmp_path / "twice.xyz", [*frames, frames[4]])
+    code, out, _ = call(
+        capsys, monkeypatch, "fit", tmp_path / "twice.xyz", "-o", tmp_path / "m.pt", *BASIS, "--no-plots", "--json"
+    )
+    assert code == 0
+    assert json.loads(out)["left_out"] == [22]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--forces-key", "DFT_forces"], "has no forces under 'DFT_forces'; it has"),
+        (["--degree", "12,10"], "one for each order"),
+        (["--degree", "many"], "write a number"),
+        (["--e0", "Cu=1.0"], "not for Al"),
+        (["--e0", "Cu"], "'isolated' or 'average'"),
+        (["--solver", "lasso"], "There is no solver 'lasso'"),
+        (["--solver", "svd", "--ridge", "1"], "has no option 'ridge'"),
+        (["--config-weight", "liq=1,2"], "like liq=10,0.66,0.25"),
+        (["--prior-power", "smooth"], "write a number"),
+        (["--solver", "ridge", "--ridge", "0", "--degree", "14", "--order", "3", "--committee", "0"], "unknowns"),
+        (["--pair-cutoffs", "Cu-Si=3"], "The pairs of these elements are"),
+        (["--committee", "1"], "2 members or more"),
+        (["--extend", "missing.npz"], "does not exist"),
+    ],
+)
+def test_mistakes_end_in_one_line(arguments, message, data, tmp_path, capsys, monkeypatch):
+    train = data / "more.xyz" if "unknowns" in message else data / "train.xyz"
+    code, out, err = call(capsys, monkeypatch, "fit", train, "-o", tmp_path / "m.pt", *arguments)
+    assert code == 2
+    assert out == ""
+    lines = [line for line in err.splitlines() if line.startswith("halberd: error:")]
+    assert len(lines) == 1
+    assert message in lines[0]
+    assert not (tmp_path / "m.pt").exists()
+
+
+def test_test_frames_of_another_element(data, tmp_path, capsys, monkeypatch):
+    other = bulk("Ni", cubic=True)
+    other.info["REF_energy"] = 1.0
+    write(tmp_path / "ni.xyz", other)
+    code, _, err = call(
+        capsys, monkeypatch, "fit", data / "train.xyz", "--test", tmp_path / "ni.xyz", "-o", tmp_path / "m.pt"
+    )
+    assert code == 2
+    assert "A test frame holds Ni" in err
+
+
+def test_positions_in_the_wrong_unit(data, tmp_path, capsys, monkeypatch):
+    frames = ase.io.read(data / "train.xyz", ":5")
+    for atoms in frames:
+        atoms.set_cell(np.array(atoms.cell) * 10, scale_atoms=True)
+    write(tmp_path / "far.xyz", frames)
+    code, _, err = call(capsys, monkeypatch, "fit", tmp_path / "far.xyz", "-o", tmp_path / "m.pt", *BASIS)
+    assert code == 2
+    assert "Check the units of the positions, or enlarge the cutoff" in err
