@@ -58,6 +58,8 @@ def doctor(
         table.add_row("OpenMM platforms", ", ".join(result["platforms"]))
         for name, works in result["backends"].items():
             table.add_row(f"backend {name}", "[green]works[/]" if works else "[red]does not work[/]")
+        for name, works in result["operators"].items():
+            table.add_row(f"operator {name}", "[green]compiled[/]" if works else "[yellow]not compiled[/]")
         Console().print(table)
         for problem in result["problems"]:
             Console().print(f"- {problem}", markup=False)

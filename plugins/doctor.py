@@ -9,6 +9,7 @@ from typing import Any
 import openmm
 
 from halberd.plugins.backends import BACKENDS, installed_versions, self_test
+from halberd.potentials.ace_operator import operator_problem
 
 _PACKAGES = (
     "halberd-md",
@@ -34,7 +35,8 @@ def diagnose() -> dict[str, Any]:
     Returns
     -------
     dict
-        ``versions`` {name: version}, ``platforms`` [name], ``backends`` {name: whether it works}, ``problems`` [text].
+        ``versions`` {name: version}, ``platforms`` [name], ``backends`` {name: whether it works}, ``operators`` {name:
+        whether it is compiled}, ``problems`` [text].
     """
     versions = {"python": sys.version.split()[0], **installed_versions(_PACKAGES)}
     platforms = [openmm.Platform.getPlatform(i).getName() for i in range(openmm.Platform.getNumPlatforms())]
@@ -51,7 +53,16 @@ def diagnose() -> dict[str, Any]:
             "plumed: no kernel found. Only PLUMED-biased runs need one; "
             "get it with: pip install --no-deps hillclimber==0.1.8"
         )
-    return {"versions": versions, "platforms": platforms, "backends": backends, "problems": problems}
+    ace = operator_problem()
+    if ace is not None:
+        problems.append(f"operator ace: {ace}. Linear ACE and PACE models run without it, five to ten times slower.")
+    return {
+        "versions": versions,
+        "platforms": platforms,
+        "backends": backends,
+        "operators": {"ace": ace is None},
+        "problems": problems,
+    }
 
 
 def _plugin_problems(failures: Iterable[str]) -> list[str]:

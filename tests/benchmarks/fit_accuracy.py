@@ -1,0 +1,144 @@
+"""Fit the published benchmark sets with ``halberd fit`` and print test errors beside the published ones.
+
+Usage: ``python fit_accuracy.py DATA [--only Si Cu Ni Li ethanol aspirin Si_tiny TiAl] [--out FOLDER]`` where DATA holds
+``zuo2020/``, ``rmd17/``, ``si_tiny/`` and ``tial/``. Every fit is one command, which is printed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import ase.io
+import numpy as np
+from ase import Atoms
+
+KCAL_PER_MOL = 0.0433641153087705  # eV
+#: Test MAE of GAP: meV/atom, eV/angstrom (Zuo et al. 2020).
+GAP = {"Ni": (0.42, 0.02), "Cu": (0.46, 0.01), "Li": (0.49, 0.01), "Si": (2.91, 0.07)}
+#: MAE of linear ACE: meV per molecule, meV/angstrom (Kovacs et al. 2021).
+LINEAR_ACE = {"ethanol": (1.2, 7.3), "aspirin": (6.1, 17.9)}
+
+
+def fit(arguments: list[str]) -> dict:
+    command = ["fit", *arguments, "--json"]
+    print("  halberd " + " ".join(Path(a).name if "/" in a else a for a in command), flush=True)
+    result = subprocess.run(
+        [sys.executable, "-W", "ignore", "-m", "halberd.plugins.cli", *command],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if result.returncode != 0:
+        sys.exit(result.stderr)
+    report = json.loads(result.stdout)
+    seconds = report["seconds"]
+    print(
+        f"  {report['n_basis']} functions, {report['n_rows']} rows, {seconds['total']:.0f} s "
+        f"(assemble {seconds['assemble']:.0f}, solve {seconds['solve']:.0f}), {report['peak_memory_mb']:.0f} MB"
+    )
+    return report
+
+
+def zuo(data: Path, element: str, out: Path) -> None:
+    report = fit(
+        [
+            *(str(data / f"zuo2020/{element}_train.xyz"), "--test", str(data / f"zuo2020/{element}_test.xyz")),
+            *("--forces-key", "force", "--degree", "25,21,17", "-o", str(out / f"{element}.pt")),
+        ]
+    )
+    energy, forces = 1e3 * report["test"]["energy"]["mae"], report["test"]["forces"]["mae"]
+    print(f"| {element} | {energy:.2f} meV/atom | {forces:.4f} eV/A | GAP {GAP[element][0]}, {GAP[element][1]} |")
+
+
+def rmd17(data: Path, name: str, out: Path) -> None:
+    files = {}
+    for part, count in (("train", 950), ("test", 1000)):
+        content = np.load(data / f"rmd17/rmd17_{name}_{part}_01.npz")
+        frames = []
+        for k in range(count):
+            atoms = Atoms(content["nuclear_charges"], content["coords"][k])
+            atoms.info["REF_energy"] = content["energies"][k] * KCAL_PER_MOL
+            atoms.arrays["REF_forces"] = content["forces"][k] * KCAL_PER_MOL
+            frames.append(atoms)
+        files[part] = out / f"{name}_{part}.xyz"
+        ase.io.write(files[part], frames)
+    options = {
+        "ethanol": ("--order", "4", "--degree", "14,12,9,8", "--cutoff", "4.5", "--pair-cutoff", "6.0"),
+        "aspirin": ("--order", "3", "--degree", "16,14,11", "--cutoff", "5.0", "--pair-cutoff", "6.5"),
+    }[name]
+    report = fit(
+        [
+            *(str(files["train"]), "--test", str(files["test"]), *options, "--energy-weight", "10"),
+            *("--prior-power", "2", "--committee", "0", "-o", str(out / f"{name}.pt")),
+        ]
+    )
+    atoms_per_molecule = len(ase.io.read(files["test"], "0"))
+    energy, forces = 1e3 * report["test"]["energy"]["mae"] * atoms_per_molecule, 1e3 * report["test"]["forces"]["mae"]
+    print(f"| {name} | {energy:.2f} meV | {forces:.2f} meV/A | linear ACE {LINEAR_ACE[name]} |")
+
+
+def training_errors(report: dict, name: str, scale: tuple[float, float, float] = (1e3, 1.0, 1e3)) -> None:
+    rows = {"all": report["train"], **report["train"]["per_config_type"]}
+    for group, row in rows.items():
+        shown = [
+            f"{s * row[p]['rmse']:.4g}" for p, s in zip(("energy", "forces", "virial"), scale, strict=True) if p in row
+        ]
+        print(f"| {name} {group} | RMSE meV/atom, eV/A, meV/atom: {', '.join(shown)} |")
+
+
+def si_tiny(data: Path, out: Path) -> None:
+    for solver in (["--solver", "blr", "--prior-power", "2"], ["--solver", "ridge", "--ridge", "1e-3"]):
+        report = fit(
+            [
+                *(str(data / "si_tiny/Si_tiny.xyz"), "--degree", "12", "--energy-key", "dft_energy"),
+                *("--forces-key", "dft_force", "--virial-key", "dft_virial", "--config-weight", "liq=10,0.66,0.25"),
+                *(*solver, "--committee", "0", "-o", str(out / "si_tiny.pt")),
+            ]
+        )
+        training_errors(report, f"Si_tiny {solver[1]}")
+
+
+def tial(data: Path, out: Path) -> None:
+    frames = ase.io.read(data / "tial/TiAl_tutorial.xyz", ":")
+    for name, part in (("train", frames[::5]), ("test", frames[1::10])):
+        for atoms in part:
+            atoms.info["REF_energy"], atoms.info["REF_virial"] = atoms.get_potential_energy(), atoms.info["virial"]
+            atoms.arrays["REF_forces"] = atoms.arrays["force"]
+            atoms.calc = None
+        ase.io.write(out / f"tial_{name}.xyz", part)
+    report = fit(
+        [
+            *(str(out / "tial_train.xyz"), "--test", str(out / "tial_test.xyz"), "--degree", "6"),
+            *("--config-weight", "FLD_TiAl=60,1,1", "--config-weight", "TiAl_T5000=5,1,1", "-o", str(out / "tial.pt")),
+        ]
+    )
+    training_errors(report, "TiAl")
+    training_errors({"train": {**report["test"], "per_config_type": {}}}, "TiAl test,")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("data", type=Path)
+    parser.add_argument("--only", nargs="+", default=["Si_tiny", "TiAl", "Li", "Si", "Cu", "Ni", "ethanol", "aspirin"])
+    parser.add_argument("--out", type=Path, help="keep models and reports here")
+    arguments = parser.parse_args()
+    with tempfile.TemporaryDirectory() as temporary:
+        out = arguments.out or Path(temporary)
+        out.mkdir(parents=True, exist_ok=True)
+        for name in arguments.only:
+            print(name, flush=True)
+            if name in GAP:
+                zuo(arguments.data, name, out)
+            elif name in LINEAR_ACE:
+                rmd17(arguments.data, name, out)
+            else:
+                {"Si_tiny": si_tiny, "TiAl": tial}[name](arguments.data, out)
+
+
+if __name__ == "__main__":
+    main()
