@@ -46,6 +46,7 @@ def label(atoms: Atoms) -> Atoms:
 
 
 def main() -> None:
+    """Make data, fit, run."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--frames", type=int, default=80)
     parser.add_argument("--steps", type=int, default=2000)
@@ -71,8 +72,8 @@ def main() -> None:
     )
     test = report["test"]
     print(
-        f"{report['n_basis']} functions fitted to {report['n_rows']} rows in {report['seconds']['total']:.1f} s; test MAE "
-        f"{1e3 * test['energy']['mae']:.2f} meV/atom, {1e3 * test['forces']['mae']:.1f} meV/A"
+        f"{report['n_basis']} functions fitted to {report['n_rows']} rows in {report['seconds']['total']:.1f} s; "
+        f"test MAE {1e3 * test['energy']['mae']:.2f} meV/atom, {1e3 * test['forces']['mae']:.1f} meV/A"
     )
 
     atoms = cell(generator, 3)

@@ -25,6 +25,8 @@ def fit(
     pair_cutoff: Annotated[float | None, typer.Option(help="Range of the pair functions; cutoff + 1.")] = None,
     pair_cutoffs: Annotated[str | None, typer.Option(help="Shorter ranges of some pairs: H-H=3.0,C-H=4.0.")] = None,
     inner_cutoff: Annotated[float, typer.Option(help="Many-body functions vanish below, angstrom.")] = 0.0,
+    transform: Annotated[str | None, typer.Option(help="Exponents p,q of the distance transform (2,4).")] = None,
+    pair_transform: Annotated[str | None, typer.Option(help="The same for the pair functions (1,4).")] = None,
     l_weight: Annotated[float, typer.Option(help="Weight of l in the degree.")] = 1.5,
     e0: Annotated[str | None, typer.Option(help="isolated, average, or energies in eV: Al=-105.8,Si=-163.2.")] = None,
     energy_weight: Annotated[float | None, typer.Option(help="Weight of energies (30).")] = None,
@@ -67,6 +69,9 @@ def fit(
         "inner_cutoff": inner_cutoff,
         "l_weight": l_weight,
     }
+    for name, text in (("transform", transform), ("pair_transform", pair_transform)):
+        if text is not None:
+            chosen[name] = _numbers(text, "--" + name.replace("_", "-"))
     weights: FitWeights | None = None
     given = {"energy": energy_weight, "forces": forces_weight, "virial": virial_weight}
     given = {key: value for key, value in given.items() if value is not None}

@@ -28,7 +28,7 @@ from halberd.potentials.files import replacing
 from halberd.potentials.labels import Frame
 from halberd.potentials.linear_solvers import LinearSystem, Posterior, solve
 from halberd.potentials.site_model import SiteModel
-from halberd.potentials.training_frames import check_frames, closest_distances, composition, self_energies
+from halberd.potentials.training_frames import check_frames, composition, distance_range, self_energies
 
 STATE_VERSION = 1
 #: Smoothness priors that ``prior_power="auto"`` compares.
@@ -84,7 +84,7 @@ class FittedAce:
         Their average is ``coefficients``.
     posterior : Posterior
     notes : list of str
-        What the user should know about the short-range repulsion.
+        What the user should know: a cutoff beyond all data, cores that reach into the data.
     """
 
     model: SiteModel
@@ -142,6 +142,7 @@ class AceFit:
         self._rows = CompressedRows(self.basis.n_functions + 1, memory_mb)
         n_species = len(settings.elements)
         self.closest = np.full((n_species, n_species), np.inf)
+        self.farthest = 0.0
 
     @property
     def n_rows(self) -> int:
@@ -171,7 +172,7 @@ class AceFit:
         elements = self.basis.settings.elements
         used = [frame for i, frame in enumerate(frames) if i not in set(copies)]
         counts = composition(used, elements)
-        closest = closest_distances(used, elements, self.basis.settings.r_max, self.closest)
+        closest, longest = distance_range(used, elements, self.basis.settings.r_max, self.closest)
         if not np.isfinite(closest).any():
             raise DataError(
                 f"No two atoms are closer than the longest cutoff ({self.basis.settings.r_max:g} angstrom) in any "
@@ -189,7 +190,7 @@ class AceFit:
             done += len(indices)
             if progress is not None:
                 progress(done, len(used))
-        self.closest = closest
+        self.closest, self.farthest = closest, max(self.farthest, longest)
         self.n_frames += len(used)
         return copies
 
@@ -286,10 +287,17 @@ class AceFit:
         columns = posterior.mean if members is None else members
         onsets = strengths = None
         notes: list[str] = []
+        cutoff = float(self.basis.settings.cutoff)
+        if self.farthest < 0.95 * cutoff:
+            notes.append(
+                f"no two atoms of the data are farther apart than {self.farthest:.2f} angstrom: nothing determines the "
+                f"potential from there to the cutoff of {cutoff:g}; a shorter cutoff would do"
+            )
         if repulsion:
             every = [posterior.mean] if members is None else [posterior.mean, *members.T]
-            cores, notes = fit_cores(self._assembler, every, shortest_or_default(self.basis, self.closest))
+            cores, more = fit_cores(self._assembler, every, shortest_or_default(self.basis, self.closest))
             onsets, strengths = cores.onsets, cores.strengths
+            notes += more
         assert self.e0s is not None
         e0s = self.e0s if members is None else np.tile(self.e0s[:, None], (1, committee))
         model = ace_site_model(
@@ -329,6 +337,7 @@ class AceFit:
             "n_rows": self.n_rows,
             "n_frames": self.n_frames,
             "e0_source": self.e0_source,
+            "farthest": self.farthest,
         }
         buffer = io.BytesIO()
         np.savez(
@@ -363,5 +372,6 @@ class AceFit:
         fit = cls(AceSettings(**header["settings"]), FitWeights(**header["weights"]), None, memory_mb)
         fit._rows = CompressedRows.from_factor(factor, header["n_rows"], memory_mb)
         fit.closest, fit.n_frames, fit.e0_source = closest, header["n_frames"], header["e0_source"]
+        fit.farthest = float(header["farthest"])
         fit.e0s = e0s if len(e0s) else None
         return fit

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import logging
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -13,7 +15,7 @@ from halberd.potentials.ace_basis import AceBasis
 from halberd.potentials.ace_operator import operator_problem
 from halberd.potentials.ace_radial import tabulate
 from halberd.potentials.ace_sites import AceSites, CompiledAceSites
-from halberd.potentials.pace_embedding import CompiledEmbeddedSites
+from halberd.potentials.pace_embedding import CompiledEmbeddedSites, EmbeddedSites, FinnisSinclair
 from halberd.potentials.repulsive_core import repulsive_core
 from halberd.potentials.site_model import SiteModel
 
@@ -82,7 +84,7 @@ def ace_site_model(
 
 
 def with_compiled_sites(model: SiteModel) -> SiteModel:
-    """Let a linear ACE or PACE model use the compiled operator on CPUs, if it can be had here.
+    """Let a linear ACE or PACE model be cut to elements, and use the compiled operator on CPUs if it can be had here.
 
     Other models are returned as they are.
 
@@ -91,8 +93,56 @@ def with_compiled_sites(model: SiteModel) -> SiteModel:
     compiled = {LINEAR_ACE: CompiledAceSites, PACE: CompiledEmbeddedSites}.get(model.metadata.get("kind", ""))
     if compiled is None:
         return model
+    model.restriction = functools.partial(cut_to_elements, model)
     problem = operator_problem()
     if problem is not None:
         _log.info("linear ACE runs on ordinary torch functions: %s", problem)
         return model
     return model.replaced(compiled(model.module))
+
+
+def cut_to_elements(model: SiteModel, atomic_numbers: Sequence[int]) -> SiteModel:
+    """Drop elements from a linear ACE or PACE model: products that need them, their radial functions and weights.
+
+    Energies of structures without these elements stay the same to the bit.
+
+    Parameters
+    ----------
+    model : SiteModel
+    atomic_numbers : sequence of int
+        Elements to keep, all known to the model.
+    """
+    keep = torch.tensor([model.atomic_numbers.index(z) for z in atomic_numbers])
+    whole: Any = getattr(model.module, "portable", model.module)
+    if model.metadata["kind"] == PACE:
+        rows = [getattr(whole.embedding, name)[keep] for name in FinnisSinclair.BUFFERS]
+        module: torch.nn.Module = EmbeddedSites(_kept_sites(whole.sites, keep), FinnisSinclair(*rows))
+    else:
+        module = _kept_sites(whole, keep)
+    return with_compiled_sites(
+        SiteModel(
+            module,
+            model.cutoff,
+            atomic_numbers,
+            e0s=model.e0s[keep.numpy()],
+            n_columns=model.n_columns,
+            metadata=model.metadata,
+        )
+    )
+
+
+def _kept_sites(sites: Any, keep: torch.Tensor) -> AceSites:
+    new_number = torch.full((sites.n_species,), -1, dtype=torch.int64)
+    new_number[keep] = torch.arange(len(keep))
+    products, weights = [], []
+    for order in range(1, sites.orders + 1):
+        entry = getattr(sites, f"products{order}").to(torch.int64)
+        species = new_number[entry // sites.size]
+        possible = (species >= 0).all(dim=1)
+        products.append((species * sites.size + entry % sites.size)[possible])
+        weights.append(getattr(sites, f"weights{order}")[keep][:, :, possible])
+    table = sites.table.unflatten(0, (sites.n_species, sites.n_species))[keep][:, keep].flatten(0, 1)
+    return AceSites(
+        *(table.contiguous(), sites.spacing, list(sites.start), list(sites.count), sites.n_core, sites.many_range),
+        *(products, weights, sites.single),
+    )

@@ -113,10 +113,10 @@ class AceSettings:
         if not 0 <= self.inner_cutoff < self.cutoff:
             raise ConfigurationError(f"inner_cutoff is {self.inner_cutoff}; it must lie between 0 and the cutoff.")
         for name in ("transform", "pair_transform"):
-            p, q = getattr(self, name)
-            if not 0 < p <= q:
-                raise ConfigurationError(f"{name} is {(p, q)}; the exponents must obey 0 < p <= q.")
-            fix(name, (p, q))
+            exponents = getattr(self, name)
+            if np.size(exponents) != 2 or not 0 < exponents[0] <= exponents[1]:
+                raise ConfigurationError(f"{name} is {exponents}; it takes two exponents with 0 < p <= q.")
+            fix(name, tuple(exponents))
         for name in ("envelope", "pair_envelope"):
             powers = tuple(int(power) for power in getattr(self, name))
             if len(powers) != 2 or min(powers) < 0 or powers[1] < 3:

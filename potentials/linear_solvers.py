@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import scipy.linalg
+import torch
 from numpy.typing import NDArray
 
 from halberd.potentials.errors import ConfigurationError, DataError, did_you_mean
@@ -167,18 +168,19 @@ def _ridge(system: LinearSystem, ridge: float = 1e-3) -> Posterior:
             f"There are {m} unknowns but only {system.n_rows} rows of data, and no regularisation. Use solver 'blr' "
             "or 'ridge' with ridge > 0, lower the degree, or add data."
         )
-    matrix, target = system.matrix / system.prior, system.target
+    # R of [X | y] with the regularisation below it: the last column is Q'y, and Q itself is never formed.
+    rows = np.column_stack([system.matrix / system.prior, system.target])
     if ridge > 0:
-        matrix = np.concatenate([matrix, ridge * np.eye(m)])
-        target = np.concatenate([target, np.zeros(m)])
-    q, r = scipy.linalg.qr(matrix, mode="economic")
+        rows = np.concatenate([rows, ridge * np.eye(m, m + 1)])
+    triangle = torch.linalg.qr(torch.from_numpy(rows), mode="r").R.numpy()
+    r, projected = triangle[:m, :m], triangle[:m, m]
     diagonal = np.abs(np.diag(r))
     if ridge == 0 and diagonal.min() < 1e-13 * diagonal.max():
         raise DataError(
             f"The system is singular: {int((diagonal < 1e-13 * diagonal.max()).sum())} of {m} functions are not "
             "determined by the data. Use solver 'blr', 'svd', or 'ridge' with ridge > 0, or lower the degree."
         )
-    scaled = scipy.linalg.solve_triangular(r, q.T @ target)
+    scaled = scipy.linalg.solve_triangular(r, projected)
     mean = scaled / system.prior
     freedom = max(system.n_rows - m, 1)
     noise = float(np.sqrt(system.residual(mean) / freedom)) if system.n_rows > m else 0.0

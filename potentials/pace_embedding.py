@@ -1,5 +1,7 @@
 """Finnis-Sinclair embedding of ACE densities, as in ML-PACE potentials: TorchScript modules."""
 
+from typing import Final
+
 import torch
 
 from halberd.potentials.ace_sites import CompiledAceSites
@@ -17,6 +19,9 @@ class FinnisSinclair(torch.nn.Module):
     core_cut, core_width : torch.Tensor, shape (S,)
         Core density from which the embedding is zero, and width of the switch below it, eV.
     """
+
+    #: In the order of the constructor.
+    BUFFERS: Final = ("weights", "powers", "shifted", "core_cut", "core_width")
 
     weights: torch.Tensor
     powers: torch.Tensor

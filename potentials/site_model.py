@@ -117,7 +117,7 @@ class SiteModel:
         self.e0s = np.zeros(len(self.atomic_numbers)) if e0s is None else np.asarray(e0s, dtype=np.float64)
         self.n_columns = n_columns
         self.metadata = dict(metadata or {})
-        self._restriction = restriction
+        self.restriction = restriction
         if not np.isfinite(self.cutoff) or self.cutoff <= 0:
             raise ModelError(f"A site model needs a positive cutoff in angstrom, got {cutoff!r}.")
         if len(set(self.atomic_numbers)) != len(self.atomic_numbers) or not self.atomic_numbers:
@@ -228,9 +228,9 @@ class SiteModel:
                 f"Model '{self.name}' was asked for {asked}; it knows {', '.join(self.symbols)}. "
                 "Ask for some of these, or use another model."
             )
-        if self._restriction is None or wanted == set(self.atomic_numbers):
+        if self.restriction is None or wanted == set(self.atomic_numbers):
             return self
-        return self._restriction(sorted(wanted))
+        return self.restriction(sorted(wanted))
 
     def to(self, dtype: torch.dtype | None = None, device: torch.device | str | None = None) -> SiteModel:
         """Return a copy with other precision or on another device; self if nothing changes."""
@@ -238,9 +238,9 @@ class SiteModel:
             return self
         module = copy.deepcopy(self.module).to(device=device, dtype=dtype)
         moved = self.replaced(module)
-        if self._restriction is not None:
-            restriction = self._restriction
-            moved._restriction = lambda elements: restriction(elements).to(dtype, device)
+        if self.restriction is not None:
+            restriction = self.restriction
+            moved.restriction = lambda elements: restriction(elements).to(dtype, device)
         return moved
 
     # -- scripting and files ------------------------------------------------------------------------------------

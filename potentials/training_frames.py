@@ -157,10 +157,10 @@ def self_energies(
     return mean + shift, "average"
 
 
-def closest_distances(
+def distance_range(
     frames: Sequence[Frame], elements: Sequence[int], reach: float, known: NDArray[np.float64] | None = None
-) -> NDArray[np.float64]:
-    """Shortest distance of every pair of elements, shape (S, S), angstrom; infinite where none is within reach.
+) -> tuple[NDArray[np.float64], float]:
+    """Shortest distance of every pair of elements, and the longest distance of all.
 
     Parameters
     ----------
@@ -168,9 +168,17 @@ def closest_distances(
     elements : sequence of int
     reach : float, angstrom
     known : array, optional
-        Distances to start from.
+        Shortest distances to start from.
+
+    Returns
+    -------
+    shortest : array, shape (S, S), angstrom
+        Infinite where no pair is within reach.
+    longest : float, angstrom
+        At most ``reach``; 0 if there is no pair.
     """
     n = len(elements)
+    longest = 0.0
     shortest = np.full(n * n, np.inf) if known is None else known.ravel().copy()
     index = {z: s for s, z in enumerate(elements)}
     search = NeighborList(reach, 0.0)
@@ -182,5 +190,7 @@ def closest_distances(
         box = torch.tensor(np.array(atoms.cell), dtype=torch.float64)
         edges, vectors = search(torch.tensor(atoms.positions), box, torch.tensor(atoms.pbc))
         pair = (species[edges[0]] * n + species[edges[1]]).numpy()
-        np.minimum.at(shortest, pair, vectors.norm(dim=1).numpy())
-    return shortest.reshape(n, n)
+        distances = vectors.norm(dim=1).numpy()
+        np.minimum.at(shortest, pair, distances)
+        longest = max(longest, float(distances.max(initial=0.0)))
+    return shortest.reshape(n, n), longest

@@ -18,7 +18,7 @@ from halberd.potentials.energy import StructureEnergy
 from halberd.potentials.errors import ConfigurationError, DataError, OutputError, UnknownElementError
 from halberd.potentials.labels import Frame
 from halberd.potentials.model_selection import select_degree
-from halberd.potentials.training_frames import check_frames, closest_distances, self_energies
+from halberd.potentials.training_frames import check_frames, distance_range, self_energies
 from tests.conftest import cluster, random_ace
 
 SYMBOLS = ("Al", "Si")
@@ -257,12 +257,21 @@ def test_self_energies(frames):
         self_energies(frames, (13, 14), "guess")
 
 
-def test_closest_distances():
+def test_distance_range():
     atoms = Atoms("AlSiSi", positions=[[0, 0, 0], [2.0, 0, 0], [0, 3.5, 0]])
-    shortest = closest_distances([Frame(atoms, 0.0, None, None, "")], (13, 14), 4.5)
+    shortest, longest = distance_range([Frame(atoms, 0.0, None, None, "")], (13, 14), 4.5)
+    assert longest == pytest.approx(np.hypot(2.0, 3.5))
     assert shortest[0, 1] == shortest[1, 0] == pytest.approx(2.0)
     assert shortest[1, 1] == pytest.approx(np.hypot(2.0, 3.5))
     assert np.isinf(shortest[0, 0])
+
+
+def test_a_cutoff_beyond_all_data_is_noted():
+    atoms = cluster(np.random.default_rng(0), SYMBOLS, 5, radius=1.5)
+    frames = [Frame(atoms, -1.0, np.zeros((5, 3)), None, "")]
+    fit = AceFit(AceSettings(SYMBOLS, order=2, degree=4, cutoff=7.0), e0s=E0S)
+    fit.add(frames)
+    assert "a shorter cutoff would do" in fit.solve().notes[0]
 
 
 def damaged(frames, number, **changes):

@@ -182,6 +182,26 @@ assert "halberd::" not in str(module.forward.graph)
         assert isinstance(loaded.module, CompiledAceSites)
 
 
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+def test_cut_to_elements(dtype, alloy, tmp_path):
+    """Products of other elements go; energies of what is left stay."""
+    basis, coefficients = random_ace(("Al", "Si", "Cu"), members=2)
+    model = ace_site_model(basis, coefficients, e0s=np.arange(6.0).reshape(3, 2)).to(dtype)
+    model.save(tmp_path / "three.pt")
+    for whole in (model, load(tmp_path / "three.pt")):
+        cut = whole.restrict(["Si", "Al"])
+        assert cut.symbols == ("Al", "Si")
+        assert cut.dtype == dtype
+        assert cut.e0s.tolist() == [[0.0, 1.0], [2.0, 3.0]]
+        portable = getattr(cut.module, "portable", cut.module)
+        assert len(portable.products3) < len(basis.products[2])
+        two, _ = random_ace(("Al", "Si"))
+        species, edge_index, vectors = edges_of(alloy, two)
+        arguments = (edge_index, vectors.to(dtype))
+        expected = whole(whole.species_of(alloy.numbers), *arguments)
+        assert torch.allclose(cut(species, *arguments), expected, rtol=1e-12 if dtype == torch.float64 else 1e-5)
+
+
 def test_without_a_compiler(tmp_path, alloy, monkeypatch):
     """No compiler: the same numbers from ordinary torch functions, and doctor says why."""
     code = """

@@ -275,6 +275,10 @@ def test_export_and_elements(files, tmp_path):
     a, b = (HalberdCalculator(m).evaluate(atoms) for m in (model, loaded))
     assert a["energy"] == b["energy"]
     assert loaded.symbols == SYMBOLS
+    nickel = Atoms("Ni3", positions=[[0, 0, 0], [2.3, 0, 0], [0.4, 2.4, 0.3]])
+    assert HalberdCalculator(model.restrict(["Ni"])).evaluate(nickel)["energy"] == pytest.approx(
+        HalberdCalculator(model).evaluate(nickel)["energy"], rel=1e-13
+    )
     with pytest.raises(ConfigurationError, match="head cannot be chosen"):
         load(files[0], head="dft")
 
