@@ -20,7 +20,7 @@ import yaml
 
 from halberd.potentials.angular_coupling import clebsch_gordan
 from halberd.potentials.errors import ModelFileError
-from halberd.potentials.pace_radial import PaceBond
+from halberd.potentials.pace_radial import RADIAL_BASES, PaceBond
 
 #: Products of more factors than this are refused.
 MAX_RANK = 6
@@ -136,22 +136,44 @@ def _embedding(entry: Mapping[str, Any], parameters: str, cut: str, width: str) 
 
 
 def _bond(entry: Mapping[str, Any], names: Mapping[str, str]) -> PaceBond:
+    if entry[names["basis"]] not in (*RADIAL_BASES, "Tabulated"):
+        raise ModelFileError(
+            f"radial basis '{entry[names['basis']]}' is not supported; halberd reads {', '.join(RADIAL_BASES)} and "
+            "Tabulated."
+        )
     inner = entry.get("inner_cutoff_type", "density")
-    if inner != "density" and float(entry.get("r_in", entry.get("rcut_in", 0.0)) or 0.0) > 0:
+    if inner != "density" and any(float(entry.get(key) or 0.0) > 0 for key in ("r_in", "rcut_in")):
         raise ModelFileError(f"inner cutoff of type '{inner}' is not supported; halberd reads 'density'.")
     n_radial, l_max, n_base = (int(entry[names[key]]) for key in ("n_radial", "l_max", "n_base"))
-    coefficients = torch.tensor(entry["radcoefficients"], dtype=torch.float64)
-    wanted = (n_radial, l_max + 1, n_base)
+    shape = (n_radial, l_max + 1, n_base)
+    tabulated = entry[names["basis"]] == "Tabulated"
+    if tabulated:
+        coefficients, values = torch.zeros(shape, dtype=torch.float64), _tabulated(entry["radtable"], shape)
+    else:
+        coefficients, values = torch.tensor(entry["radcoefficients"], dtype=torch.float64).reshape(shape), None
     core = entry.get("core-repulsion", (entry.get("prehc", 0.0), entry.get("lambdahc", 1.0)))
     return PaceBond(
         str(entry[names["basis"]]),
-        float(entry["radparameters"][0]),
+        0.0 if tabulated else float(entry["radparameters"][0]),
         float(entry[names["cutoff"]]),
         float(entry[names["width"]]),
-        coefficients.reshape(wanted),
+        coefficients,
         n_base,
         (float(core[0]), float(core[1])),
+        values,
     )
+
+
+def _tabulated(table: Mapping[str, Any], shape: tuple[int, int, int]) -> torch.Tensor:
+    """Values of g_k, then of R_nl for l = 0, 1, ..., at the knots of a tabulated bond."""
+    n_radial, n_degrees, n_base = shape
+    values = torch.zeros(int(table["nbins"]) + 1, n_base + n_degrees * n_radial, dtype=torch.float64)
+    for column in table["gk"]:
+        values[:, int(column["k"]) - 1] = torch.tensor(column["f"], dtype=torch.float64)
+    for column in table["rnl"]:
+        place = n_base + int(column["l"]) * n_radial + int(column["n"]) - 1
+        values[:, place] = torch.tensor(column["f"], dtype=torch.float64)
+    return values
 
 
 _C_TILDE_NAMES = {

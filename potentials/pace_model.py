@@ -12,12 +12,11 @@ import torch
 
 from halberd.potentials.ace_basis import AtomicLayout
 from halberd.potentials.ace_model import PACE, with_compiled_sites
-from halberd.potentials.ace_radial import tabulate
 from halberd.potentials.ace_sites import AceSites
 from halberd.potentials.angular_coupling import real_from_complex
 from halberd.potentials.pace_embedding import EmbeddedSites, FinnisSinclair
 from halberd.potentials.pace_file import PacePotential, PaceTerm, read_pace
-from halberd.potentials.pace_radial import bond_functions
+from halberd.potentials.pace_radial import bond_table
 from halberd.potentials.site_model import SiteModel
 
 #: Finer than halberd's own: the tables stand in for somebody else's formulas.
@@ -52,9 +51,12 @@ def pace_site_model(potential: PacePotential, name: str) -> SiteModel:
     n_radial = max(bond.coefficients.shape[0] for bond in bonds.values())
     l_max = max([0, *(degree for term in potential.terms for degree in term.l)])
     cutoff = max(bond.cutoff for bond in bonds.values())
-    functions = {pair: bond_functions(bond, n_radial, l_max, n_base) for pair, bond in bonds.items()}
     table = torch.stack(
-        [tabulate(functions[a, b], cutoff, PACE_KNOTS) for a in range(n_species) for b in range(n_species)]
+        [
+            bond_table(bonds[a, b], n_radial, l_max, n_base, cutoff, PACE_KNOTS)
+            for a in range(n_species)
+            for b in range(n_species)
+        ]
     )
     first = 1 + n_base
     layout = AtomicLayout(

@@ -8,10 +8,11 @@ from __future__ import annotations
 import dataclasses
 import math
 
+import numpy as np
 import torch
+from scipy.interpolate import CubicSpline
 
-from halberd.potentials.ace_radial import RadialFunction
-from halberd.potentials.errors import ModelFileError
+from halberd.potentials.ace_radial import RadialFunction, tabulate
 
 RADIAL_BASES = ("ChebExpCos", "ChebPow", "ChebLinear", "SBessel")
 
@@ -23,7 +24,7 @@ class PaceBond:
     Attributes
     ----------
     basis : str
-        One of ``RADIAL_BASES``.
+        One of ``RADIAL_BASES``, or ``"Tabulated"``.
     decay : float
         lambda of the Chebyshev argument.
     cutoff, width : float, angstrom
@@ -33,6 +34,8 @@ class PaceBond:
     n_base : int
     core : pair of float
         Prefactor (eV angstrom) and exponent (1/angstrom^2) of the core repulsion.
+    values : torch.Tensor, shape (knots, n_base + (l_max + 1) n_radial), optional
+        Instead of a formula: g_k, then R_nl for l = 0, 1, ..., on a uniform grid from 0 to the cutoff.
     """
 
     basis: str
@@ -42,6 +45,7 @@ class PaceBond:
     coefficients: torch.Tensor
     n_base: int
     core: tuple[float, float]
+    values: torch.Tensor | None = None
 
 
 def chebyshev(x: torch.Tensor, count: int) -> list[torch.Tensor]:
@@ -53,15 +57,7 @@ def chebyshev(x: torch.Tensor, count: int) -> list[torch.Tensor]:
 
 
 def base_functions(bond: PaceBond) -> RadialFunction:
-    """g_k(r), k = 1 ... n_base, zero beyond the cutoff.
-
-    Raises
-    ------
-    ModelFileError
-        If the basis is unknown.
-    """
-    if bond.basis not in RADIAL_BASES:
-        raise ModelFileError(f"Radial basis '{bond.basis}' is not supported; halberd reads {', '.join(RADIAL_BASES)}.")
+    """g_k(r), k = 1 ... n_base, zero beyond the cutoff."""
     cutoff, count = bond.cutoff, bond.n_base
 
     def functions(r: torch.Tensor) -> torch.Tensor:
@@ -122,11 +118,31 @@ def core_repulsion(bond: PaceBond) -> RadialFunction:
     return core
 
 
-def bond_functions(bond: PaceBond, n_radial: int, l_max: int, n_base: int) -> RadialFunction:
-    """All radial columns of a bond, padded with zeros to a common layout.
+def bond_table(bond: PaceBond, n_radial: int, l_max: int, n_base: int, r_max: float, knots: int) -> torch.Tensor:
+    """All radial columns of a bond as a table, padded with zeros to a common layout; shape (knots, 3, columns).
 
     Columns: the core, g_1 ... g_n_base, then R_1l ... R_n_radial,l for l = 0 ... l_max.
     """
+    if bond.values is None:
+        return tabulate(bond_functions(bond, n_radial, l_max, n_base), r_max, knots)
+    own_n, own_l, _ = bond.coefficients.shape
+    spacing = r_max / (knots - 1)
+    r = np.linspace(0.0, r_max, knots)
+    spline = CubicSpline(np.linspace(0.0, bond.cutoff, len(bond.values)), bond.values.numpy(), axis=0)
+    inside = (r < bond.cutoff)[:, None]
+    derivatives = [np.where(inside, spacing**k * spline(np.minimum(r, bond.cutoff), k), 0.0) for k in range(3)]
+    read = torch.from_numpy(np.stack(derivatives, axis=1))
+    table = torch.zeros(knots, 3, 1 + n_base + (l_max + 1) * n_radial, dtype=torch.float64)
+    table[:, :, :1] = tabulate(core_repulsion(bond), r_max, knots)
+    table[:, :, 1 : 1 + bond.n_base] = read[:, :, : bond.n_base]
+    for degree in range(min(own_l, l_max + 1)):
+        start, first = 1 + n_base + degree * n_radial, bond.n_base + degree * own_n
+        table[:, :, start : start + own_n] = read[:, :, first : first + own_n]
+    return table
+
+
+def bond_functions(bond: PaceBond, n_radial: int, l_max: int, n_base: int) -> RadialFunction:
+    """All radial columns of a bond given by formulas, in the layout of :func:`bond_table`."""
     base, core = base_functions(bond), core_repulsion(bond)
     own = bond.coefficients.transpose(0, 1)[: l_max + 1]  # l that no product uses are left out
     mixing = torch.zeros(l_max + 1, n_radial, bond.n_base, dtype=torch.float64)

@@ -1,7 +1,8 @@
 """Time OpenMM steps with a fitted linear ACE on the CPU platform, and ace-jax's calculator beside it if there is one.
 
-Usage: ``python bench_ace.py MODEL.pt [--threads 1] [--sizes 32 500] [--rounds 7]`` for a model of Al and Si from
-``halberd fit``. ``--growth`` prints how the time grows with order, degree, elements, members and atoms instead, for
+Usage: ``python bench_ace.py MODEL [--threads 1] [--sizes 32 500] [--rounds 7] [--ace-jax FILE]`` for a model from
+``halberd fit``, or for the ``.yace`` that ``ace-jax export`` made of FILE: then both run one and the same potential.
+``--growth`` prints how the time grows with order, degree, elements, members and atoms instead, for
 models with random coefficients. Positions and velocities are reset before every round.
 """
 
@@ -15,6 +16,7 @@ import openmm
 import torch
 from ase import Atoms
 from ase.build import bulk
+from ase.data import atomic_numbers
 from openmm import unit
 
 from halberd.plugins import LearnedPotential
@@ -23,15 +25,16 @@ from halberd.potentials import load
 from halberd.potentials.ace_basis import AceBasis
 from halberd.potentials.ace_model import ace_site_model
 from halberd.potentials.ace_operator import operator_problem
+from halberd.potentials.ace_radial import bond_length
 from halberd.potentials.ace_settings import AceSettings
 
 
 def alloy(size: int, symbols: tuple[str, ...], fraction: float = 0.1, seed: int = 0) -> Atoms:
     """An fcc crystal of at least ``size`` atoms at 800 K or so, the minority elements at random places."""
     cells = round((size / 4) ** (1 / 3))
-    atoms = bulk("Al", cubic=True, a=4.1) * (cells, cells, cells)
+    length = bond_length(atomic_numbers[symbols[0]])
+    atoms = bulk(symbols[0], "fcc", a=1.01 * np.sqrt(2.0) * length, cubic=True) * (cells, cells, cells)
     generator = np.random.default_rng(seed)
-    atoms.symbols[:] = symbols[0]
     for symbol in symbols[1:]:
         chosen = generator.choice(len(atoms), size=max(1, int(fraction * len(atoms))), replace=False)
         atoms.symbols[chosen] = symbol
@@ -136,11 +139,11 @@ def growth(arguments: argparse.Namespace) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("model", nargs="?", help="fitted to Al and Si")
+    parser.add_argument("model", nargs="?", help="a halberd .pt or a .yace file")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--sizes", type=int, nargs="+", default=[32, 500])
     parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--ace-jax", help="a model file of ace-jax for the same elements, to time beside ours")
+    parser.add_argument("--ace-jax", help="a model file of ace-jax, to time its calculator beside ours")
     parser.add_argument("--growth", action="store_true")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)

@@ -221,6 +221,29 @@ def test_keeps_the_contract(files, number):
     check_site_model(load(files[number]), smoothness=1e-3)
 
 
+def test_tabulated_radial_functions(files, tmp_path):
+    """The form ace-jax exports: values on a grid in place of formulas."""
+    content = c_tilde()
+    for bond in content["bonds"].values():
+        grid = torch.linspace(0.0, bond["rcut"], 4001, dtype=torch.float64)
+        coefficients = torch.tensor(bond.pop("radcoefficients"), dtype=torch.float64)
+        formula = PaceBond("ChebExpCos", bond.pop("radparameters")[0], bond["rcut"], 0.01, coefficients, 3, (0.0, 1.0))
+        g = base_functions(formula)(grid)
+        rnl = torch.einsum("nlk,gk->nlg", coefficients, g)
+        bond["radbasename"] = "Tabulated"
+        bond["radtable"] = {
+            "nbins": 4000,
+            "gk": [{"k": k + 1, "f": g[:, k].tolist()} for k in range(3)],
+            "rnl": [{"n": n + 1, "l": d, "f": rnl[n, d].tolist()} for n in range(2) for d in range(3)],
+        }
+    atoms = cluster(np.random.default_rng(3), SYMBOLS, 12)
+    read, expected = (
+        HalberdCalculator(load(path)).evaluate(atoms) for path in (dump(content, tmp_path / "tab.yace"), files[1])
+    )
+    assert read["energy"] == pytest.approx(expected["energy"], rel=1e-9)
+    assert np.abs(read["forces"] - expected["forces"]).max() < 1e-7 * np.abs(expected["forces"]).max()
+
+
 @pytest.mark.parametrize("basis", ["ChebPow", "ChebLinear", "SBessel"])
 def test_other_radial_bases(basis):
     bond = PaceBond(basis, 2.0, 5.0, 0.0, torch.ones(1, 1, 4, dtype=torch.float64), 4, (0.0, 1.0))
@@ -293,7 +316,7 @@ def changed(edit):
     ("edit", "message"),
     [
         (lambda c: c["species"][0].update(npoti="Tersoff"), "embedding 'Tersoff' is not supported"),
-        (lambda c: c["species"][0].update(radbase="TEST_Gaussians"), "Radial basis 'TEST_Gaussians' is not supported"),
+        (lambda c: c["species"][0].update(radbase="TEST_Gaussians"), "radial basis 'TEST_Gaussians' is not supported"),
         (lambda c: c["species"][0].update(parameters=[1.0, 1.0, 1.0]), "do not fit the number of densities"),
         (lambda c: c["species"][0].update(inner_cutoff_type="distance", r_in=1.2), "inner cutoff of type 'distance'"),
         (lambda c: c["species"][0].pop("rcutij"), "lacks or garbles .*rcutij"),
