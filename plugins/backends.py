@@ -11,13 +11,12 @@ import hashlib
 import importlib.metadata
 import io
 import json
-import os
 import subprocess
 import sys
 from functools import lru_cache
-from pathlib import Path
 from types import ModuleType
 
+from halberd.potentials.cache import cache_folder
 from halberd.potentials.errors import BackendError, ConfigurationError, OutputError, did_you_mean
 from halberd.potentials.files import replacing
 
@@ -96,7 +95,7 @@ def self_test(backend: str, timeout: float = 180.0) -> str | None:
 def cached_self_test(backend: str) -> str | None:
     """As :func:`self_test`, remembered per set of installed versions, also between processes."""
     key = json.dumps([sys.version, sys.executable, installed_versions(), backend])
-    folder = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "halberd"
+    folder = cache_folder()
     file = folder / f"selftest-{hashlib.sha256(key.encode()).hexdigest()[:16]}.json"
     with contextlib.suppress(OSError, ValueError):
         remembered = json.loads(file.read_text())

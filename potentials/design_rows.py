@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from halberd.potentials.ace_basis import AceBasis
 from halberd.potentials.ace_radial import hermite, with_slope
-from halberd.potentials.neighbors import NeighborList
+from halberd.potentials.neighbors import NeighborList, edges_of_atoms
 
 #: Edge index (2, E) and edge vectors (E, 3) of one structure.
 Edges: TypeAlias = tuple[torch.Tensor, torch.Tensor]
@@ -111,7 +111,7 @@ class DesignAssembler:
         edges: list[Edges] = []
         cost = 0.0
         for index, atoms in enumerate(structures):
-            found = self._search(atoms)
+            found = edges_of_atoms(self._neighbors, atoms)
             # Rows of forces and their copies per species.
             own = (3 * len(atoms) + 10) * self.n_columns * 2.5 + found[1].size(0) * per_edge
             if pending and cost + own > self.budget / 2:
@@ -127,7 +127,7 @@ class DesignAssembler:
     def rows(self, structures: Sequence[Atoms], edges: Sequence[Edges] | None = None) -> DesignBlock:
         """Rows of some structures, all at once."""
         basis, n_species = self.basis, self.basis.n_species
-        found = [self._search(atoms) for atoms in structures] if edges is None else edges
+        found = [edges_of_atoms(self._neighbors, atoms) for atoms in structures] if edges is None else edges
         species, frame, edge_index, vectors = self._join(structures, found)
         n_atoms, n_frames = len(species), len(structures)
         energy = torch.zeros(n_frames, self.n_columns, dtype=torch.float64)
@@ -163,13 +163,6 @@ class DesignAssembler:
         return DesignBlock(energy.numpy(), per_frame, voigt.numpy())
 
     # -- pieces -------------------------------------------------------------------------------------------------
-
-    def _search(self, atoms: Atoms) -> Edges:
-        box = torch.tensor(np.array(atoms.cell), dtype=torch.float64)
-        index, vectors = self._neighbors(
-            torch.tensor(atoms.positions, dtype=torch.float64), box, torch.tensor(atoms.pbc)
-        )
-        return index, vectors
 
     def _join(
         self, structures: Sequence[Atoms], edges: Sequence[Edges]

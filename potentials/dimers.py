@@ -25,6 +25,8 @@ RESTRAINED = np.linspace(0.9, 1.02, 6)
 RESTRAINT_WEIGHT = 1.0
 #: Onsets are moved into the data by no more than this.
 LARGEST_ONSET = 1.25
+#: Cores are at most this many times the ZBL repulsion.
+STRONGEST = 1e3
 
 
 @dataclasses.dataclass(frozen=True)
@@ -124,7 +126,7 @@ def fit_cores(
         push = np.stack([forces[1, 2] for forces in block.forces]) @ columns
         weakest = push.min(axis=1)
         needed = 0.02
-        onset = closest[a, b]
+        onset, strength = float(closest[a, b]), 1.0
         for stretch in np.arange(1.0, LARGEST_ONSET + 1e-9, 0.01):
             onset = stretch * closest[a, b]
             core = _push_of_core(elements[a], elements[b], onset, grid)
@@ -133,9 +135,10 @@ def fit_cores(
             if (missing[~strong] > 0).any():
                 continue
             strength = max(1.0, float((missing[strong] / core[strong]).max(initial=0.0)))
-            if strength <= 1e3:
+            if strength <= STRONGEST:
                 break
         else:
+            onset, strength = float(closest[a, b]), 1.0
             notes.append(f"{symbols[a]}-{symbols[b]} is not repulsive below {closest[a, b]:.2f} angstrom")
         if onset > closest[a, b]:
             notes.append(

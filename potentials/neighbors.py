@@ -8,8 +8,10 @@ and any mixture of periodic and open directions.
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 import vesin_torch  # noqa: F401  (registers torch.classes.vesin)
+from ase import Atoms
 
 from halberd.potentials.errors import ConfigurationError
 
@@ -100,3 +102,12 @@ class NeighborList(torch.nn.Module):
             # Six bits an axis: images of one pair within the cutoff are never 64 boxes apart.
             key = key * 64 + torch.remainder(shifts[:, axis].to(torch.int64), 64)
         return torch.argsort(key)
+
+
+def edges_of_atoms(search: NeighborList, atoms: Atoms) -> tuple[torch.Tensor, torch.Tensor]:
+    """Edge index (2, E) and edge vectors (E, 3) of an ASE structure, double precision."""
+    box = torch.tensor(np.array(atoms.cell), dtype=torch.float64)
+    edge_index, vectors = search(
+        torch.tensor(atoms.positions, dtype=torch.float64), box, torch.tensor(np.array(atoms.pbc))
+    )
+    return edge_index, vectors

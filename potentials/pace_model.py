@@ -58,12 +58,24 @@ def pace_site_model(potential: PacePotential, name: str) -> SiteModel:
             for b in range(n_species)
         ]
     )
-    first = 1 + n_base
-    layout = AtomicLayout(
-        (0, *(first + degree * n_radial for degree in range(1, l_max + 1))),
-        (first + n_radial, *([n_radial] * l_max)),
-    )
-    products, weights = _products(potential, layout, n_base)
+    # Only columns that some product reads are kept: they are looked up for every edge.
+    used_base = max((term.n[0] for term in potential.terms if len(term.n) == 1), default=0)
+    used = [
+        max(
+            (n for t in potential.terms if len(t.n) > 1 for n, d in zip(t.n, t.l, strict=True) if d == degree),
+            default=0,
+        )
+        for degree in range(l_max + 1)
+    ]
+    starts = [1 + n_base + degree * n_radial for degree in range(l_max + 1)]
+    kept = [
+        *range(1 + used_base),
+        *(start + n for start, count in zip(starts, used, strict=True) for n in range(count)),
+    ]
+    table = table[..., kept].contiguous()
+    first = 1 + used_base + used[0]
+    layout = AtomicLayout((0, *(first + sum(used[1:degree]) for degree in range(1, l_max + 1))), (first, *used[1:]))
+    products, weights = _products(potential, layout, used_base)
     sites = AceSites(
         table,
         cutoff / (PACE_KNOTS - 1),

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from halberd.potentials.errors import ConfigurationError, DataError, UnknownElementError
 from halberd.potentials.labels import Frame
-from halberd.potentials.neighbors import NeighborList
+from halberd.potentials.neighbors import NeighborList, edges_of_atoms
 from halberd.potentials.site_model import atomic_number_of
 
 #: Frames named in a message before it says "and so on".
@@ -187,8 +187,7 @@ def distance_range(
         if len(atoms) == 1 and not atoms.pbc.any():
             continue
         species = torch.tensor([index[int(z)] for z in atoms.numbers])
-        box = torch.tensor(np.array(atoms.cell), dtype=torch.float64)
-        edges, vectors = search(torch.tensor(atoms.positions), box, torch.tensor(atoms.pbc))
+        edges, vectors = edges_of_atoms(search, atoms)
         pair = (species[edges[0]] * n + species[edges[1]]).numpy()
         distances = vectors.norm(dim=1).numpy()
         np.minimum.at(shortest, pair, distances)

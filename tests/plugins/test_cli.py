@@ -13,24 +13,16 @@ import pytest
 from ase.build import molecule
 from ase.io import write
 
-from halberd.plugins import HalberdCalculator, cli
+from halberd.plugins import HalberdCalculator
 from halberd.plugins.backends import choose_backend, self_test
 from halberd.plugins.doctor import _plugin_problems
+from tests.conftest import call
 
 
 def run(*arguments: object, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
     """Run ``halberd`` as a user would."""
     command = [sys.executable, "-W", "ignore", "-m", "halberd.plugins.cli", *map(str, arguments)]
     return subprocess.run(command, capture_output=True, text=True, cwd=cwd, check=False)
-
-
-def call(capsys, monkeypatch, *arguments: object) -> tuple[int, str, str]:
-    """Run ``halberd`` in this process; faster."""
-    monkeypatch.setattr(sys, "argv", ["halberd", *map(str, arguments)])
-    with pytest.raises(SystemExit) as ending:
-        cli.main()
-    captured = capsys.readouterr()
-    return int(ending.value.code or 0), captured.out, captured.err
 
 
 @pytest.fixture

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 
 import ase.io
 import numpy as np
@@ -13,17 +12,8 @@ from ase.build import bulk
 from ase.calculators.emt import EMT
 from ase.io import write
 
-from halberd.plugins import cli
 from halberd.potentials import load
-
-
-def call(capsys, monkeypatch, *arguments: object) -> tuple[int, str, str]:
-    """Run ``halberd`` in this process."""
-    monkeypatch.setattr(sys, "argv", ["halberd", *map(str, arguments)])
-    with pytest.raises(SystemExit) as ending:
-        cli.main()
-    captured = capsys.readouterr()
-    return int(ending.value.code or 0), captured.out, captured.err
+from tests.conftest import call
 
 
 @pytest.fixture(scope="module")
