@@ -120,7 +120,7 @@ class AceFit:
     ...     atoms.calc = LennardJones(sigma=3.4, epsilon=0.01, rc=5.4, smooth=True)
     ...     frames.append(Frame(atoms, atoms.get_potential_energy(), atoms.get_forces(), None, "default"))
     >>> fit = AceFit(AceSettings(("Ar",), order=2, degree=6, cutoff=5.5))
-    >>> fit.add(frames)
+    >>> left_out = fit.add(frames)
     >>> fit.solve(committee=4, seed=1).model
     SiteModel('linear-ace', Ar, cutoff 6.5 A, double, 4 members)
     """

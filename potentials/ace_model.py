@@ -93,12 +93,13 @@ def with_compiled_sites(model: SiteModel) -> SiteModel:
     compiled = {LINEAR_ACE: CompiledAceSites, PACE: CompiledEmbeddedSites}.get(model.metadata.get("kind", ""))
     if compiled is None:
         return model
-    model.restriction = functools.partial(cut_to_elements, model)
     problem = operator_problem()
-    if problem is not None:
+    if problem is None:
+        model = model.replaced(compiled(model.module))
+    else:
         _log.info("linear ACE runs on ordinary torch functions: %s", problem)
-        return model
-    return model.replaced(compiled(model.module))
+    model.restriction = functools.partial(cut_to_elements, model)
+    return model
 
 
 def cut_to_elements(model: SiteModel, atomic_numbers: Sequence[int]) -> SiteModel:
