@@ -204,7 +204,7 @@ def _draw_dimers(fit: AceFit, fitted: FittedAce, calculator: HalberdCalculator, 
     settings = fit.basis.settings
     curves = {}
     for name in settings.pair_names():
-        a, b = (settings.symbols.index(part) for part in name.split("-"))
+        a, b = settings.pair_species(name)
         closest = float(fit.closest[a, b])
         first = 0.6 * (closest if np.isfinite(closest) else settings.cores[a, b])
         distances = np.linspace(first, settings.r_max, 200)

@@ -63,9 +63,7 @@ class AtomicLayout:
         return sum((2 * degree + 1) * n for degree, n in enumerate(self.count))
 
 
-def product_channels(
-    order: int, n_species: int, degree: float, l_weight: float, even: bool = True
-) -> NDArray[np.int64]:
+def product_channels(order: int, n_species: int, degree: float, l_weight: float) -> NDArray[np.int64]:
     """List the products of one order within a degree.
 
     Parameters
@@ -76,8 +74,6 @@ def product_channels(
     degree : float
         Largest ``sum_t (n_t + l_weight l_t)``.
     l_weight : float
-    even : bool
-        Only even sums of l: invariant under inversion.
 
     Returns
     -------
@@ -109,9 +105,9 @@ def product_channels(
         used = np.concatenate(spent) if spent else np.zeros(0)
     products = channels[prefixes]
     total_l = products[:, :, 0].sum(axis=1)
-    # The largest l must not exceed the sum of the others, and the sum must be even.
+    # The largest l must not exceed the sum of the others; an even sum is invariant under inversion.
     possible = 2 * products[:, :, 0].max(axis=1, initial=0) <= total_l
-    return products[possible & (total_l % 2 == 0)] if even else products[possible]
+    return products[possible & (total_l % 2 == 0)]
 
 
 class AceBasis:

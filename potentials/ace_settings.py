@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import ase.data
@@ -165,17 +165,17 @@ class AceSettings:
     def bonds(self) -> NDArray[np.float64]:
         """Distance of the finest resolution for every pair, shape (S, S), angstrom."""
         lengths = np.array([bond_length(z) for z in self.elements])
-        return self._pair_table(0.5 * (lengths[:, None] + lengths[None, :]), self.bond_lengths)
+        return self.pair_table(0.5 * (lengths[:, None] + lengths[None, :]), self.bond_lengths)
 
     @property
     def cutoffs(self) -> NDArray[np.float64]:
         """Many-body cutoff of every pair, shape (S, S), angstrom."""
-        return self._pair_table(np.full((len(self.elements),) * 2, float(self.cutoff)), self.pair_cutoffs)
+        return self.pair_table(np.full((len(self.elements),) * 2, float(self.cutoff)), self.pair_cutoffs)
 
     @property
     def cores(self) -> NDArray[np.float64]:
         """Onset of the repulsive core of every pair, shape (S, S), angstrom; 0.7 bond lengths where not given."""
-        return self._pair_table(0.7 * self.bonds, self.core_radii)
+        return self.pair_table(0.7 * self.bonds, self.core_radii)
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-compatible form; ``AceSettings(**settings.to_dict())`` is equal."""
@@ -188,6 +188,11 @@ class AceSettings:
         symbols = self.symbols
         return [f"{symbols[a]}-{symbols[b]}" for a in range(len(symbols)) for b in range(a, len(symbols))]
 
+    def pair_species(self, name: str) -> tuple[int, int]:
+        """Species numbers of a pair such as ``"Al-Si"``."""
+        first, second = name.split("-")
+        return self.symbols.index(first), self.symbols.index(second)
+
     def _pair_name(self, key: str, where: str) -> str:
         parts = key.split("-")
         for name in ("-".join(parts), "-".join(reversed(parts))):
@@ -198,9 +203,9 @@ class AceSettings:
             f"The pairs of these elements are {', '.join(self.pair_names())}."
         )
 
-    def _pair_table(self, table: NDArray[np.float64], given: Mapping[str, float] | None) -> NDArray[np.float64]:
-        symbols: Sequence[str] = self.symbols
+    def pair_table(self, table: NDArray[np.float64], given: Mapping[str, float] | None) -> NDArray[np.float64]:
+        """Fill values given by pair name into a table over species, shape (S, S); changes and returns it."""
         for name, value in (given or {}).items():
-            a, b = (symbols.index(part) for part in name.split("-"))
+            a, b = self.pair_species(name)
             table[a, b] = table[b, a] = value
         return table

@@ -138,8 +138,9 @@ class DesignAssembler:
         self._pair_rows(r, pair, vectors, edge_index, frame, energy, forces, virial)
 
         many = torch.nonzero(r < basis.many_range).squeeze(1)
-        centre, neighbour = edge_index[0, many], edge_index[1, many]
-        basis_values, gradients = self._atomic_basis(species, r[many], pair[many], vectors[many], centre, neighbour)
+        centre, neighbour, levers = edge_index[0, many], edge_index[1, many], vectors[many]
+        basis_values, gradients = self._atomic_basis(species, r[many], pair[many], levers, centre, neighbour)
+        edges_to = [torch.nonzero(species[neighbour] == near).squeeze(1) for near in range(n_species)]
         largest = int(torch.bincount(centre, minlength=1).max()) if len(many) else 0
         per_site = basis.n_site * (n_species * self.width + 3 * largest * 2) + 3 * largest * self.width
         chunk = max(1, int(self.budget / 2 / max(per_site, 1)))
@@ -151,9 +152,8 @@ class DesignAssembler:
                 values, slopes = self._functions(basis_values[sites])
                 energy[:, columns].index_add_(0, frame[sites], values)
                 for near in range(n_species):
-                    of_near = torch.nonzero(species[neighbour] == near).squeeze(1)
                     self._force_rows(
-                        slopes[:, :, near], sites, of_near, centre, neighbour, gradients, vectors[many], frame, own,
+                        slopes[:, :, near], sites, edges_to[near], centre, neighbour, gradients, levers, frame, own,
                         virial[..., columns],
                     )  # fmt: skip
             forces[:, :, columns] = own[:-1].view(n_atoms, 3, -1)

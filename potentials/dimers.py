@@ -8,6 +8,7 @@ data), and a repulsive core that begins where the data end, made just strong eno
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Sequence
 
 import numpy as np
@@ -16,6 +17,7 @@ from ase import Atoms
 from numpy.typing import NDArray
 
 from halberd.potentials.ace_basis import AceBasis
+from halberd.potentials.ace_radial import with_slope
 from halberd.potentials.design_rows import DesignAssembler
 from halberd.potentials.repulsive_core import repulsive_core, zbl
 
@@ -52,10 +54,7 @@ def dimer(z1: int, z2: int, distance: float) -> Atoms:
 def shortest_or_default(basis: AceBasis, closest: NDArray[np.float64]) -> NDArray[np.float64]:
     """Distances below which pairs must repel: given ones, else those of the data, else 0.7 bond lengths."""
     settings = basis.settings
-    chosen = np.where(np.isfinite(closest), closest, settings.cores)
-    for name, value in (settings.core_radii or {}).items():
-        a, b = (settings.symbols.index(part) for part in name.split("-"))
-        chosen[a, b] = chosen[b, a] = value
+    chosen = settings.pair_table(np.where(np.isfinite(closest), closest, settings.cores), settings.core_radii)
     return np.minimum(chosen, 0.98 * settings.r_max)
 
 
@@ -82,8 +81,7 @@ def restraint_rows(
     for a, b in _pairs(len(elements)):
         distances = RESTRAINED * closest[a, b]
         block = assembler.rows([dimer(elements[a], elements[b], r) for r in distances])
-        r = torch.tensor(distances, requires_grad=True)
-        (slope,) = torch.autograd.grad(zbl(elements[a], elements[b], r).sum(), r)
+        slope = with_slope(functools.partial(zbl, elements[a], elements[b]), torch.from_numpy(distances))[1]
         # Close pairs push by electronvolts per angstrom; pairs that were only seen far apart are asked for little.
         target = np.clip(-slope.numpy(), 0.2, 5.0)
         force = np.stack([forces[1, 2] for forces in block.forces])  # on the second atom, away from the first
@@ -150,6 +148,4 @@ def fit_cores(
 
 
 def _push_of_core(z1: int, z2: int, onset: float, grid: NDArray[np.float64]) -> NDArray[np.float64]:
-    r = torch.tensor(grid, requires_grad=True)
-    (slope,) = torch.autograd.grad(repulsive_core(z1, z2, onset)(r).sum(), r)
-    return np.asarray(-slope.detach().numpy())
+    return np.asarray(-with_slope(repulsive_core(z1, z2, onset), torch.from_numpy(grid))[1][:, 0].numpy())

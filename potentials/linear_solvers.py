@@ -19,7 +19,8 @@ from numpy.typing import NDArray
 
 from halberd.potentials.errors import ConfigurationError, DataError, did_you_mean
 
-SOLVERS = ("blr", "ridge", "svd", "ard")
+#: Solvers and the options each takes.
+SOLVERS = {"blr": ("iterations",), "ridge": ("ridge",), "svd": ("rtol",), "ard": ("threshold", "iterations")}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -114,14 +115,15 @@ def check_solver(solver: str, options: Mapping[str, float], committee: int = 0) 
     ConfigurationError
         If there is no such solver or option, or it cannot give such a committee.
     """
-    known = {"blr": {"iterations"}, "ridge": {"ridge"}, "svd": {"rtol"}, "ard": {"threshold", "iterations"}}
-    if solver not in known:
+    if solver not in SOLVERS:
         raise ConfigurationError(
             f"There is no solver '{solver}'; there are {', '.join(SOLVERS)}.{did_you_mean(solver, SOLVERS)}"
         )
     for option in options:
-        if option not in known[solver]:
-            raise ConfigurationError(f"Solver '{solver}' has no option '{option}'; it has {', '.join(known[solver])}.")
+        if option not in SOLVERS[solver]:
+            raise ConfigurationError(
+                f"Solver '{solver}' has no option '{option}'; it has {', '.join(SOLVERS[solver])}."
+            )
     if committee == 1 or committee < 0:
         raise ConfigurationError(f"A committee of {committee} has no spread; ask for 2 members or more, or for 0.")
 
