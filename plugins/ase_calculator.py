@@ -46,7 +46,8 @@ class HalberdCalculator(Calculator):
         ``stress`` (eV/angstrom^3, Voigt order, periodic structures only). Of a committee these are means, and there
         are also ``energy_std`` (eV), ``forces_std`` (eV/angstrom, shape (N,): root mean square over members of the
         deviation of an atom's force vector), ``energies_committee`` (K,) and ``forces_committee`` (K, N, 3). Standard
-        deviations are those of the members as a population (divided by K).
+        deviations are those of the members as a population (divided by K). A model with an exact sigma gives
+        ``energy_std`` and ``sigma_forces`` (minus its gradient, shape (N, 3)) instead.
 
     Raises
     ------
@@ -133,6 +134,8 @@ class HalberdCalculator(Calculator):
         if self.energy_kind == "total":
             rows = self.model.e0s[self.model.species_of(atoms.numbers).numpy()]
             self_sites = rows.reshape(len(atoms), -1)
+            if self.model.has_sigma_column:  # of the mean alone
+                self_sites = self_sites * np.array([1.0, 0.0])
         site_energies = columns.detach().cpu().numpy() + self_sites
         return self._results(atoms, site_energies, np.array(forces), np.array(stresses))
 
@@ -140,6 +143,9 @@ class HalberdCalculator(Calculator):
         self, atoms: Atoms, site_energies: np.ndarray, forces: np.ndarray, virials: np.ndarray
     ) -> dict[str, Any]:
         energies = site_energies.sum(axis=0)
+        sigma, sigma_forces = energies[-1], forces[-1]
+        if self.model.has_sigma_column:
+            site_energies, forces, virials, energies = site_energies[:, :1], forces[:1], virials[:1], energies[:1]
         results: dict[str, Any] = {
             "energy": float(energies.mean()),
             "free_energy": float(energies.mean()),
@@ -148,7 +154,9 @@ class HalberdCalculator(Calculator):
         }
         if atoms.cell.rank == 3 and all(atoms.pbc):
             results["stress"] = full_3x3_to_voigt_6_stress(virials.mean(axis=0) / atoms.get_volume())
-        if self.model.n_columns is not None:
+        if self.model.has_sigma_column:
+            results["energy_std"], results["sigma_forces"] = float(sigma), sigma_forces
+        elif self.model.n_columns is not None:
             results["energy_std"] = float(energies.std())
             results["forces_std"] = np.sqrt(((forces - forces.mean(axis=0)) ** 2).sum(axis=2).mean(axis=0))
             results["energies_committee"] = energies

@@ -11,13 +11,17 @@ import openmm
 import torch
 
 from halberd.plugins.backends import BACKENDS, choose_backend, import_openmmtorch
-from halberd.plugins.force_module import FORCE_MODULES, MeanOfMembers
+from halberd.plugins.force_module import FORCE_MODULES
 from halberd.plugins.python_force import ModuleCallback
 from halberd.potentials.ace_operator import load_if_built
+from halberd.potentials.bias import MeanEnergy, bias_module, check_bias
 from halberd.potentials.constants import EV_IN_KJ_PER_MOL
 from halberd.potentials.energy import StructureEnergy
 from halberd.potentials.errors import BackendError, ConfigurationError, did_you_mean
 from halberd.potentials.site_model import SiteModel, dtype_of, quiet_torchscript
+
+#: Context parameter of biased forces.
+HAL_TAU = "hal_tau"
 
 # Systems read from XML may hold forces that call it.
 load_if_built()
@@ -49,6 +53,12 @@ class ForceOptions:
         Total charge (e) and spin multiplicity, for models that take them.
     energy : {'interaction', 'total'}
         Without or with the atomic self-energies; a constant that no force depends on.
+    bias : {'sigma', 'exponential'}, optional
+        Push towards disagreement of a committee: the energy is ``mean - hal_tau * u``, with ``u`` the standard
+        deviation of the members or its bounded form (:mod:`halberd.potentials.bias`). ``hal_tau`` is a
+        context parameter that starts at 0; its derivative, which a TorchForce offers, is ``-u``.
+    bias_width : float
+        B of the exponential form, eV.
     """
 
     precision: str | None = None
@@ -61,6 +71,8 @@ class ForceOptions:
     charge: float | None = None
     multiplicity: int | None = None
     energy: str = "interaction"
+    bias: str | None = None
+    bias_width: float = 0.1
 
     def __post_init__(self) -> None:
         if self.precision is not None:
@@ -76,6 +88,8 @@ class ForceOptions:
         if self.backend not in (*BACKENDS, "auto"):
             choose_backend(self.backend)
         check_device(self.device)
+        if self.bias is not None:
+            check_bias(self.bias, self.bias_width)
 
     def updated(self, keywords: dict[str, Any]) -> ForceOptions:
         """Return a copy with some options changed.
@@ -179,27 +193,37 @@ def build_force(
     if options.energy == "total":
         offset = float(np.mean(model.self_energy(atomic_numbers))) * EV_IN_KJ_PER_MOL
 
+    use: str = "nothing"
+    parameters: dict[str, float] = {}
+    if scale_parameter is not None:
+        use, parameters = "scales", {scale_parameter: 1.0}
+    if options.bias is not None:
+        if scale_parameter is not None or reduction is not None:
+            raise ConfigurationError("A force with a bias cannot be interpolated or reduced; leave out bias=.")
+        use, parameters = "biases", {HAL_TAU: 0.0}
+        reduction = bias_module(model, list(atomic_numbers), options.bias, options.bias_width)
     structure = StructureEnergy(model, species, float(options.skin), torch.get_num_threads())
     with quiet_torchscript():
         module = torch.jit.script(
-            FORCE_MODULES[periodic, scale_parameter is not None](
+            FORCE_MODULES[periodic, use](
                 structure,
                 index,
-                reduction or MeanOfMembers(),
+                reduction or MeanEnergy(model.has_sigma_column),
                 offset,
                 periodic,
                 "" if options.device is None or backend == "python" else torch.device(options.device).type,
             ).eval()
         )
-    parameters = [] if scale_parameter is None else [scale_parameter]
     force: openmm.Force
     if backend == "torchforce":
         force = import_openmmtorch().TorchForce(module)
-        for parameter in parameters:
-            force.addGlobalParameter(parameter, 1.0)
+        for parameter, value in parameters.items():
+            force.addGlobalParameter(parameter, value)
+        if options.bias is not None:
+            force.addEnergyParameterDerivative(HAL_TAU)
     else:
-        callback = ModuleCallback(module, periodic, parameters, options.device or "cpu")
-        force = openmm.PythonForce(callback, dict.fromkeys(parameters, 1.0))
+        callback = ModuleCallback(module, periodic, list(parameters), options.device or "cpu")
+        force = openmm.PythonForce(callback, parameters)
     force.setUsesPeriodicBoundaryConditions(periodic)
     force.setForceGroup(options.forceGroup)
     force.setName(name or f"halberd: {model.name}")

@@ -1,7 +1,8 @@
 """The TorchScript module inside every halberd force: OpenMM's positions in, energy in kJ/mol out.
 
 TorchForce fixes the signature of ``forward``: positions, then the box if the force is periodic, then one number per
-global parameter. Hence the four small classes; all they do is call :meth:`ForceModule.energy`.
+global parameter. Hence the six small classes; all they do is call :meth:`ForceModule.energy` or, with a bias,
+:meth:`ForceModule.biased`.
 
 The kernel differentiates the energy itself. A module that returned forces would have to compute them at every call,
 also for the Monte Carlo barostat, which only wants energies.
@@ -13,14 +14,6 @@ from halberd.potentials.constants import EV_IN_KJ_PER_MOL, NM_IN_ANGSTROM
 from halberd.potentials.energy import StructureEnergy
 
 
-class MeanOfMembers(torch.nn.Module):
-    """Committee energy: the mean over the columns. The identity for a single model."""
-
-    def forward(self, energies: torch.Tensor) -> torch.Tensor:
-        """Reduce energies of shape () or (K,) to a scalar."""
-        return energies.mean()
-
-
 class ForceModule(torch.nn.Module):
     """Energy of (a subset of) the particles of a System.
 
@@ -30,7 +23,7 @@ class ForceModule(torch.nn.Module):
     atoms : torch.Tensor, int64, or None
         Particle indices in the order of the structure's species; ``None`` for all particles.
     reduction : torch.nn.Module
-        Turns the total energies, shape () or (K,), into a scalar.
+        Turns the total energies, shape () or (K,), and in the biased classes tau, into a scalar.
     offset : float
         Added to the energy, kJ/mol: the self-energies, or 0.
     periodic : bool
@@ -63,8 +56,8 @@ class ForceModule(torch.nn.Module):
         self.periodic: list[bool] = [periodic] * 3
         self.register_buffer("no_box", torch.zeros((3, 3), dtype=torch.float64))
 
-    def energy(self, positions: torch.Tensor, box: torch.Tensor) -> torch.Tensor:
-        """Energy, kJ/mol, scalar float64, from positions (N, 3) and box (3, 3) in nm.
+    def totals(self, positions: torch.Tensor, box: torch.Tensor) -> torch.Tensor:
+        """Total energies, eV, float64, shape () or (K,), from positions (N, 3) and box (3, 3) in nm.
 
         The tensors are views on the engine's memory and are never written to.
         """
@@ -76,8 +69,16 @@ class ForceModule(torch.nn.Module):
         if not self.all_atoms:
             positions = positions.index_select(0, self.atoms)
         periodic = torch.tensor(self.periodic)
-        sites = self.structure(positions * self.to_angstrom, box * self.to_angstrom, periodic)
-        return self.reduction(sites.sum(0)) * self.to_kj_per_mol + self.offset
+        return self.structure(positions * self.to_angstrom, box * self.to_angstrom, periodic).sum(0)
+
+    def energy(self, positions: torch.Tensor, box: torch.Tensor) -> torch.Tensor:
+        """Energy, kJ/mol, scalar float64."""
+        return self.reduction(self.totals(positions, box)) * self.to_kj_per_mol + self.offset
+
+    def biased(self, positions: torch.Tensor, box: torch.Tensor, tau: torch.Tensor) -> torch.Tensor:
+        """Energy with bias, kJ/mol, scalar float64."""
+        energy = self.reduction(self.totals(positions, box), tau.to(device=positions.device, dtype=torch.float64))
+        return energy * self.to_kj_per_mol + self.offset
 
 
 class OpenForce(ForceModule):
@@ -112,10 +113,28 @@ class ScaledPeriodicForce(ForceModule):
         return self.energy(positions, boxvectors) * scale
 
 
-#: (periodic, scaled) -> class
-FORCE_MODULES: dict[tuple[bool, bool], type[ForceModule]] = {
-    (False, False): OpenForce,
-    (True, False): PeriodicForce,
-    (False, True): ScaledOpenForce,
-    (True, True): ScaledPeriodicForce,
+class BiasedOpenForce(ForceModule):
+    """Open boundaries, bias strength as a context parameter."""
+
+    def forward(self, positions: torch.Tensor, tau: torch.Tensor) -> torch.Tensor:
+        """Energy in kJ/mol."""
+        return self.biased(positions, self.no_box.to(positions.dtype), tau)
+
+
+class BiasedPeriodicForce(ForceModule):
+    """Periodic boundaries, bias strength as a context parameter."""
+
+    def forward(self, positions: torch.Tensor, boxvectors: torch.Tensor, tau: torch.Tensor) -> torch.Tensor:
+        """Energy in kJ/mol."""
+        return self.biased(positions, boxvectors, tau)
+
+
+#: (periodic, what the context parameter does) -> class
+FORCE_MODULES: dict[tuple[bool, str], type[ForceModule]] = {
+    (False, "nothing"): OpenForce,
+    (True, "nothing"): PeriodicForce,
+    (False, "scales"): ScaledOpenForce,
+    (True, "scales"): ScaledPeriodicForce,
+    (False, "biases"): BiasedOpenForce,
+    (True, "biases"): BiasedPeriodicForce,
 }

@@ -308,6 +308,33 @@ class AceBasis:
         weights[0] = np.concatenate([half.reshape(self.n_species, -1, n_columns), weights[0]], axis=1)
         return [np.concatenate([entries[:, None], self.products[0]]), *self.products[1:]], weights
 
+    def coupling_matrix(self) -> scipy.sparse.coo_array:
+        """The sparse matrix that makes functions of products, shape (n_functions, S * T).
+
+        Columns are (central species, product), products as :meth:`product_coefficients` lists them, all orders one
+        after another; a column per core is there and empty. Its transpose folds function coefficients.
+        """
+        n_species, n_pair = self.n_species, self.n_pair
+        n_first = n_species * (1 + n_pair)
+        width = n_first + sum(map(len, self.products))
+        rows, columns, values = [], [], []
+        for z in range(n_species):
+            row, column = z * self.n_site, z * width + n_first
+            for coupling in self.couplings:
+                coo = coupling.tocoo()
+                rows.append(row + coo.row)
+                columns.append(column + coo.col)
+                values.append(coo.data)
+                row += coupling.shape[0]
+                column += coupling.shape[1]
+            for near in range(n_species):
+                n = np.arange(n_pair)
+                rows.append(n_species * self.n_site + self.pair_index(z, near) * n_pair + n)
+                columns.append(z * width + near * (1 + n_pair) + 1 + n)
+                values.append(np.full(n_pair, 0.5))
+        parts = (np.concatenate(values), (np.concatenate(rows), np.concatenate(columns)))
+        return scipy.sparse.coo_array(parts, shape=(self.n_functions, n_species * width))
+
 
 def _block_diagonal(blocks: list[tuple[int, int, int, NDArray[np.float64]]]) -> scipy.sparse.csr_array:
     """Sparse matrix of repeated dense blocks: (repetitions, rows, columns, values) of every kind."""

@@ -14,13 +14,15 @@ from numpy.typing import ArrayLike, NDArray
 from halberd.potentials.ace_basis import AceBasis
 from halberd.potentials.ace_operator import operator_problem
 from halberd.potentials.ace_radial import tabulate
+from halberd.potentials.ace_sigma import AceSigmaSites, CompiledAceSigmaSites
 from halberd.potentials.ace_sites import AceSites, CompiledAceSites
 from halberd.potentials.pace_embedding import CompiledEmbeddedSites, EmbeddedSites, FinnisSinclair
 from halberd.potentials.repulsive_core import repulsive_core
-from halberd.potentials.site_model import SiteModel
+from halberd.potentials.site_model import MEAN_AND_SIGMA, SiteModel
 
 #: Values of ``metadata["kind"]`` of models whose CPU evaluation has a compiled form.
 LINEAR_ACE = "linear ACE"
+ACE_WITH_SIGMA = "linear ACE with sigma"
 PACE = "PACE"
 _log = logging.getLogger("halberd")
 
@@ -32,6 +34,7 @@ def ace_site_model(
     e0s: ArrayLike | None = None,
     core_onsets: NDArray[np.float64] | None = None,
     core_strengths: NDArray[np.float64] | None = None,
+    sigma_factor: NDArray[np.float64] | None = None,
     metadata: dict[str, Any] | None = None,
 ) -> SiteModel:
     """Build the evaluator of a linear ACE.
@@ -44,6 +47,9 @@ def ace_site_model(
     e0s : array, shape (S,), eV, optional
     core_onsets, core_strengths : arrays, shape (S, S), optional
         Where the repulsive cores begin (angstrom), and factors on the ZBL repulsion. No core if omitted.
+    sigma_factor : array, shape (n_functions, r), optional
+        L of the covariance ``L L'`` of a single set of coefficients. The model then has two columns, the mean energy
+        and one that sums to its exact standard deviation (:mod:`halberd.potentials.ace_sigma`).
     metadata : dict, optional
 
     Returns
@@ -72,13 +78,15 @@ def ace_site_model(
         [torch.from_numpy(np.ascontiguousarray(weight.transpose(0, 2, 1))) for weight in weights],
         coefficients.ndim == 1,
     )
+    facts = {"kind": LINEAR_ACE, "settings": basis.settings.to_dict(), **(metadata or {})}
+    n_columns = None if coefficients.ndim == 1 else coefficients.shape[1]
+    module: torch.nn.Module = reference
+    if sigma_factor is not None:
+        module = AceSigmaSites(reference, basis.coupling_matrix(), sigma_factor)
+        facts.update(kind=ACE_WITH_SIGMA, columns=MEAN_AND_SIGMA)
+        n_columns = 2
     model = SiteModel(
-        reference,
-        basis.settings.r_max,
-        basis.settings.elements,
-        e0s=e0s,
-        n_columns=None if coefficients.ndim == 1 else coefficients.shape[1],
-        metadata={"kind": LINEAR_ACE, "settings": basis.settings.to_dict(), **(metadata or {})},
+        module, basis.settings.r_max, basis.settings.elements, e0s=e0s, n_columns=n_columns, metadata=facts
     )
     return with_compiled_sites(model)
 
@@ -90,7 +98,8 @@ def with_compiled_sites(model: SiteModel) -> SiteModel:
 
     Compiles it if need be, which takes about 20 s once per machine and version of torch.
     """
-    compiled = {LINEAR_ACE: CompiledAceSites, PACE: CompiledEmbeddedSites}.get(model.metadata.get("kind", ""))
+    kinds = {LINEAR_ACE: CompiledAceSites, PACE: CompiledEmbeddedSites, ACE_WITH_SIGMA: CompiledAceSigmaSites}
+    compiled = kinds.get(model.metadata.get("kind", ""))
     if compiled is None:
         return model
     problem = operator_problem()
@@ -98,7 +107,8 @@ def with_compiled_sites(model: SiteModel) -> SiteModel:
         model = model.replaced(compiled(model.module))
     else:
         _log.info("linear ACE runs on ordinary torch functions: %s", problem)
-    model.restriction = functools.partial(cut_to_elements, model)
+    if compiled is not CompiledAceSigmaSites:  # its covariance ties all elements together
+        model.restriction = functools.partial(cut_to_elements, model)
     return model
 
 

@@ -365,6 +365,52 @@ void spread_products(const Model<T>& model, int64_t species, const T* A, const T
   }
 }
 
+// Sums of products over the sites of a block (empty lanes hold zeros).
+template <int ORDER, typename T>
+T* add_products(const Model<T>& model, const T* A, T* totals) {
+  const int64_t terms = model.terms[ORDER - 1];
+  const int32_t* index = model.products[ORDER - 1];
+  T value[LANES];
+  for (int64_t t = 0; t < terms; ++t) {
+    product<ORDER>(index + t * ORDER, A, value);
+    for (int w = 0; w < LANES; ++w) totals[t] += value[w];
+  }
+  return totals + terms;
+}
+
+// Products of all orders, summed over the sites of every species: what the energy is linear in.
+template <typename T>
+void products_kernel(const Model<T>& model, const Sites& sites, const Tensor& species, const Tensor& edge_index,
+                     const Tensor& vectors, Tensor& totals) {
+  const int64_t* z = species.data_ptr<int64_t>();
+  const int64_t* neighbour = edge_index.data_ptr<int64_t>() + edge_index.size(1);
+  const T* v = vectors.data_ptr<T>();
+  const int64_t terms = totals.size(1);
+  const size_t orders = model.products.size();
+  // One row per block, added up in order: the result does not depend on the number of threads.
+  std::vector<T> rows(sites.blocks() * terms, T(0));
+  at::parallel_for(0, sites.blocks(), 1, [&](int64_t begin, int64_t end) {
+    std::vector<T> lanes(model.entries * LANES), own(model.entries);
+    for (int64_t b = begin; b < end; ++b) {
+      const int64_t* block = sites.block_sites.data() + b * LANES;
+      std::fill(lanes.begin(), lanes.end(), T(0));
+      for (int w = 0; w < LANES && block[w] >= 0; ++w) {
+        atomic_basis(model, sites, block[w], z, neighbour, v, own.data());
+        for (int64_t a = 0; a < model.entries; ++a) lanes[a * LANES + w] = own[a];
+      }
+      T* row = add_products<1>(model, lanes.data(), rows.data() + b * terms);
+      if (orders > 1) row = add_products<2>(model, lanes.data(), row);
+      if (orders > 2) row = add_products<3>(model, lanes.data(), row);
+      if (orders > 3) row = add_products<4>(model, lanes.data(), row);
+      if (orders > 4) row = add_products<5>(model, lanes.data(), row);
+      if (orders > 5) row = add_products<6>(model, lanes.data(), row);
+    }
+  });
+  T* out = totals.data_ptr<T>();
+  for (int64_t b = 0; b < sites.blocks(); ++b)
+    for (int64_t t = 0; t < terms; ++t) out[sites.block_species[b] * terms + t] += rows[b * terms + t];
+}
+
 template <typename T>
 void forward_kernel(const Model<T>& model, const Sites& sites, const Tensor& species, const Tensor& edge_index,
                     const Tensor& vectors, Tensor& energies, Tensor& basis) {
@@ -493,6 +539,31 @@ Evaluation evaluate(const Tensor& species, const Tensor& edge_index, const Tenso
                                   products, weights);
 }
 
+template <typename T>
+Tensor run_products(const Tensor& species, const Tensor& edge_index, const Tensor& vectors, const Tensor& table,
+                    double spacing, at::IntArrayRef start, at::IntArrayRef count, int64_t n_core, double many_range,
+                    const std::vector<Tensor>& products, const std::vector<Tensor>& weights) {
+  const Model<T> model(table, spacing, start, count, n_core, many_range, products, weights);
+  const Sites sites(species, edge_index, model.n_species);
+  int64_t terms = 0;
+  for (int64_t n : model.terms) terms += n;
+  Tensor totals = at::zeros({model.n_species, terms}, vectors.options());
+  products_kernel(model, sites, species, edge_index, vectors, totals);
+  return totals;
+}
+
+// Not differentiable; the weights only tell the number of species.
+Tensor ace_products_cpu(const Tensor& species, const Tensor& edge_index, const Tensor& edge_vectors,
+                        const Tensor& table, double spacing, at::IntArrayRef start, at::IntArrayRef count,
+                        int64_t n_core, double many_range, at::TensorList products, at::TensorList weights) {
+  check_products(products.vec(), weights.vec());
+  const Tensor vectors = edge_vectors.detach().contiguous();
+  TORCH_CHECK(vectors.scalar_type() == table.scalar_type(), "halberd: edge vectors and model differ in precision");
+  const auto run = vectors.scalar_type() == at::kDouble ? run_products<double> : run_products<float>;
+  return run(species.contiguous(), edge_index.contiguous(), vectors, table, spacing, start, count, n_core, many_range,
+             products.vec(), weights.vec());
+}
+
 class AceSites : public torch::autograd::Function<AceSites> {
  public:
   static Tensor forward(torch::autograd::AutogradContext* ctx, const Tensor& vectors, const Tensor& species,
@@ -563,7 +634,13 @@ TORCH_LIBRARY(halberd, m) {
   m.def(
       "ace_sites(Tensor species, Tensor edge_index, Tensor edge_vectors, Tensor table, float spacing, int[] start, "
       "int[] count, int n_core, float many_range, Tensor[] products, Tensor[] weights) -> Tensor");
+  m.def(
+      "ace_products(Tensor species, Tensor edge_index, Tensor edge_vectors, Tensor table, float spacing, int[] start, "
+      "int[] count, int n_core, float many_range, Tensor[] products, Tensor[] weights) -> Tensor");
 }
 
-TORCH_LIBRARY_IMPL(halberd, CPU, m) { m.impl("ace_sites", ace_sites_cpu); }
+TORCH_LIBRARY_IMPL(halberd, CPU, m) {
+  m.impl("ace_sites", ace_sites_cpu);
+  m.impl("ace_products", ace_products_cpu);
+}
 TORCH_LIBRARY_IMPL(halberd, AutogradCPU, m) { m.impl("ace_sites", ace_sites_autograd); }

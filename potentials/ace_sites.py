@@ -103,16 +103,21 @@ class AceSites(torch.nn.Module):
         basis = basis.index_add(0, centre * self.n_species + near, torch.cat(parts, dim=1))
         return basis.view(species.size(0), self.n_species * self.size)
 
-    def product_sum(
-        self, basis: torch.Tensor, species: torch.Tensor, products: torch.Tensor, weights: torch.Tensor
-    ) -> torch.Tensor:
-        """Weighted sum of products of the columns of ``basis``, shape (N, K)."""
+    def product_values(self, basis: torch.Tensor, products: torch.Tensor) -> torch.Tensor:
+        """Products of the columns of ``basis``, shape (T, N)."""
         # Entries first: products are gathered as whole rows.
         rows = basis.t()
         value = rows.index_select(0, products[:, 0])
         for factor in range(1, products.size(1)):
             value = value * rows.index_select(0, products[:, factor])
-        total = torch.zeros((basis.size(0), self.n_columns), dtype=basis.dtype, device=basis.device)
+        return value
+
+    def product_sum(
+        self, basis: torch.Tensor, species: torch.Tensor, products: torch.Tensor, weights: torch.Tensor
+    ) -> torch.Tensor:
+        """Weighted sum of products of the columns of ``basis``, shape (N, K)."""
+        value = self.product_values(basis, products)
+        total = torch.zeros((basis.size(0), weights.size(1)), dtype=basis.dtype, device=basis.device)
         for z in range(self.n_species):
             here = (species == z).to(basis.dtype).unsqueeze(1)
             total = total + here * torch.matmul(weights[z], value).t()

@@ -37,6 +37,10 @@ from halberd.potentials.files import replacing
 SIDECAR = "halberd.json"
 FORMAT_VERSION = 1
 
+#: Value of ``metadata["columns"]`` of models with two columns that are no committee: the mean energy, and one whose sum
+#: over the sites is the standard deviation of the energy.
+MEAN_AND_SIGMA = "mean, sigma"
+
 _DTYPES = {"single": torch.float32, "double": torch.float64}
 
 Restriction = Callable[[Sequence[int]], "SiteModel"]
@@ -135,6 +139,11 @@ class SiteModel:
         return str(self.metadata.get("name", "unnamed"))
 
     @property
+    def has_sigma_column(self) -> bool:
+        """Whether the columns are the mean energy and its exact standard deviation instead of members."""
+        return self.metadata.get("columns") == MEAN_AND_SIGMA
+
+    @property
     def symbols(self) -> tuple[str, ...]:
         """Chemical symbols of species 0, 1, ..."""
         return tuple(ase.data.chemical_symbols[z] for z in self.atomic_numbers)
@@ -156,6 +165,8 @@ class SiteModel:
 
     def __repr__(self) -> str:
         columns = "" if self.n_columns is None else f", {self.n_columns} members"
+        if self.has_sigma_column:
+            columns = ", with sigma"
         precision = "single" if self.dtype == torch.float32 else "double"
         return f"SiteModel({self.name!r}, {' '.join(self.symbols)}, cutoff {self.cutoff:g} A, {precision}{columns})"
 
