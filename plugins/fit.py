@@ -18,12 +18,13 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from halberd.plugins.ase_calculator import HalberdCalculator
 from halberd.plugins.evaluate import predict
 from halberd.plugins.plots import dimer_plot, parity_plot
-from halberd.potentials.ace_fit import AceFit, FittedAce, FitWeights
+from halberd.potentials.ace_fit import AceFit, FittedAce
 from halberd.potentials.ace_settings import AceSettings
 from halberd.potentials.dimers import dimer
 from halberd.potentials.error_table import error_report
 from halberd.potentials.errors import ConfigurationError
 from halberd.potentials.files import check_writable, replacing
+from halberd.potentials.fit_rows import FitWeights
 from halberd.potentials.labels import Frame, LabelKeys, read_frames
 from halberd.potentials.linear_solvers import check_solver
 

@@ -56,7 +56,7 @@ def fit(
 ) -> None:
     """Fit a linear ACE, with a committee, to energies, forces and virials."""
     from halberd.plugins.fit import fit_file
-    from halberd.potentials.ace_fit import FitWeights
+    from halberd.potentials.fit_rows import FitWeights
     from halberd.potentials.labels import LabelKeys
 
     chosen: dict[str, Any] = {

@@ -21,10 +21,11 @@ from halberd.potentials.ace_basis import AceBasis
 from halberd.potentials.ace_model import ace_site_model
 from halberd.potentials.ace_settings import AceSettings
 from halberd.potentials.compressed_rows import CompressedRows
-from halberd.potentials.design_rows import VOIGT, DesignAssembler
+from halberd.potentials.design_rows import DesignAssembler
 from halberd.potentials.dimers import Cores, fit_cores, restraint_rows, shortest_or_default
 from halberd.potentials.errors import ConfigurationError, DataError
 from halberd.potentials.files import replacing
+from halberd.potentials.fit_rows import FitWeights, weighted_rows
 from halberd.potentials.labels import Frame
 from halberd.potentials.linear_solvers import LinearSystem, Posterior, solve
 from halberd.potentials.site_model import SiteModel
@@ -33,40 +34,6 @@ from halberd.potentials.training_frames import check_frames, composition, distan
 STATE_VERSION = 1
 #: Smoothness priors that ``prior_power="auto"`` compares.
 PRIOR_POWERS = (1.0, 2.0, 3.0, 4.0, 5.0)
-
-
-@dataclasses.dataclass(frozen=True)
-class FitWeights:
-    """Weights of the three kinds of rows.
-
-    Energy and virial rows are divided by the square root of the number of atoms, so that a weight means the same for
-    small and large cells.
-
-    Attributes
-    ----------
-    energy, forces, virial : float
-        The ratio of two weights is the inverse ratio of the errors one is willing to accept (eV per atom^(1/2),
-        eV/angstrom, eV per atom^(1/2)).
-    per_config_type : mapping of str to (energy, forces, virial), optional
-        Other weights for some ``config_type``.
-    """
-
-    energy: float = 30.0
-    forces: float = 1.0
-    virial: float = 1.0
-    per_config_type: Mapping[str, tuple[float, float, float]] = dataclasses.field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        for values in [(self.energy, self.forces, self.virial), *self.per_config_type.values()]:
-            if len(values) != 3 or not all(np.isfinite(v) and v >= 0 for v in values):
-                raise ConfigurationError(
-                    f"Weights are {values}; they are three numbers, for energy, forces and virial, 0 or more."
-                )
-
-    def of(self, config_type: str) -> tuple[float, float, float]:
-        """Weights for a config type."""
-        energy, forces, virial = self.per_config_type.get(config_type, (self.energy, self.forces, self.virial))
-        return float(energy), float(forces), float(virial)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -196,7 +163,7 @@ class AceFit:
         copies = check_frames(frames)
         elements = self.basis.settings.elements
         used = [frame for i, frame in enumerate(frames) if i not in set(copies)]
-        counts = composition(used, elements)
+        composition(used, elements)  # refuses other elements
         closest, longest = distance_range(used, elements, self.basis.settings.r_max, self.closest)
         if not np.isfinite(closest).any():
             raise DataError(
@@ -208,8 +175,7 @@ class AceFit:
         done = 0
         for indices, block in self._assembler.blocks([frame.atoms for frame in used]):
             for k, i in enumerate(indices):
-                energy = float(counts[i] @ self.e0s)
-                rows = self._frame_rows(used[i], energy, block.energy[k], block.forces[k], block.virial[k])
+                rows = self._weighted(used[i], block.energy[k], block.forces[k], block.virial[k])
                 if len(rows):
                     self._rows.add(rows)
             done += len(indices)
@@ -219,21 +185,22 @@ class AceFit:
         self.n_frames += len(used)
         return copies
 
-    def _frame_rows(
-        self, frame: Frame, e0: float, energy: NDArray, forces: NDArray, virial: NDArray
-    ) -> NDArray[np.float64]:
-        """Weighted rows of one frame with the targets in the last column."""
-        weight_e, weight_f, weight_v = self.weights.of(frame.config_type)
-        n_atoms = len(frame.atoms)
-        parts = []
-        if frame.energy is not None and weight_e > 0:
-            parts.append(np.append(energy, frame.energy - e0)[None] * (weight_e / np.sqrt(n_atoms)))
-        if frame.forces is not None and weight_f > 0:
-            parts.append(np.column_stack([forces.reshape(3 * n_atoms, -1), frame.forces.ravel()]) * weight_f)
-        if frame.virial is not None and weight_v > 0:
-            target = np.array([0.5 * (frame.virial[a, b] + frame.virial[b, a]) for a, b in VOIGT])
-            parts.append(np.column_stack([virial, target]) * (weight_v / np.sqrt(n_atoms)))
-        return np.concatenate(parts) if parts else np.zeros((0, len(energy) + 1))
+    def frame_rows(self, frame: Frame) -> NDArray[np.float64]:
+        """Weighted rows that :meth:`add` would add for a frame, shape (n, n_functions + 1); targets come last.
+
+        Parameters
+        ----------
+        frame : Frame
+            Only its labels that are not ``None`` have rows.
+        """
+        block = self._assembler.rows([frame.atoms])
+        return self._weighted(frame, block.energy[0], block.forces[0], block.virial[0])
+
+    def _weighted(self, frame: Frame, energy: NDArray, forces: NDArray, virial: NDArray) -> NDArray[np.float64]:
+        e0 = 0.0
+        if self.e0s is not None:
+            e0 = float((composition([frame], self.basis.settings.elements) @ self.e0s)[0])
+        return weighted_rows(frame, self.weights, e0, energy, forces, virial)
 
     def system(self, prior_power: float = 4.0, restraint: bool = True) -> LinearSystem:
         """The least-squares problem as it stands.

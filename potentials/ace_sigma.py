@@ -7,6 +7,8 @@ The site model below returns these two columns, so that a biased force is one pa
 evaluation with the coefficients ``c - tau w``.
 """
 
+from typing import Any
+
 import numpy as np
 import scipy.sparse
 import torch
@@ -33,7 +35,7 @@ class AceSigmaSites(torch.nn.Module):
     value: torch.Tensor
     factor: torch.Tensor
 
-    def __init__(self, sites: torch.nn.Module, coupling: scipy.sparse.coo_array, factor: NDArray[np.float64]) -> None:
+    def __init__(self, sites: Any, coupling: scipy.sparse.coo_array, factor: NDArray[np.float64]) -> None:
         super().__init__()
         self.sites = sites
         self.register_buffer("row", torch.from_numpy(coupling.row.astype(np.int64)))
@@ -57,25 +59,25 @@ class AceSigmaSites(torch.nn.Module):
     def forward(self, species: torch.Tensor, edge_index: torch.Tensor, edge_vectors: torch.Tensor) -> torch.Tensor:
         """Evaluate the contract of :mod:`halberd.potentials.site_model`; shape (N, 2)."""
         ref = self.sites
-        basis = ref.atomic_basis(species, edge_index, edge_vectors)  # type: ignore[operator]
+        basis = ref.atomic_basis(species, edge_index, edge_vectors)
         products = [ref.products1, ref.products2, ref.products3, ref.products4, ref.products5, ref.products6]
         weights = [ref.weights1, ref.weights2, ref.weights3, ref.weights4, ref.weights5, ref.weights6]
-        orders: int = ref.orders  # type: ignore[assignment]
-        n_species: int = ref.n_species  # type: ignore[assignment]
+        orders: int = ref.orders
+        n_species: int = ref.n_species
         # The weights of the second column are constants, and so are the sums that they are made of.
         constant = basis.detach()
         per_order: list[torch.Tensor] = []
         of_species = torch.nn.functional.one_hot(species, n_species).to(basis.dtype)
         for order in range(orders):
-            values = ref.product_values(constant, products[order])  # type: ignore[operator]
+            values = ref.product_values(constant, products[order])
             per_order.append(torch.matmul(values, of_species).t())
         sigma = self.sigma_weights(torch.cat(per_order, dim=1))
         total = torch.zeros((species.size(0), 2), dtype=basis.dtype, device=basis.device)
         first = 0
         for order in range(orders):
             count = products[order].size(0)
-            both = torch.cat([weights[order], sigma.narrow(1, first, count).unsqueeze(1)], dim=1)  # type: ignore[list-item]
-            total = total + ref.product_sum(basis, species, products[order], both)  # type: ignore[operator]
+            both = torch.cat([weights[order], sigma.narrow(1, first, count).unsqueeze(1)], dim=1)
+            total = total + ref.product_sum(basis, species, products[order], both)
             first += count
         return total
 
@@ -83,19 +85,20 @@ class AceSigmaSites(torch.nn.Module):
 class CompiledAceSigmaSites(torch.nn.Module):
     """As :class:`AceSigmaSites`, with the compiled operator on CPUs; ``portable`` is what files hold."""
 
-    def __init__(self, portable: torch.nn.Module) -> None:
+    def __init__(self, portable: Any) -> None:
         super().__init__()
         self.portable = portable
+        self.sites = portable.sites
 
     def forward(self, species: torch.Tensor, edge_index: torch.Tensor, edge_vectors: torch.Tensor) -> torch.Tensor:
         """Evaluate the contract of :mod:`halberd.potentials.site_model`; shape (N, 2)."""
-        ref = self.portable.sites
+        ref = self.sites
         if edge_vectors.is_cuda:
             return self.portable(species, edge_index, edge_vectors)
         every = [ref.products1, ref.products2, ref.products3, ref.products4, ref.products5, ref.products6]
         means = [ref.weights1, ref.weights2, ref.weights3, ref.weights4, ref.weights5, ref.weights6]
-        products = every[: ref.orders]  # type: ignore[index]
-        weights = means[: ref.orders]  # type: ignore[index]
+        products = every[: ref.orders]
+        weights = means[: ref.orders]
         totals = torch.ops.halberd.ace_products(
             species,
             edge_index,
@@ -109,7 +112,7 @@ class CompiledAceSigmaSites(torch.nn.Module):
             products,
             weights,
         )
-        sigma = self.portable.sigma_weights(totals)  # type: ignore[operator]
+        sigma = self.portable.sigma_weights(totals)
         both: list[torch.Tensor] = []
         first = 0
         for mean in weights:

@@ -30,6 +30,32 @@ _CITATION = "Batatia et al., MACE, NeurIPS 2022, arXiv 2206.07697"
 _SUPPORTED = ("MACE", "ScaleShiftMACE")
 
 
+def network_input(
+    species: torch.Tensor,
+    edge_index: torch.Tensor,
+    edge_vectors: torch.Tensor,
+    one_hot: torch.Tensor,
+    head: torch.Tensor,
+) -> dict[str, torch.Tensor]:
+    """What a MACE network reads, made from the arguments of a site model."""
+    # The fused convolution wants the edges of one centre side by side.
+    order = torch.argsort(edge_index[0], stable=True)
+    vectors = edge_vectors.index_select(0, order)
+    zeros = torch.zeros((species.shape[0], 3), dtype=edge_vectors.dtype, device=edge_vectors.device)
+    # MACE counts an edge from sender (the neighbour) to receiver (the centre).
+    return {
+        "positions": zeros,
+        "shifts": -vectors,
+        "unit_shifts": torch.zeros_like(vectors),
+        "cell": torch.zeros((3, 3), dtype=edge_vectors.dtype, device=edge_vectors.device),
+        "edge_index": edge_index.index_select(1, order).flip(0),
+        "node_attrs": one_hot.index_select(0, species),
+        "batch": torch.zeros_like(species),
+        "ptr": torch.zeros([2], dtype=torch.int64, device=species.device),
+        "head": head,
+    }
+
+
 class MaceSiteEnergies(torch.nn.Module):
     """Site energies of one head of a MACE model, eV, measured from the self-energies.
 
@@ -55,25 +81,8 @@ class MaceSiteEnergies(torch.nn.Module):
 
     def forward(self, species: torch.Tensor, edge_index: torch.Tensor, edge_vectors: torch.Tensor) -> torch.Tensor:
         """Evaluate the contract of :mod:`halberd.potentials.site_model`."""
-        n_atoms = species.shape[0]
-        # The fused convolution wants the edges of one centre side by side.
-        order = torch.argsort(edge_index[0], stable=True)
-        zeros = torch.zeros((n_atoms, 3), dtype=edge_vectors.dtype, device=edge_vectors.device)
-        vectors = edge_vectors.index_select(0, order)
-        # MACE counts an edge from sender (the neighbour) to receiver (the centre).
-        data: dict[str, torch.Tensor] = {
-            "positions": zeros,
-            "shifts": -vectors,
-            "unit_shifts": torch.zeros_like(vectors),
-            "cell": torch.zeros((3, 3), dtype=edge_vectors.dtype, device=edge_vectors.device),
-            "edge_index": edge_index.index_select(1, order).flip(0),
-            "node_attrs": self.one_hot.index_select(0, species),
-            "batch": torch.zeros_like(species),
-            "ptr": torch.zeros([2], dtype=torch.int64, device=species.device),
-            "head": self.head,
-        }
         output = self.network(
-            data,
+            network_input(species, edge_index, edge_vectors, self.one_hot, self.head),
             training=False,
             compute_force=False,
             compute_virials=False,

@@ -165,8 +165,8 @@ class SiteModel:
 
     def __repr__(self) -> str:
         columns = "" if self.n_columns is None else f", {self.n_columns} members"
-        if self.has_sigma_column:
-            columns = ", with sigma"
+        if "columns" in self.metadata:
+            columns = f", columns: {self.metadata['columns']}"
         precision = "single" if self.dtype == torch.float32 else "double"
         return f"SiteModel({self.name!r}, {' '.join(self.symbols)}, cutoff {self.cutoff:g} A, {precision}{columns})"
 

@@ -9,13 +9,14 @@ from ase import Atoms
 from ase.build import bulk
 from ase.calculators.lj import LennardJones
 
-from halberd.potentials.ace_fit import AceFit, FitWeights
+from halberd.potentials.ace_fit import AceFit
 from halberd.potentials.ace_model import ace_site_model
 from halberd.potentials.ace_settings import AceSettings
 from halberd.potentials.design_rows import DesignAssembler
 from halberd.potentials.dimers import dimer
 from halberd.potentials.energy import StructureEnergy
 from halberd.potentials.errors import ConfigurationError, DataError, OutputError, UnknownElementError
+from halberd.potentials.fit_rows import FitWeights
 from halberd.potentials.labels import Frame
 from halberd.potentials.model_selection import select_degree
 from halberd.potentials.training_frames import check_frames, distance_range, self_energies
