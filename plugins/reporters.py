@@ -24,7 +24,8 @@ from halberd.potentials.constants import (
 from halberd.potentials.errors import OutputError
 
 
-def _steps_to_next(simulation: app.Simulation, interval: int) -> int:
+def steps_to_next(simulation: app.Simulation, interval: int) -> int:
+    """Steps until a multiple of an interval."""
     return int(interval - simulation.currentStep % interval)
 
 
@@ -61,7 +62,7 @@ class ExtXYZReporter:
     def describeNextReport(self, simulation: app.Simulation) -> dict[str, Any]:
         """Tell OpenMM when the next frame is due and what it needs."""
         include = ["positions", "energy"] + (["forces"] if self._forces else [])
-        return {"steps": _steps_to_next(simulation, self._interval), "periodic": None, "include": include}
+        return {"steps": steps_to_next(simulation, self._interval), "periodic": None, "include": include}
 
     def report(self, simulation: app.Simulation, state: openmm.State) -> None:
         """Write one frame."""
@@ -128,7 +129,7 @@ class ThermoReporter(app.StateDataReporter):
 
     def describeNextReport(self, simulation: app.Simulation) -> dict[str, Any]:
         """Tell OpenMM when the next row is due and what it needs."""
-        steps = {"steps": _steps_to_next(simulation, self._reportInterval), "periodic": None}
+        steps = {"steps": steps_to_next(simulation, self._reportInterval), "periodic": None}
         return {**steps, "include": ["energy"] + (["positions"] if self._virial is not None else [])}
 
     def _constructHeaders(self) -> list[str]:
@@ -179,7 +180,7 @@ class ProgressReporter:
 
     def describeNextReport(self, simulation: app.Simulation) -> dict[str, Any]:
         """Tell OpenMM when to call again."""
-        steps = min(_steps_to_next(simulation, self._interval), max(1, self._total - simulation.currentStep))
+        steps = min(steps_to_next(simulation, self._interval), max(1, self._total - simulation.currentStep))
         return {"steps": steps, "periodic": None, "include": []}
 
     def report(self, simulation: app.Simulation, state: openmm.State) -> None:  # noqa: ARG002  (OpenMM passes it)

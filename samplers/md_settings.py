@@ -7,10 +7,9 @@ import os
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from halberd.plugins.force_builder import ForceOptions
-from halberd.potentials.errors import ConfigurationError, DataError, did_you_mean
+from halberd.potentials.errors import ConfigurationError
+from halberd.samplers.settings import from_mapping, read_yaml
 
 ENSEMBLES = ("NVE", "NVT", "NPT")
 
@@ -109,14 +108,9 @@ class MDSettings:
         ConfigurationError
             If a key is unknown (suggests the closest), one is missing, or a value has the wrong type or range.
         """
-        fields = {field.name: field for field in dataclasses.fields(cls)}
-        for key in values:
-            if key not in fields:
-                raise ConfigurationError(f"Unknown key '{key}' in {origin}.{did_you_mean(str(key), fields)}")
         if "structure" not in values:
             raise ConfigurationError(f"{origin} names no structure; give a structure file.")
-        checked = {key: _convert(key, value, str(fields[key].type)) for key, value in values.items()}
-        return cls(**checked)
+        return from_mapping(cls, values, origin)
 
     @classmethod
     def from_file(cls, path: str | os.PathLike[str], overrides: dict[str, Any] | None = None) -> MDSettings:
@@ -130,14 +124,7 @@ class MDSettings:
             As :meth:`from_mapping`.
         """
         file = Path(path)
-        try:
-            values = yaml.safe_load(file.read_text(encoding="utf-8"))
-        except OSError as error:
-            raise DataError(f"Configuration file '{file}' cannot be read: {error.strerror}.") from error
-        except yaml.YAMLError as error:
-            raise DataError(f"'{file}' is not valid YAML: {error}") from error
-        if not isinstance(values, dict):
-            raise DataError(f"'{file}' must hold 'key: value' lines.")
+        values = read_yaml(file)
         for key in ("structure", "output"):
             if isinstance(values.get(key), str):
                 values[key] = str(file.parent / values[key])
@@ -156,29 +143,3 @@ class MDSettings:
         """What a restarted run must have in common with the first."""
         names = ("ensemble", "temperature", "pressure", "timestep", "friction", "precision", "seed", "reporters")
         return {name: getattr(self, name) for name in (*names, "report_interval")}
-
-
-def _convert(key: str, value: Any, annotation: str) -> Any:
-    """Accept YAML's ints for floats and the like; refuse what cannot be meant."""
-    try:
-        if value is None:
-            if "None" not in annotation:
-                raise TypeError
-            return None
-        if annotation.startswith("float"):
-            if isinstance(value, (bool, str)):
-                raise TypeError
-            return float(value)
-        if annotation.startswith("int"):
-            if isinstance(value, bool) or int(value) != value:
-                raise TypeError
-            return int(value)
-        if annotation == "bool" and not isinstance(value, bool):
-            raise TypeError
-        if annotation.startswith("list") and not isinstance(value, list):
-            raise TypeError
-        if annotation in ("str", "str | None") and key not in ("device_index",) and not isinstance(value, str):
-            raise TypeError
-    except (TypeError, ValueError):
-        raise ConfigurationError(f"{key} is {value!r}, which is not a {annotation.replace(' | None', '')}.") from None
-    return str(value) if key == "device_index" else value
