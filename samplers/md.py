@@ -30,10 +30,10 @@ from halberd.potentials.errors import (
     HalberdError,
     OutputError,
     StabilityError,
-    did_you_mean,
 )
 from halberd.potentials.files import replacing
 from halberd.samplers.md_settings import MDSettings
+from halberd.samplers.platforms import find_platform
 from halberd.samplers.restart import (
     check_fingerprint,
     cut_outputs,
@@ -89,7 +89,7 @@ class MolecularDynamics:
             self._add_barostat()
         self.folder = Path(settings.output)
         check_folder(self.folder)
-        platform = self._platform()
+        platform = find_platform(settings.platform, settings.device_index)
         try:
             self.simulation = app.Simulation(self.topology, self.system, self._integrator(), *platform)
         except openmm.OpenMMException as error:
@@ -135,21 +135,6 @@ class MolecularDynamics:
         )
         integrator.setRandomNumberSeed(self.settings.seed)
         return integrator
-
-    def _platform(self) -> tuple[Any, ...]:
-        name = self.settings.platform
-        if name is None:
-            return ()
-        platforms = [openmm.Platform.getPlatform(i).getName() for i in range(openmm.Platform.getNumPlatforms())]
-        if name not in platforms:
-            raise BackendError(
-                f"OpenMM has no platform '{name}' here; it has {', '.join(platforms)}."
-                f"{did_you_mean(name, platforms)} GPU platforms come with 'halberd-md[cuda12]' or [cuda13]."
-            )
-        properties = {}
-        if self.settings.device_index is not None:
-            properties["DeviceIndex"] = self.settings.device_index
-        return openmm.Platform.getPlatformByName(name), properties
 
     def fingerprint(self) -> dict[str, Any]:
         """What a continuation must share with the run that wrote a checkpoint."""

@@ -37,6 +37,8 @@ class Checkpoint:
         OpenMM checkpoint.
     state : str
         OpenMM State as XML.
+    extra : dict
+        What Python-side algorithms remember.
     """
 
     step: int
@@ -44,10 +46,19 @@ class Checkpoint:
     sizes: dict[str, int]
     binary: bytes
     state: str
+    extra: dict[str, Any] = dataclasses.field(default_factory=dict)
 
 
-def write_checkpoint(path: Path, simulation: app.Simulation, fingerprint: dict[str, Any], outputs: list[Path]) -> None:
+def write_checkpoint(
+    path: Path,
+    simulation: app.Simulation,
+    fingerprint: dict[str, Any],
+    outputs: list[Path],
+    extra: dict[str, Any] | None = None,
+) -> None:
     """Write a restart file; the old one stays valid until the new one is complete.
+
+    ``extra`` is what ``get_state()`` of Python-side algorithms returned, JSON-compatible.
 
     Raises
     ------
@@ -59,6 +70,7 @@ def write_checkpoint(path: Path, simulation: app.Simulation, fingerprint: dict[s
         "step": simulation.currentStep,
         "fingerprint": fingerprint,
         "sizes": {output.name: output.stat().st_size for output in outputs if output.exists()},
+        "extra": extra or {},
     }
     with replacing(path) as temporary, zipfile.ZipFile(temporary, "w", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr("facts.json", json.dumps(facts))
@@ -85,6 +97,7 @@ def read_checkpoint(path: Path) -> Checkpoint:
                 facts["sizes"],
                 archive.read("checkpoint.bin"),
                 archive.read("state.xml").decode(),
+                facts.get("extra", {}),
             )
     except (zipfile.BadZipFile, KeyError, ValueError, OSError) as error:
         raise RestartError(f"Restart file '{path}' is damaged: {error}.") from error
