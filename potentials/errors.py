@@ -50,6 +50,10 @@ class DataError(HalberdError, ValueError):
     """A data file lacks the labels, frames or format that the task needs."""
 
 
+class LabelError(HalberdError, RuntimeError):
+    """A structure could not be labelled by the reference; active learning records why and goes on."""
+
+
 class OutputError(HalberdError, OSError):
     """A result cannot be written where it was asked for."""
 
