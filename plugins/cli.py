@@ -142,7 +142,8 @@ def error_table(report: dict[str, Any], title: str = "errors") -> Table:
     """Lay an error report out for people, in meV."""
     properties = [name for name in ("energy", "forces", "virial") if name in report]
     units = {"energy": "meV/atom", "forces": "meV/Å", "virial": "meV/atom"}
-    table = Table(title=f"{title} over {report['n_frames']} frames ({report['seconds']:.1f} s)")
+    took = f" ({report['seconds']:.1f} s)" if "seconds" in report else ""
+    table = Table(title=f"{title} over {report['n_frames']} frames{took}")
     table.add_column("config type")
     table.add_column("frames", justify="right")
     for name in properties:

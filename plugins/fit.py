@@ -17,10 +17,10 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from halberd.plugins.ase_calculator import HalberdCalculator
 from halberd.plugins.evaluate import predict
-from halberd.plugins.plots import dimer_plot, parity_plot
-from halberd.potentials.ace_fit import AceFit, FittedAce
+from halberd.plugins.plots import parity_plot
+from halberd.plugins.potential_curves import draw_dimers
+from halberd.potentials.ace_fit import AceFit
 from halberd.potentials.ace_settings import AceSettings
-from halberd.potentials.dimers import dimer
 from halberd.potentials.error_table import error_report
 from halberd.potentials.errors import ConfigurationError
 from halberd.potentials.files import check_writable, replacing
@@ -150,7 +150,7 @@ def fit_file(
             if plots and (name == "test" or not test_frames):
                 parity_plot(group, predictions, figures[0], f"{output.stem} on {name} frames")
     if plots:
-        _draw_dimers(fit, fitted, calculator, figures[1])
+        draw_dimers(fitted.model, fit.closest, figures[1])
     report["seconds"] = {
         "assemble": assembled - begun,
         "solve": solved - assembled,
@@ -199,20 +199,3 @@ def _bar(show: bool) -> Progress:
         console=Console(stderr=True),
         disable=not show,
     )
-
-
-def _draw_dimers(fit: AceFit, fitted: FittedAce, calculator: HalberdCalculator, path: Path) -> None:
-    settings = fit.basis.settings
-    curves = {}
-    for name in settings.pair_names():
-        a, b = settings.pair_species(name)
-        closest = float(fit.closest[a, b])
-        first = 0.6 * (closest if np.isfinite(closest) else settings.cores[a, b])
-        distances = np.linspace(first, settings.r_max, 200)
-        e0 = np.asarray(fitted.model.e0s)[[a, b]].sum(axis=0)
-        energies = []
-        for r in distances:
-            results = calculator.evaluate(dimer(settings.elements[a], settings.elements[b], float(r)))
-            energies.append(np.atleast_1d(results.get("energies_committee", results["energy"])) - e0)
-        curves[name] = (distances, np.array(energies), closest)
-    dimer_plot(curves, path, f"{fitted.model.name}: two atoms alone")

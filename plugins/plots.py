@@ -12,7 +12,7 @@ from halberd.potentials.error_table import Prediction
 from halberd.potentials.files import replacing
 from halberd.potentials.labels import Frame
 
-_BLUE, _GREY = "#20639b", "#8a8a8a"
+BLUE, RED, GREY = "#20639b", "#c8553d", "#8a8a8a"
 
 
 def new_figure(columns: int, rows: int = 1, width: float = 4.2, height: float = 3.6) -> tuple[Any, Any]:
@@ -71,8 +71,8 @@ def parity_plot(
         low, high = float(data.min()), float(data.max())
         pad = 0.03 * (high - low or 1.0)
         line = [low - pad, high + pad]
-        axis.plot(line, line, color=_GREY, linewidth=1, zorder=1)
-        axis.scatter(data[:, 0], data[:, 1], s=6, alpha=0.4, color=_BLUE, linewidths=0, zorder=2, rasterized=True)
+        axis.plot(line, line, color=GREY, linewidth=1, zorder=1)
+        axis.scatter(data[:, 0], data[:, 1], s=6, alpha=0.4, color=BLUE, linewidths=0, zorder=2, rasterized=True)
         axis.set(xlim=line, ylim=line, aspect="equal", xlabel=f"label, {unit}", ylabel=f"model, {unit}")
         error = data[:, 1] - data[:, 0]
         axis.set_title(
@@ -110,14 +110,14 @@ def dimer_plot(
     for axis, (name, (distances, energies, closest)) in zip(axes.ravel(), curves.items(), strict=False):
         mean = energies.mean(axis=1)
         for member in energies.T if energies.shape[1] > 1 else ():
-            axis.plot(distances, member, color=_BLUE, linewidth=0.6, alpha=0.35)
-        axis.plot(distances, mean, color=_BLUE, linewidth=1.5)
+            axis.plot(distances, member, color=BLUE, linewidth=0.6, alpha=0.35)
+        axis.plot(distances, mean, color=BLUE, linewidth=1.5)
         if np.isfinite(closest):
-            axis.axvspan(distances[0], closest, color=_GREY, alpha=0.15, linewidth=0)
+            axis.axvspan(distances[0], closest, color=GREY, alpha=0.15, linewidth=0)
         data = mean[distances >= closest] if np.isfinite(closest) else mean
         spread = max(float(np.ptp(data)), 1.0)
         axis.set_ylim(float(data.min()) - 0.3 * spread, float(data.max()) + spread)
-        axis.axhline(0.0, color=_GREY, linewidth=0.5)
+        axis.axhline(0.0, color=GREY, linewidth=0.5)
         axis.set_title(name, fontsize=9)
         axis.set_xlabel("distance, Å", fontsize=8)
         axis.set_ylabel("energy, eV", fontsize=8)
@@ -168,14 +168,14 @@ def run_plot(
         series.append((label, [(times, values, "")]))
     figure, axes = new_figure(1, len(series), width=7.0, height=1.9)
     for axis, (label, lines) in zip(axes[:, 0], series, strict=True):
-        for (x, y, name), color in zip(lines, (_BLUE, "#c8553d"), strict=False):
+        for (x, y, name), color in zip(lines, (BLUE, RED), strict=False):
             axis.plot(x, y, color=color, linewidth=1.0, label=name or None)
         axis.set_ylabel(label, fontsize=8)
         axis.tick_params(labelsize=8)
         if lines[0][2]:
             axis.legend(fontsize=8, frameon=False, ncols=2)
     if target_temperature is not None:
-        axes[1, 0].axhline(target_temperature, color=_GREY, linewidth=1, linestyle="--")
+        axes[1, 0].axhline(target_temperature, color=GREY, linewidth=1, linestyle="--")
     axes[-1, 0].set_xlabel("time, ps", fontsize=8)
     figure.suptitle(title, fontsize=10)
     save_figure(figure, path)

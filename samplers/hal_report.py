@@ -1,0 +1,122 @@
+"""What hyperactive learning tells people: a line and two figures per iteration, one figure for the whole run."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from halberd.plugins.plots import BLUE, GREY, RED, new_figure, save_figure
+from halberd.plugins.potential_curves import draw_dimers
+from halberd.potentials.loading import load
+from halberd.samplers.biased_dynamics import LOG
+from halberd.samplers.hal_folder import Iteration
+from halberd.samplers.hal_model import Fit
+from halberd.samplers.hal_settings import HALSettings
+
+
+def describe(iteration: Iteration, history: Sequence[Iteration], settings: HALSettings) -> str:
+    """One line about an iteration."""
+    parts = []
+    for outcome in iteration.walkers:
+        picosecond = 1e-3 * settings.md.timestep
+        if outcome["reason"] == "finished" and outcome["selected_step"] is None:
+            parts.append(f"{outcome['step'] * picosecond:.2f} ps held (f {outcome['max_f']:.2f})")
+        elif outcome["reason"] in ("uncertain", "finished"):
+            parts.append(f"f {outcome['max_f']:.2f} at {outcome['selected_step'] * picosecond:.2f} ps")
+        else:
+            parts.append(f"{outcome['reason']} at {outcome['step'] * picosecond:.2f} ps")
+    n_fit, n_test = (sum(len(getattr(it, name)) for it in history) for name in ("fit", "test"))
+    new = len(iteration.fit) + len(iteration.test)
+    text = f"{iteration.number:3d}  {', '.join(parts) or 'initial frames'} | +{new} labels"
+    if iteration.n_failed:
+        text += f", {iteration.n_failed} failed"
+    if iteration.n_duplicates:
+        text += f", {iteration.n_duplicates} alike"
+    text += f": {n_fit} fit, {n_test} test"
+    fit_errors = iteration.errors.get("fit", {})
+    if "forces" in fit_errors and "energy" in fit_errors:
+        text += (
+            f" | fit RMSE {1e3 * fit_errors['energy']['rmse']:.1f} meV/atom, "
+            f"{1e3 * fit_errors['forces']['rmse']:.0f} meV/A"
+        )
+    seconds = iteration.seconds
+    return text + f" | MD {seconds['md']:.0f}, label {seconds['label']:.0f}, fit {seconds['fit']:.0f} s"
+
+
+def draw_iteration(
+    iteration: Iteration, settings: HALSettings, folder: Path, fit: Fit | None, model_file: Path
+) -> None:
+    """Draw the walkers' logs and, where there is a new model, its dimer curves."""
+    logs = [_read_log(folder / f"walker{k}" / LOG) for k in range(len(iteration.walkers))]
+    if logs:
+        draw_walkers([log for log in logs if log is not None], settings, folder / "walkers.png")
+    if fit is not None and model_file.parent == folder:
+        draw_dimers(load(model_file), fit.closest, folder / "dimers.png", points=60)
+
+
+def _read_log(path: Path) -> dict[str, np.ndarray] | None:
+    if not path.is_file():
+        return None
+    rows = np.genfromtxt(path, delimiter=",", names=True, ndmin=1)
+    return {name: rows[name] for name in rows.dtype.names or ()} if rows.size else None
+
+
+def draw_walkers(logs: Sequence[dict[str, np.ndarray]], settings: HALSettings, path: Path) -> None:
+    """Energy, temperature, pressure, tau and the uncertainty with its threshold, against time."""
+    if not logs:
+        return
+    series = [
+        ("energy_eV", "energy − first, eV"),
+        ("temperature_K", "temperature, K"),
+        ("pressure_bar", "pressure, GPa"),
+        ("tau", "tau"),
+        ("max_f", "largest f"),
+    ]
+    series = [s for s in series if any(np.isfinite(log[s[0]]).any() for log in logs)]
+    figure, axes = new_figure(1, len(series), width=6.5, height=1.6)
+    for axis, (name, label) in zip(axes[:, 0], series, strict=True):
+        for k, log in enumerate(logs):
+            values = log[name]
+            if name == "energy_eV":
+                values = values - values[0]
+            if name == "pressure_bar":
+                values = values / 1e4
+            axis.plot(log["time_ps"], values, linewidth=1.0, color=f"C{k}", label=f"walker {k}")
+        axis.set_ylabel(label, fontsize=8)
+        axis.tick_params(labelsize=8)
+    if settings.md.criterion == "max":
+        axes[-1, 0].axhline(settings.md.tolerance, color=GREY, linestyle="--", linewidth=1)
+    axes[0, 0].legend(fontsize=7, frameon=False, ncols=4)
+    axes[-1, 0].set_xlabel("time, ps", fontsize=8)
+    save_figure(figure, path)
+
+
+def draw_learning(history: Sequence[Iteration], settings: HALSettings, path: Path) -> None:
+    """Labels, uncertainty met, trajectory length and errors against the iteration."""
+    numbers = [it.number for it in history]
+    labels = np.cumsum([len(it.fit) + len(it.test) for it in history])
+    figure, axes = new_figure(1, 3, width=6.5, height=2.1)
+    axes[0, 0].step(numbers, labels, where="post", color=BLUE)
+    axes[0, 0].set_ylabel("labels", fontsize=8)
+    walked = [it for it in history if it.walkers]
+    for it in walked:
+        for outcome in it.walkers:
+            held = outcome["reason"] == "finished" and outcome["selected_step"] is None
+            axes[1, 0].plot(it.number, 1e-3 * settings.md.timestep * outcome["step"], "o", ms=3.5,
+                            color=BLUE if held else RED)  # fmt: skip
+    axes[1, 0].set_ylabel("trajectory, ps\n(red: stopped)", fontsize=8)
+    for name, color in (("fit", BLUE), ("test", RED)):
+        points = [
+            (it.number, it.errors[name]["forces"]["rmse"]) for it in history if "forces" in it.errors.get(name, {})
+        ]
+        if points:
+            x, y = np.array(points).T
+            axes[2, 0].plot(x, 1e3 * y, color=color, label=f"{name} set")
+    axes[2, 0].set_ylabel("force RMSE, meV/Å", fontsize=8)
+    axes[2, 0].legend(fontsize=7, frameon=False)
+    axes[2, 0].set_xlabel("iteration", fontsize=8)
+    for axis in axes[:, 0]:
+        axis.tick_params(labelsize=8)
+    save_figure(figure, path)
