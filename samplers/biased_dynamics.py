@@ -30,13 +30,15 @@ from halberd.potentials.errors import GeometryError, RestartError, StabilityErro
 from halberd.potentials.files import replacing
 from halberd.potentials.site_model import SiteModel
 from halberd.samplers.biased_settings import BiasedSettings, ends
-from halberd.samplers.monte_carlo import MonteCarloMoves
+from halberd.samplers.monte_carlo import MonteCarloMoves, compactness
 from halberd.samplers.platforms import find_platform
 from halberd.samplers.restart import cut_outputs, read_checkpoint, restore, write_checkpoint
 from halberd.samplers.tau_control import TauController
 
 OUTCOME, SELECTED, LOG, TRAJECTORY = "outcome.json", "selected.extxyz", "walker.csv", "trajectory.extxyz"
 _CHECKPOINT = "walker.zip"
+#: Of the compactness of the first cell; a cell below it has all but collapsed.
+FLATTEST = 0.5
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,6 +58,8 @@ class Outcome:
         Largest relative force uncertainty of the selected frame, or of the run if there is none.
     atom : int
         Where it is.
+    held : bool
+        Whether all steps were done and the tolerance held at every look.
     detail : str
     moves : dict
         Monte Carlo move -> [accepted, tried].
@@ -66,13 +70,9 @@ class Outcome:
     selected_step: int | None
     max_f: float
     atom: int
+    held: bool
     detail: str
     moves: dict[str, list[int]]
-
-    @property
-    def held(self) -> bool:
-        """Whether the tolerance held for the whole trajectory."""
-        return self.reason == "finished" and self.selected_step is None
 
 
 class BiasedDynamics:
@@ -124,7 +124,7 @@ class BiasedDynamics:
         platform = find_platform(settings.platform, settings.device_index, torch.get_num_threads())
         self.simulation = app.Simulation(topology, system, _integrator(settings, seeds[0]), *platform)
         self.simulation.context.setPositions(positions)
-        self.first_volume = self._volume()
+        self.first_box = np.array(self.simulation.context.getState().getPeriodicBoxVectors(asNumpy=True)._value)
         self.moves = MonteCarloMoves(
             self.simulation.context, atoms.numbers, seeds[1], settings.cell_move, settings.cell_amplitude
         )
@@ -217,9 +217,11 @@ class BiasedDynamics:
         low, high = ends(self.settings.volume_range)
         atoms = Atoms(numbers=self.moves.numbers, positions=positions * 10.0, pbc=self.periodic)
         if self.periodic:
-            ratio = float(np.linalg.det(box)) / self.first_volume
+            ratio = float(np.linalg.det(box) / np.linalg.det(self.first_box))
             if not low < ratio < high:
                 return "cell", f"the volume is {ratio:.2f} times the first"
+            if compactness(box) < FLATTEST * compactness(self.first_box):
+                return "cell", "the cell has become flat; cell_move: isotropic suits liquids better"
             atoms.set_cell(box * 10.0)
         problem = self.guard.violation(atoms)
         return None if problem is None else ("distance", problem)
@@ -248,8 +250,9 @@ class BiasedDynamics:
 
     def _finish(self) -> Outcome:
         reason, detail = self._ending or ("finished", "")
-        if self._selected is None and reason in ("distance", "cell", "unstable") and self._last is not None:
-            # What led to the failure is worth learning, and the last sound frame is closest to it.
+        held = reason == "finished" and self._selected is None
+        if self._selected is None and (self.settings.keep_last or reason != "finished"):
+            # What led to a failure is worth learning, and the last sound frame is closest to it.
             self._selected = self._last
         selected_step = None
         best = self._best
@@ -264,6 +267,7 @@ class BiasedDynamics:
             selected_step,
             best["max_f"],
             best["atom"],
+            held,
             detail,
             self.moves.counts,
         )
@@ -315,10 +319,6 @@ class BiasedDynamics:
 
     def _set_temperature(self, temperature: float) -> None:
         self.simulation.integrator.setTemperature(temperature * unit.kelvin)
-
-    def _volume(self) -> float:
-        box = self.simulation.context.getState().getPeriodicBoxVectors(asNumpy=True)._value
-        return float(np.linalg.det(box))
 
 
 def guard_of(model: SiteModel, atoms: Atoms, settings: BiasedSettings) -> DistanceGuard:

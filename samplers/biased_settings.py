@@ -47,6 +47,8 @@ class BiasedSettings:
         See :func:`halberd.potentials.disagreement.disagreement`.
     stop_at_trigger : bool
         Whether the run ends at the first selected frame, or goes on with that frame kept.
+    keep_last : bool
+        Whether the last frame is selected when none was uncertain.
     pressure : float or pair, bar
         For cell moves.
     cell_move : {'none', 'isotropic', 'shape'}
@@ -85,9 +87,10 @@ class BiasedSettings:
     epsilon: float = 0.2
     deviation: str = "rms"
     stop_at_trigger: bool = True
+    keep_last: bool = False
     pressure: float | tuple[float, float] = 1.0
     cell_move: str = "none"
-    cell_interval: int = 50
+    cell_interval: int = 10
     cell_amplitude: float | None = None
     swap_interval: int = 0
     min_distance: float | Mapping[str, float] | None = None

@@ -230,8 +230,10 @@ class HyperactiveLearning:
                     settings.md.tolerance,
                     settings.md.epsilon,
                 )
-        frames = {names[k]: Frame(candidates[k], None, None, None, "hal") for k in sorted(chosen)}
-        return frames, len(candidates) - len(chosen)
+        n_duplicates = len(candidates) - len(chosen)
+        left = settings.max_labels - sum(len(it.fit) + len(it.test) for it in history)
+        frames = {names[k]: Frame(candidates[k], None, None, None, "hal") for k in sorted(chosen[:left])}
+        return frames, n_duplicates
 
     # -- labels -------------------------------------------------------------------------------------------------
 

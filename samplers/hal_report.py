@@ -21,7 +21,7 @@ def describe(iteration: Iteration, history: Sequence[Iteration], settings: HALSe
     parts = []
     for outcome in iteration.walkers:
         picosecond = 1e-3 * settings.md.timestep
-        if outcome["reason"] == "finished" and outcome["selected_step"] is None:
+        if outcome["held"]:
             parts.append(f"{outcome['step'] * picosecond:.2f} ps held (f {outcome['max_f']:.2f})")
         elif outcome["reason"] in ("uncertain", "finished"):
             parts.append(f"f {outcome['max_f']:.2f} at {outcome['selected_step'] * picosecond:.2f} ps")
@@ -103,9 +103,8 @@ def draw_learning(history: Sequence[Iteration], settings: HALSettings, path: Pat
     walked = [it for it in history if it.walkers]
     for it in walked:
         for outcome in it.walkers:
-            held = outcome["reason"] == "finished" and outcome["selected_step"] is None
-            axes[1, 0].plot(it.number, 1e-3 * settings.md.timestep * outcome["step"], "o", ms=3.5,
-                            color=BLUE if held else RED)  # fmt: skip
+            color = BLUE if outcome["held"] else RED
+            axes[1, 0].plot(it.number, 1e-3 * settings.md.timestep * outcome["step"], "o", ms=3.5, color=color)
     axes[1, 0].set_ylabel("trajectory, ps\n(red: stopped)", fontsize=8)
     for name, color in (("fit", BLUE), ("test", RED)):
         points = [

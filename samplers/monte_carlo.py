@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import openmm
 import scipy.linalg
+from ase.geometry import minkowski_reduce
 from numpy.typing import NDArray
 
 from halberd.potentials.constants import GAS_CONSTANT_KJ_PER_MOL_K, KJ_PER_MOL_NM3_IN_BAR
@@ -67,7 +68,10 @@ def strain_factor(kind: str, amplitude: float, generator: np.random.Generator) -
 
 
 def standard_cell(cell: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Turn a cell into the lower-triangular, reduced form that OpenMM asks for.
+    """Turn a cell into the lower-triangular, reduced form that OpenMM asks for, by way of the shortest vectors.
+
+    Under shape moves a cell wanders among the many descriptions of its lattice; the most compact one keeps the numbers
+    sane. The lattice itself, and with it all that is periodic in it, stays the same.
 
     Parameters
     ----------
@@ -80,13 +84,22 @@ def standard_cell(cell: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArr
     rotation : array, shape (3, 3)
         ``positions @ rotation`` turns positions along.
     """
-    q, r = np.linalg.qr(cell.T)
-    signs = np.sign(np.diag(r))
-    rotation = q * signs
-    new = np.tril(cell @ rotation)
+    compact = minkowski_reduce(cell)[0]
+    if np.linalg.det(compact) < 0:
+        compact = -compact
+    q, r = np.linalg.qr(compact.T)
+    rotation = q * np.sign(np.diag(r))
+    new = np.tril(compact @ rotation)
     for i, j in ((2, 1), (2, 0), (1, 0)):
         new[i] -= new[j] * np.round(new[i, j] / new[j, j])
     return new, rotation
+
+
+def compactness(cell: NDArray[np.float64]) -> float:
+    """Smallest distance between opposite faces over the cube root of the volume; 1 for a cube."""
+    volume = float(np.linalg.det(cell))
+    areas = [np.linalg.norm(np.cross(cell[i], cell[j])) for i, j in ((1, 2), (0, 2), (0, 1))]
+    return float(abs(volume) / max(areas) / abs(volume) ** (1.0 / 3.0))
 
 
 class MonteCarloMoves:
