@@ -22,6 +22,7 @@ from typing import Any
 import ase.io
 import numpy as np
 from ase import Atoms
+from ase.geometry import find_mic
 
 from halberd.potentials.errors import ConfigurationError, DataError, LabelError
 from halberd.potentials.files import replacing
@@ -249,8 +250,14 @@ def checked(frame: Frame, max_force: float, labelled: Atoms) -> Frame:
     if frame.energy is None or frame.forces is None:
         missing = " and ".join(n for n in ("energy", "forces") if getattr(frame, n) is None)
         raise LabelError(f"it gave no {missing}")
-    if not np.array_equal(labelled.numbers, frame.atoms.numbers):
-        raise LabelError("its atoms are not those it was given, or in another order")
+    same = np.array_equal(labelled.numbers, frame.atoms.numbers)
+    if same:
+        moved = labelled.positions - frame.atoms.positions
+        if frame.atoms.pbc.any():  # wrapped into the cell, they are the same
+            moved = find_mic(moved, frame.atoms.cell, frame.atoms.pbc)[0]
+        same = bool(np.abs(moved).max() < 1e-3)
+    if not same:
+        raise LabelError("its atoms are not those it was given, or in another order or place")
     values = [np.array(frame.energy), frame.forces, *([] if frame.virial is None else [frame.virial])]
     if not all(np.isfinite(value).all() for value in values):
         raise LabelError("its labels are not finite")
