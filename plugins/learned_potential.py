@@ -24,11 +24,12 @@ class LearnedPotential:
     Parameters
     ----------
     model : path, name of a pretrained model, SiteModel, or a sequence of these
-        See :func:`halberd.potentials.load`. A sequence is a committee; its mean energy drives the simulation.
+        See :func:`halberd.potentials.load`. A sequence is a committee; its mean energy drives the simulation,
+        with ``bias=`` minus ``hal_tau`` times its disagreement.
     **options
         Defaults for the keywords of :class:`halberd.plugins.force_builder.ForceOptions`: ``precision``, ``device``,
-        ``forceGroup``, ``backend``, ``skin``, ``threads``, ``head``, ``charge``, ``multiplicity``, ``energy``.
-        Every method takes them too.
+        ``forceGroup``, ``backend``, ``skin``, ``threads``, ``head``, ``charge``, ``multiplicity``, ``energy``,
+        ``bias``, ``bias_width``. Every method takes them too.
 
     Raises
     ------

@@ -32,7 +32,7 @@ from halberd.samplers.biased_dynamics import SELECTED, Outcome
 from halberd.samplers.frame_selection import select_frames
 from halberd.samplers.hal_folder import Iteration, RunFolder, write_json
 from halberd.samplers.hal_model import Fit, Fitted, ModelFitter
-from halberd.samplers.hal_report import describe, draw_iteration, draw_learning
+from halberd.samplers.hal_report import describe, draw_learning, report_iteration
 from halberd.samplers.hal_settings import HALSettings
 from halberd.samplers.hal_tasks import WalkerTask, run_walker
 from halberd.samplers.labelling import label_to_file, to_atoms
@@ -70,6 +70,7 @@ class HyperactiveLearning:
         elements = {int(z) for frame in self.initial for z in frame.atoms.numbers}
         self._check_starts(elements)
         self.fitter = ModelFitter(settings.model, sorted(elements))
+        self.fitter.check([frame.atoms for frame in self.initial])
         self.folder = RunFolder(Path(settings.output))
         self._executor = executor
         self._fit: Fit | None = None
@@ -179,7 +180,7 @@ class HyperactiveLearning:
                 walkers=[dataclasses.asdict(outcome) for outcome in outcomes],
                 seconds={"md": walked - begun, "label": labelled - walked, "fit": time.perf_counter() - labelled},
             )
-            draw_iteration(iteration, self.settings, folder, self._fit, self.folder.path / iteration.model)
+            report_iteration(iteration, self.settings, folder, self._fit, self.folder.path / iteration.model)
         self.folder.finish(iteration, history)
         line = describe(iteration, [*history, iteration], self.settings)
         self.console.print(line, markup=False, soft_wrap=True)

@@ -7,6 +7,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeAlias
 
+from ase import Atoms
+
+from halberd.potentials.ace_basis import AceBasis
 from halberd.potentials.ace_fit import AceFit, FittedAce
 from halberd.potentials.ace_settings import AceSettings
 from halberd.potentials.errors import ConfigurationError, did_you_mean
@@ -136,6 +139,33 @@ class ModelFitter:
             self._base = load(self.settings.base, elements=self.elements)
         return self._base
 
+    def check(self, structures: Sequence[Atoms]) -> None:
+        """Check, before anything is labelled, that there will be enough data to begin with.
+
+        Raises
+        ------
+        ConfigurationError
+            If there are fewer rows of data than functions.
+        """
+        if self.settings.kind == "ace":
+            rows = sum(1 + 3 * len(atoms) + (6 if atoms.pbc.all() else 0) for atoms in structures)
+            self._possible_degrees(rows, len(structures))
+
+    def _possible_degrees(self, rows: int, n_frames: int) -> list[float | None]:
+        """Degrees to choose from that have no more functions than there are rows; ``None`` is the one of the basis."""
+        degrees: list[float | None] = [None]
+        if self.settings.select_degrees:
+            degrees = [float(d) for d in sorted(self.settings.select_degrees)]
+        sizes = [AceBasis(self.settings.ace_settings(self.elements, degree)).n_functions for degree in degrees]
+        possible = [degree for degree, size in zip(degrees, sizes, strict=True) if size <= rows]
+        if not possible:
+            advice = "smaller select_degrees" if self.settings.select_degrees else "or give select_degrees"
+            raise ConfigurationError(
+                f"{n_frames} initial frames give {rows} rows of data, too few for a basis of {sizes[0]} functions. "
+                f"Add frames, lower order or degree in basis, {advice}."
+            )
+        return possible
+
     def new(self, frames: Sequence[Frame], select: bool = False) -> Fit:
         """Fit frames from the beginning.
 
@@ -143,7 +173,7 @@ class ModelFitter:
         ----------
         frames : sequence of Frame
         select : bool
-            Choose the degree anew, if there are degrees to choose from.
+            Choose the degree with the lowest BIC, if there are degrees to choose from.
 
         Raises
         ------
@@ -156,36 +186,16 @@ class ModelFitter:
             fit = LastLayerFit(self.base, settings.fit_weights(), settings.e0s)
             fit.add(frames)
             return fit
-        degree = None
-        if settings.select_degrees and select:
-            degree = self._best_degree(frames)
-        fit = AceFit(settings.ace_settings(self.elements, degree), settings.fit_weights(), settings.e0s)
-        fit.add(frames)
-        if fit.n_rows < fit.basis.n_functions:
-            raise ConfigurationError(
-                f"{len(frames)} initial frames give {fit.n_rows} rows of data, too few for a basis of "
-                f"{fit.basis.n_functions} functions. Add frames, lower order or degree in basis, or give "
-                "select_degrees."
-            )
-        return fit
-
-    def _best_degree(self, frames: Sequence[Frame]) -> float:
-        """The degree with the lowest BIC, among those with fewer functions than rows."""
-        degrees = sorted(float(d) for d in self.settings.select_degrees or [])
         rows = sum(1 + 3 * len(f.atoms) + (6 if f.virial is not None else 0) for f in frames)
-        bases = {d: AceFit(self.settings.ace_settings(self.elements, d), self.settings.fit_weights()) for d in degrees}
-        possible = [d for d in degrees if bases[d].basis.n_functions <= rows]
-        if not possible:
-            smallest = bases[degrees[0]].basis.n_functions
-            raise ConfigurationError(
-                f"{len(frames)} frames give {rows} rows of data, too few even for degree {degrees[0]:g} "
-                f"({smallest} functions). Add frames, or smaller select_degrees."
-            )
-        largest = AceFit(
-            self.settings.ace_settings(self.elements, possible[-1]), self.settings.fit_weights(), self.settings.e0s
-        )
-        largest.add(frames)
-        return select_degree(largest, possible)[0].degree
+        possible = self._possible_degrees(rows, len(frames))
+        fit = AceFit(settings.ace_settings(self.elements, possible[-1]), settings.fit_weights(), settings.e0s)
+        fit.add(frames)
+        if select and len(possible) > 1:
+            degree = select_degree(fit, [d for d in possible if d is not None])[0].degree
+            if degree != possible[-1]:
+                fit = AceFit(settings.ace_settings(self.elements, degree), settings.fit_weights(), settings.e0s)
+                fit.add(frames)
+        return fit
 
     def load(self, path: Path) -> Fit:
         """Read the state of a fit."""

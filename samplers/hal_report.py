@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from halberd.plugins.plots import BLUE, GREY, RED, new_figure, save_figure
 from halberd.plugins.potential_curves import draw_dimers
+from halberd.potentials.files import replacing
 from halberd.potentials.loading import load
 from halberd.samplers.biased_dynamics import LOG
 from halberd.samplers.hal_folder import Iteration
@@ -45,15 +47,28 @@ def describe(iteration: Iteration, history: Sequence[Iteration], settings: HALSe
     return text + f" | MD {seconds['md']:.0f}, label {seconds['label']:.0f}, fit {seconds['fit']:.0f} s"
 
 
-def draw_iteration(
+def report_iteration(
     iteration: Iteration, settings: HALSettings, folder: Path, fit: Fit | None, model_file: Path
 ) -> None:
-    """Draw the walkers' logs and, where there is a new model, its dimer curves."""
+    """Leave the error table, the walkers' logs as a figure and, where there is a new model, its dimer curves."""
+    write_error_table(iteration.errors, folder / "errors.csv")
     logs = [_read_log(folder / f"walker{k}" / LOG) for k in range(len(iteration.walkers))]
     if logs:
         draw_walkers([log for log in logs if log is not None], settings, folder / "walkers.png")
     if fit is not None and model_file.parent == folder:
         draw_dimers(load(model_file), fit.closest, folder / "dimers.png", points=60)
+
+
+def write_error_table(errors: Mapping[str, Any], path: Path) -> None:
+    """Write errors of the fit and the test set, by config type, as CSV."""
+    lines = ["set,config_type,frames,energy_mae_eV,energy_rmse_eV,forces_mae_eV_A,forces_rmse_eV_A,virial_rmse_eV"]
+    wanted = (("energy", "mae"), ("energy", "rmse"), ("forces", "mae"), ("forces", "rmse"), ("virial", "rmse"))
+    for name, report in errors.items():
+        for config_type, row in [*report["per_config_type"].items(), ("all", report)]:
+            values = [f"{row[key][kind]:.6g}" if key in row else "" for key, kind in wanted]
+            lines.append(",".join([name, config_type, str(row["n_frames"]), *values]))
+    with replacing(path) as temporary:
+        temporary.write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
 def _read_log(path: Path) -> dict[str, np.ndarray] | None:

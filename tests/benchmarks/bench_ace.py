@@ -20,6 +20,7 @@ from ase.data import atomic_numbers
 from openmm import unit
 
 from halberd.plugins import LearnedPotential
+from halberd.plugins.force_builder import HAL_TAU
 from halberd.plugins.structures import topology_from_atoms
 from halberd.potentials import load
 from halberd.potentials.ace_basis import AceBasis
@@ -42,12 +43,15 @@ def alloy(size: int, symbols: tuple[str, ...], fraction: float = 0.1, seed: int 
     return atoms
 
 
-def step_timer(model, atoms: Atoms, precision: str):
-    """A function that runs steps from the same start every time and returns seconds per step."""
+def step_timer(model, atoms: Atoms, precision: str, tau: float | None = None):
+    """A function that runs steps from the same start every time and returns seconds per step; with tau, biased ones."""
     topology, positions = topology_from_atoms(atoms)
-    system = LearnedPotential(model).createSystem(topology, precision=precision)
+    bias = None if tau is None else "sigma"
+    system = LearnedPotential(model).createSystem(topology, precision=precision, bias=bias)
     integrator = openmm.LangevinMiddleIntegrator(300 * unit.kelvin, 1 / unit.picosecond, 1 * unit.femtosecond)
     context = openmm.Context(system, integrator, openmm.Platform.getPlatformByName("CPU"))
+    if tau is not None:
+        context.setParameter(HAL_TAU, tau)
     velocities = np.random.default_rng(1).normal(scale=0.3, size=(len(atoms), 3))
 
     def run(steps: int) -> float:

@@ -89,7 +89,7 @@ def test_a_run_leaves_everything_behind(finished):
         assert np.abs(frame.forces - expected.forces).max() < 1e-5
         assert np.abs(frame.virial - expected.virial).max() < 1e-4
     last = folder / "iterations" / f"{result['iterations']:04d}"
-    for name in ("iteration.json", "walkers.png", "walker0/walker.csv", "walker0/trajectory.extxyz"):
+    for name in ("iteration.json", "errors.csv", "walkers.png", "walker0/walker.csv", "walker0/trajectory.extxyz"):
         assert (last / name).stat().st_size > 0
     first = folder / "iterations" / "0000"
     assert (first / "dimers.png").stat().st_size > 0
