@@ -91,6 +91,10 @@ class BiasedDynamics:
     seed : int
     drive : SiteModel, optional
         What drives the run, such as the same mean with an exact sigma; the committee if omitted.
+    first_step : int
+        Step to begin at, for a run that goes on where another one stopped: ramps go on, burn-in begins anew.
+    known_start : bool
+        The start has a label already: uncertain or not, it is not selected.
 
     Raises
     ------
@@ -108,8 +112,12 @@ class BiasedDynamics:
         folder: Path,
         seed: int = 0,
         drive: SiteModel | None = None,
+        first_step: int = 0,
+        known_start: bool = False,
     ) -> None:
         self.settings = settings
+        self.first_step = first_step
+        self.known_start = known_start
         self.folder = Path(folder)
         self.periodic = bool(atoms.pbc.any())
         self.guard = guard_of(model, atoms, settings)
@@ -129,7 +137,7 @@ class BiasedDynamics:
             self.simulation.context, atoms.numbers, seeds[1], settings.cell_move, settings.cell_amplitude
         )
         self.controller = TauController(
-            settings.at("tau_rel", 0),
+            settings.at("tau_rel", first_step),
             settings.tau_history,
             settings.tau_burn_in,
             settings.tau_averaging,
@@ -170,7 +178,8 @@ class BiasedDynamics:
         self._warm_up(reporter)
         try:
             if not resumed:
-                temperature = settings.at("temperature", 0)
+                simulation.currentStep = self.first_step
+                temperature = settings.at("temperature", self.first_step)
                 simulation.context.setVelocitiesToTemperature(temperature * unit.kelvin, self._velocity_seed)
                 self._look(reporter)
             while self._ending is None and simulation.currentStep < settings.steps:
@@ -236,13 +245,14 @@ class BiasedDynamics:
             self._best = {"max_f": facts["max_f"], "atom": facts["atom"]}
         self._last = (labelled(seen, uncertainty, step), facts)
         measure = softmax(uncertainty).max() if settings.criterion == "softmax" else uncertainty.max()
-        if measure > settings.tolerance and self._selected is None:
+        labelled_before = self.known_start and step == self.first_step
+        if measure > settings.tolerance and self._selected is None and not labelled_before:
             self._selected = self._last
             if settings.stop_at_trigger:
                 self._ending = ("uncertain", "")
         self.controller.tau_rel = settings.at("tau_rel", step)
         tau = self.controller.update(
-            step,
+            step - self.first_step,
             float(np.linalg.norm(seen.spread.forces, axis=1).mean()),
             float(np.linalg.norm(seen.spread.sigma_forces, axis=1).mean()),
         )

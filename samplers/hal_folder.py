@@ -36,13 +36,15 @@ class Iteration:
         Labelled frames it added.
     n_failed, n_duplicates : int
         Frames that could not be labelled, or needed not be.
+    tolerance : float
+        Of its walkers.
     held : int
-        Trajectories in a row, up to its end, for which the tolerance held.
+        Trajectories in a row, up to its end, for which the final tolerance held.
     model, drive, state : str
         The current model, what drives walkers, and the state of the fit.
     n_functions, n_rows : int
     walkers : list of dict
-        Outcomes.
+        Outcomes, with ``first_step`` and ``start`` of the trajectory.
     errors : dict
         ``fit`` and ``test``: error reports of the model.
     seconds : dict
@@ -56,6 +58,7 @@ class Iteration:
     test: list[str]
     n_failed: int
     n_duplicates: int
+    tolerance: float
     held: int
     model: str
     drive: str

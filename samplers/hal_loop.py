@@ -152,12 +152,13 @@ class HyperactiveLearning:
         folder.mkdir(exist_ok=True)
         begun = time.perf_counter()
         outcomes: list[Outcome] = []
+        tasks = self._tasks(history) if number else []
         n_duplicates = 0
         if number == 0:
             to_label = {f"initial{k:04d}": frame for k, frame in enumerate(self.initial)}
         else:
             with self.console.status(f"iteration {number}: {self.settings.walkers} walkers"):
-                outcomes = self._walk(executor, history)
+                outcomes = self._walk(tasks, executor)
             with self.console.status(f"iteration {number}: choosing frames"):
                 to_label, n_duplicates = self._select(outcomes, history)
         walked = time.perf_counter()
@@ -165,19 +166,23 @@ class HyperactiveLearning:
             good, n_failed = self._label(executor, to_label, folder)
         labelled = time.perf_counter()
         fit_files, test_files = self._split(good, number)
-        held = 0
-        if number:
-            held = history[-1].held
-            for outcome in outcomes:
-                held = held + 1 if outcome.held else 0
+        tolerance = self._tolerance(history)
+        held = history[-1].held if number else 0
+        for task, outcome in zip(tasks, outcomes, strict=True):
+            whole = task.first_step == 0 and tolerance <= self.settings.md.tolerance
+            held = held + whole if outcome.held else 0
         with self.console.status(f"iteration {number}: fitting"):
             iteration = self._fit_model(history, fit_files, test_files, folder)
             iteration = dataclasses.replace(
                 iteration,
                 n_failed=n_failed,
                 n_duplicates=n_duplicates,
+                tolerance=tolerance,
                 held=held,
-                walkers=[dataclasses.asdict(outcome) for outcome in outcomes],
+                walkers=[
+                    {**dataclasses.asdict(outcome), "first_step": task.first_step, "start": task.start}
+                    for task, outcome in zip(tasks, outcomes, strict=True)
+                ],
                 seconds={"md": walked - begun, "label": labelled - walked, "fit": time.perf_counter() - labelled},
             )
             report_iteration(iteration, self.settings, folder, self._fit, self.folder.path / iteration.model)
@@ -186,24 +191,54 @@ class HyperactiveLearning:
         self.console.print(line, markup=False, soft_wrap=True)
         return iteration
 
+    def _tolerance(self, history: Sequence[Iteration]) -> float:
+        return self.settings.tolerance_after(sum(walker["held"] for it in history for walker in it.walkers))
+
     # -- walkers ------------------------------------------------------------------------------------------------
 
-    def _walk(self, executor: Executor, history: Sequence[Iteration]) -> list[Outcome]:
+    def _walk(self, tasks: Sequence[WalkerTask], executor: Executor) -> list[Outcome]:
+        return [future.result() for future in [executor.submit(run_walker, task) for task in tasks]]
+
+    def _tasks(self, history: Sequence[Iteration]) -> list[WalkerTask]:
+        """What the walkers of the next iteration do: go on where one was stopped, or begin at the next start."""
         number, settings = len(history), self.settings
+        md = dataclasses.replace(settings.md, tolerance=self._tolerance(history))
+        begun = sum(walker["first_step"] == 0 for it in history for walker in it.walkers)
+        labelled = [frame.atoms for name in ("fit", "test") for frame in self.folder.frames(history, name)]
         tasks = []
         for walker in range(settings.walkers):
-            turn = (number - 1) * settings.walkers + walker
+            atoms, first_step, start = self._handed_over(history, walker)
+            if atoms is None:
+                start = begun % len(self.starts)
+                atoms = self.starts[start]
+                begun += 1
             tasks.append(
                 WalkerTask(
                     str(self.folder.path / history[-1].model),
                     str(self.folder.path / history[-1].drive),
-                    _bare(self.starts[turn % len(self.starts)]),
-                    settings.md,
+                    _bare(atoms),
+                    md,
                     str(self.folder.iteration(number) / f"walker{walker}"),
                     int(np.random.SeedSequence([settings.seed, number, walker]).generate_state(1)[0]),
+                    first_step,
+                    start,
+                    any(_same(atoms, other) for other in labelled),
                 )
             )
-        return [future.result() for future in [executor.submit(run_walker, task) for task in tasks]]
+        return tasks
+
+    def _handed_over(self, history: Sequence[Iteration], walker: int) -> tuple[Atoms | None, int, int]:
+        """Frame, step and start of a trajectory to go on with, if there is one."""
+        before = history[-1]
+        if not self.settings.relay or walker >= len(before.walkers):
+            return None, 0, 0
+        last = before.walkers[walker]
+        folder = self.folder.iteration(before.number)
+        if last["reason"] != "uncertain" or last["step"] == 0 or (folder / f"walker{walker}.failed.json").exists():
+            return None, 0, 0
+        atoms = ase.io.read(folder / f"walker{walker}" / SELECTED)
+        assert isinstance(atoms, Atoms)
+        return atoms, int(last["step"]), int(last["start"])
 
     def _select(self, outcomes: Sequence[Outcome], history: Sequence[Iteration]) -> tuple[dict[str, Frame], int]:
         """Frames worth labelling, and how many were not because another one tells the same."""
@@ -228,7 +263,7 @@ class HyperactiveLearning:
                     weight,
                     fitted.posterior.factor,
                     fitted.posterior.noise,
-                    settings.md.tolerance,
+                    self._tolerance(history),
                     settings.md.epsilon,
                 )
         n_duplicates = len(candidates) - len(chosen)
@@ -310,6 +345,7 @@ class HyperactiveLearning:
             test=test_files,
             n_failed=0,
             n_duplicates=0,
+            tolerance=0.0,
             held=0,
             model=self.folder.relative(folder / "model.pt"),
             drive=self.folder.relative(folder / drive),
@@ -357,6 +393,15 @@ class HyperactiveLearning:
 def _bare(atoms: Atoms) -> Atoms:
     """A structure without labels or anything else."""
     return Atoms(atoms.numbers, atoms.positions, cell=atoms.cell, pbc=atoms.pbc)
+
+
+def _same(one: Atoms, other: Atoms) -> bool:
+    """Whether two structures are the same but for the digits that files hold."""
+    return bool(
+        np.array_equal(one.numbers, other.numbers)
+        and np.abs(one.positions - other.positions).max() < 1e-5
+        and np.abs(np.asarray(one.cell) - np.asarray(other.cell)).max() < 1e-5
+    )
 
 
 def run_hal(settings: HALSettings, executor: Executor | None = None, progress: bool = True) -> dict[str, Any]:

@@ -32,6 +32,8 @@ def describe(iteration: Iteration, history: Sequence[Iteration], settings: HALSe
     n_fit, n_test = (sum(len(getattr(it, name)) for it in history) for name in ("fit", "test"))
     new = len(iteration.fit) + len(iteration.test)
     text = f"{iteration.number:3d}  {', '.join(parts) or 'initial frames'} | +{new} labels"
+    if iteration.walkers and iteration.tolerance > settings.md.tolerance:
+        text += f" (tolerance {iteration.tolerance:.2f})"
     if iteration.n_failed:
         text += f", {iteration.n_failed} failed"
     if iteration.n_duplicates:
@@ -54,7 +56,7 @@ def report_iteration(
     write_error_table(iteration.errors, folder / "errors.csv")
     logs = [_read_log(folder / f"walker{k}" / LOG) for k in range(len(iteration.walkers))]
     if logs:
-        draw_walkers([log for log in logs if log is not None], settings, folder / "walkers.png")
+        draw_walkers([log for log in logs if log is not None], settings, iteration.tolerance, folder / "walkers.png")
     if fit is not None and model_file.parent == folder:
         draw_dimers(load(model_file), fit.closest, folder / "dimers.png", points=60)
 
@@ -78,7 +80,7 @@ def _read_log(path: Path) -> dict[str, np.ndarray] | None:
     return {name: rows[name] for name in rows.dtype.names or ()} if rows.size else None
 
 
-def draw_walkers(logs: Sequence[dict[str, np.ndarray]], settings: HALSettings, path: Path) -> None:
+def draw_walkers(logs: Sequence[dict[str, np.ndarray]], settings: HALSettings, tolerance: float, path: Path) -> None:
     """Energy, temperature, pressure, tau and the uncertainty with its threshold, against time."""
     if not logs:
         return
@@ -102,7 +104,7 @@ def draw_walkers(logs: Sequence[dict[str, np.ndarray]], settings: HALSettings, p
         axis.set_ylabel(label, fontsize=8)
         axis.tick_params(labelsize=8)
     if settings.md.criterion == "max":
-        axes[-1, 0].axhline(settings.md.tolerance, color=GREY, linestyle="--", linewidth=1)
+        axes[-1, 0].axhline(tolerance, color=GREY, linestyle="--", linewidth=1)
     axes[0, 0].legend(fontsize=7, frameon=False, ncols=4)
     axes[-1, 0].set_xlabel("time, ps", fontsize=8)
     save_figure(figure, path)

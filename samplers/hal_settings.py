@@ -17,6 +17,8 @@ from halberd.samplers.settings import from_mapping, read_yaml
 
 #: What may change when a run is continued.
 FREE = ("max_iterations", "max_labels", "workers", "threads", "converged_after", "output")
+#: What a trajectory that holds does to a tolerance above the final one.
+LOWERING = 0.8
 _SECTIONS = {"label": LabelSettings, "model": ModelSettings, "md": BiasedSettings}
 
 
@@ -39,15 +41,23 @@ class HALSettings:
         Of committees, walkers, and the choice of test frames.
     walkers : int
         Trajectories per iteration; they share one committee.
+    relay : bool
+        Whether a trajectory that was stopped goes on, once its frame is labelled, from that frame with the new
+        potential and the rest of its steps and ramps. Otherwise every iteration begins at a start.
     workers : int
         Processes for walkers and labels; 0 runs them one after another in this one.
     threads : int
         CPU threads of the fit.
+    first_tolerance : float, optional
+        Tolerance to begin with. Every trajectory that holds lowers it by a fifth, until ``md.tolerance`` is reached:
+        coarse gaps are filled first, with frames further apart. Three times ``md.tolerance`` if omitted (with
+        criterion ``softmax``, ``md.tolerance`` itself); give ``md.tolerance`` to switch it off.
     max_iterations : int
     max_labels : int
         Frames in the database, initial ones included, at which the run ends.
     converged_after : int
-        Trajectories in a row, all steps without a trigger, after which the potential counts as finished.
+        Trajectories in a row, from a start to the last step without a trigger, after which the potential counts as
+        finished.
     test_fraction : float
         Probability with which a labelled frame goes to the test set instead of the fit.
 
@@ -65,8 +75,10 @@ class HALSettings:
     output: str = "hal_out"
     seed: int = 0
     walkers: int = 2
+    relay: bool = True
     workers: int = 2
     threads: int = 1
+    first_tolerance: float | None = None
     max_iterations: int = 100
     max_labels: int = 100
     converged_after: int = 4
@@ -78,8 +90,19 @@ class HALSettings:
                 raise ConfigurationError(f"{name} is {getattr(self, name)}; it must be 1 or more.")
         if self.workers < 0 or self.seed < 0:
             raise ConfigurationError("workers and seed must not be negative.")
+        if self.first_tolerance is not None and not self.first_tolerance >= self.md.tolerance:
+            raise ConfigurationError(
+                f"first_tolerance is {self.first_tolerance}; it must not be below md.tolerance {self.md.tolerance}."
+            )
         if not 0 <= self.test_fraction < 1:
             raise ConfigurationError(f"test_fraction is {self.test_fraction}; it must be 0 or more and below 1.")
+
+    def tolerance_after(self, held: int) -> float:
+        """Tolerance once so many trajectories have held."""
+        first = self.first_tolerance
+        if first is None:
+            first = min(3.0 * self.md.tolerance, 9.9) if self.md.criterion == "max" else self.md.tolerance
+        return max(self.md.tolerance, first * LOWERING**held)
 
     @classmethod
     def from_mapping(cls, values: Mapping[str, Any], origin: str = "the settings") -> HALSettings:

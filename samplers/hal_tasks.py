@@ -27,6 +27,12 @@ class WalkerTask:
     settings : BiasedSettings
     folder : str
     seed : int
+    first_step : int
+        Of a run that goes on where another one stopped.
+    start : int
+        Which of the starts the trajectory began at.
+    known_start : bool
+        The structure to begin at has a label already.
     """
 
     model: str
@@ -35,6 +41,9 @@ class WalkerTask:
     settings: BiasedSettings
     folder: str
     seed: int
+    first_step: int = 0
+    start: int = 0
+    known_start: bool = False
 
 
 def run_walker(task: WalkerTask) -> Outcome:
@@ -43,10 +52,16 @@ def run_walker(task: WalkerTask) -> Outcome:
     torch.set_num_threads(1)
     try:
         drive = None if task.drive == task.model else _model(task.drive)
-        dynamics = BiasedDynamics(
-            _model(task.model), task.atoms, task.settings, Path(task.folder), task.seed, drive=drive
-        )
-        return dynamics.run()
+        return BiasedDynamics(
+            _model(task.model),
+            task.atoms,
+            task.settings,
+            Path(task.folder),
+            task.seed,
+            drive,
+            task.first_step,
+            task.known_start,
+        ).run()
     finally:
         torch.set_num_threads(threads)
 

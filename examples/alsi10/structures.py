@@ -13,7 +13,12 @@ from ase import Atoms
 from ase.build import bulk
 
 
-def alsi_cell(generator: np.random.Generator, silicon: int = 3, rattle: tuple[float, float] = (0.05, 0.2)) -> Atoms:
+def alsi_cell(
+    generator: np.random.Generator,
+    silicon: int = 3,
+    rattle: tuple[float, float] = (0.03, 0.12),
+    strain: float = 0.02,
+) -> Atoms:
     """An fcc cell of 32 atoms with some silicon, strained by a few per cent and rattled.
 
     Parameters
@@ -23,11 +28,13 @@ def alsi_cell(generator: np.random.Generator, silicon: int = 3, rattle: tuple[fl
         Atoms of silicon; 3 of 32 is close to AlSi10.
     rattle : pair of float, angstrom
         Standard deviation of the displacements, drawn between these.
+    strain : float
+        Standard deviation of the components of the strain, beside a volume change of -3 to +5 per cent in length.
     """
     atoms = bulk("Al", cubic=True, a=4.05) * (2, 2, 2)
     atoms.numbers[generator.choice(len(atoms), silicon, replace=False)] = 14
-    strain = np.eye(3) * generator.uniform(0.97, 1.05) + generator.normal(scale=0.02, size=(3, 3))
-    atoms.set_cell(np.array(atoms.cell) @ strain, scale_atoms=True)
+    deformation = np.eye(3) * generator.uniform(0.97, 1.05) + generator.normal(scale=strain, size=(3, 3))
+    atoms.set_cell(np.array(atoms.cell) @ deformation, scale_atoms=True)
     atoms.positions += generator.normal(scale=generator.uniform(*rattle), size=atoms.positions.shape)
     return atoms
 

@@ -37,7 +37,7 @@ def main() -> None:
     parser.add_argument("model")
     parser.add_argument("--monomers", type=int, default=8)
     parser.add_argument("--chains", type=int, default=6)
-    parser.add_argument("--start-density", type=float, default=0.45, help="g/cm^3")
+    parser.add_argument("--start-density", type=float, default=0.2, help="g/cm^3")
     parser.add_argument("--temperature", type=float, default=293.0, help="K")
     parser.add_argument("--picoseconds", type=float, default=60.0)
     parser.add_argument("--timestep", type=float, default=1.0, help="fs, with hydrogens of 4 dalton")

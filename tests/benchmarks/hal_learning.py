@@ -3,7 +3,7 @@
 For every seed, 12 labelled cells of 32 atoms are the beginning of all methods:
 
 - ``hal``: biased runs that stop where the committee is unsure (``tau_rel`` 0.2);
-- ``trigger``: the same without bias;
+- ``trigger``: the same without bias (trajectories are relayed and the tolerance begins at 0.9 in both);
 - ``md``: plain runs of 2 ps whose last frame is labelled, or the last sound one if the run fails;
 - ``random``: more strained and rattled crystals like the first ones.
 
@@ -54,6 +54,7 @@ METHODS = {
 }
 RUN = {
     "steps": 2000,
+    "tau_burn_in": 20,
     "temperature": (800.0, 1500.0),
     "pressure": 10000.0,
     "cell_move": "shape",
@@ -82,7 +83,7 @@ def make_test_set(path: Path, calculator, seed: int = 1000) -> None:
             frames[-1].info["config_type"] = "liquid"
             print(f"\rtest set: {len(frames)} frames", end="", flush=True)
     for _ in range(24):
-        frames.append(label(alsi_cell(generator, rattle=(0.02, 0.25)), calculator))
+        frames.append(label(alsi_cell(generator, rattle=(0.02, 0.15), strain=0.04), calculator))
         frames[-1].info["config_type"] = "solid"
     print(f"\rtest set: {len(frames)} frames")
     ase.io.write(path, frames)
@@ -109,6 +110,7 @@ def grow(out: Path, method: str, seed: int, labels: list[int], arguments: argpar
                 "model": {"basis": BASIS},
                 "md": {**RUN, **METHODS[method]},
                 "test_fraction": 0.0,
+                "first_tolerance": 9.9 if method == "md" else None,
                 "max_labels": count,
                 "max_iterations": 400,
                 "converged_after": 10000,

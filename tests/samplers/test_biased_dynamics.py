@@ -166,6 +166,26 @@ def test_an_explosion_is_an_outcome(small_fit, tmp_path):
     assert np.isfinite(ase.io.read(tmp_path / "w" / SELECTED).positions).all()
 
 
+def test_a_labelled_start_is_not_selected_again(small_fit, tmp_path):
+    _, fitted = small_fit
+    strict = dataclasses.replace(LONG, tolerance=1e-6)
+    assert walk(fitted.model, tmp_path / "new", strict).selected_step == 0
+    assert walk(fitted.model, tmp_path / "known", strict, known_start=True).selected_step == 5
+
+
+def test_a_run_may_begin_at_a_later_step(small_fit, tmp_path):
+    """Ramps go on from there, burn-in begins anew."""
+    _, fitted = small_fit
+    settings = dataclasses.replace(LONG, temperature=(100.0, 700.0))
+    outcome = walk(fitted.model, tmp_path / "w", settings, first_step=40)
+    log = log_of(tmp_path / "w")
+    assert (outcome.step, outcome.held) == (60, True)
+    assert log["step"].tolist() == [40, 45, 50, 55, 60]
+    assert (log["tau"][:4] == 0).all()
+    assert log["tau"][4] > 0
+    assert log["temperature_K"][0] > 250  # velocities were drawn at 500 K, not at 100 K
+
+
 def test_last_frame_may_be_kept(small_fit, tmp_path):
     _, fitted = small_fit
     outcome = walk(fitted.model, tmp_path / "w", dataclasses.replace(LONG, keep_last=True))

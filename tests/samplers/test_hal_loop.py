@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import json
 import os
 import shutil
@@ -52,7 +53,10 @@ def values_of(initial, output, **changes):
         "max_labels": 14,
         "max_iterations": 6,
         "test_fraction": 0.2,
+        "first_tolerance": 0.08,
     }
+    if "tolerance" in changes.get("md", {}):
+        values["first_tolerance"] = None
     for key, value in changes.items():
         if isinstance(value, dict):
             values[key] = {**values[key], **value}
@@ -256,6 +260,55 @@ def test_failing_labels_neither_stop_the_loop_nor_enter_the_database(initial_fil
         assert frame.energy == pytest.approx(expected.energy, abs=1e-5)
 
 
+def test_stopped_trajectories_go_on_where_they_were(finished):
+    """Relay: same start, the step and frame at which it stopped; other walkers begin at the next start."""
+    result, folder = finished
+    history = [
+        json.loads((folder / "iterations" / f"{k:04d}" / "iteration.json").read_text())
+        for k in range(result["iterations"] + 1)
+    ]
+    begun, relayed = 0, 0
+    for before, now in itertools.pairwise(history):
+        for walker, task in enumerate(now["walkers"]):
+            last = before["walkers"][walker] if before["walkers"] else None
+            if last and last["reason"] == "uncertain" and last["step"] > 0:
+                relayed += 1
+                assert (task["first_step"], task["start"]) == (last["step"], last["start"])
+                at = [folder / "iterations" / f"{it['number']:04d}" / f"walker{walker}" for it in (before, now)]
+                selected, first = ase.io.read(at[0] / "selected.extxyz"), ase.io.read(at[1] / "trajectory.extxyz", 0)
+                assert first.info["step"] == last["step"]
+                assert np.allclose(first.positions, selected.positions, atol=1e-6)
+            else:
+                assert (task["first_step"], task["start"]) == (0, begun % 8)
+                begun += 1
+    assert relayed > 0
+
+
+def test_tolerance_begins_wide_and_narrows(initial_file, tmp_path):
+    """Every trajectory that holds lowers it by a fifth; only those at the final one count."""
+    result = run(
+        initial_file,
+        tmp_path / "run",
+        md={"tolerance": 4.0, "steps": 10},
+        first_tolerance=7.0,
+        converged_after=2,
+        walkers=1,
+    )
+    tolerances = [
+        json.loads((tmp_path / "run" / "iterations" / f"{k:04d}" / "iteration.json").read_text())["tolerance"]
+        for k in range(1, result["iterations"] + 1)
+    ]
+    assert tolerances == pytest.approx([7.0, 5.6, 4.48, 4.0, 4.0])
+    assert result["converged"]
+    settings = HALSettings.from_mapping(values_of(initial_file, tmp_path, md={"tolerance": 0.2}))
+    assert settings.tolerance_after(0) == pytest.approx(0.6)
+    assert settings.tolerance_after(50) == 0.2
+    with pytest.raises(ConfigurationError, match=r"first_tolerance is 0\.1; it must not"):
+        HALSettings.from_mapping(
+            {**values_of(initial_file, tmp_path), "first_tolerance": 0.1, "md": {"tolerance": 0.2}}
+        )
+
+
 def test_processes_give_what_one_process_gives(finished, initial_file, tmp_path):
     """Any executor will do; here a pool of two."""
     from halberd.samplers.processes import make_executor
@@ -266,7 +319,8 @@ def test_processes_give_what_one_process_gives(finished, initial_file, tmp_path)
 
 
 def test_quiet_walkers_converge(initial_file, tmp_path):
-    result = run(initial_file, tmp_path / "run", md={"tolerance": 5.0, "steps": 10}, converged_after=3)
+    quiet = {"tolerance": 5.0, "steps": 10}
+    result = run(initial_file, tmp_path / "run", md=quiet, first_tolerance=5.0, converged_after=3)
     assert result["converged"]
     assert (result["iterations"], result["n_labels"]) == (2, 8)
 
