@@ -6,17 +6,19 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from halberd.plugins.ase_calculator import HalberdCalculator
+    from halberd.plugins.disagreement_reporter import DisagreementReporter
     from halberd.plugins.learned_potential import LearnedPotential
     from halberd.plugins.reporters import ExtXYZReporter, ProgressReporter
 
 _HOMES = {
+    "DisagreementReporter": "halberd.plugins.disagreement_reporter",
     "HalberdCalculator": "halberd.plugins.ase_calculator",
     "LearnedPotential": "halberd.plugins.learned_potential",
     "ExtXYZReporter": "halberd.plugins.reporters",
     "ProgressReporter": "halberd.plugins.reporters",
 }
 
-__all__ = ["ExtXYZReporter", "HalberdCalculator", "LearnedPotential", "ProgressReporter"]
+__all__ = ["DisagreementReporter", "ExtXYZReporter", "HalberdCalculator", "LearnedPotential", "ProgressReporter"]
 
 
 def __getattr__(name: str) -> Any:
