@@ -7,11 +7,8 @@ solver, or fitting a smaller basis never touches old frames again.
 from __future__ import annotations
 
 import dataclasses
-import io
-import json
 import os
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -24,14 +21,13 @@ from halberd.potentials.compressed_rows import CompressedRows
 from halberd.potentials.design_rows import DesignAssembler
 from halberd.potentials.dimers import Cores, fit_cores, restraint_rows, shortest_or_default
 from halberd.potentials.errors import ConfigurationError, DataError
-from halberd.potentials.files import replacing
 from halberd.potentials.fit_rows import FitWeights, weighted_rows
+from halberd.potentials.fit_state import read_state, write_state
 from halberd.potentials.labels import Frame
 from halberd.potentials.linear_solvers import LinearSystem, Posterior, solve
 from halberd.potentials.site_model import SiteModel
 from halberd.potentials.training_frames import check_frames, composition, distance_range, self_energies
 
-STATE_VERSION = 1
 #: Smoothness priors that ``prior_power="auto"`` compares.
 PRIOR_POWERS = (1.0, 2.0, 3.0, 4.0, 5.0)
 
@@ -322,7 +318,6 @@ class AceFit:
             If the place cannot be written.
         """
         header = {
-            "version": STATE_VERSION,
             "settings": self.basis.settings.to_dict(),
             "weights": dataclasses.asdict(self.weights),
             "n_rows": self.n_rows,
@@ -330,16 +325,7 @@ class AceFit:
             "e0_source": self.e0_source,
             "farthest": self.farthest,
         }
-        buffer = io.BytesIO()
-        np.savez(
-            buffer,
-            header=np.array(json.dumps(header)),
-            factor=self._rows.factor(),
-            closest=self.closest,
-            e0s=np.zeros(0) if self.e0s is None else self.e0s,
-        )
-        with replacing(path) as temporary:
-            temporary.write_bytes(buffer.getvalue())
+        write_state(path, header, factor=self._rows.factor(), closest=self.closest, e0s=self.e0s)
 
     @classmethod
     def load(cls, path: str | os.PathLike[str], memory_mb: float = 512.0) -> AceFit:
@@ -350,19 +336,13 @@ class AceFit:
         DataError
             If the file is missing, damaged, or from a newer halberd.
         """
-        if not Path(path).is_file():
-            raise DataError(f"Fit state '{path}' does not exist.")
+        header, arrays = read_state(path)
         try:
-            with np.load(path) as stored:
-                header = json.loads(str(stored["header"]))
-                factor, closest, e0s = stored["factor"], stored["closest"], stored["e0s"]
-        except (OSError, ValueError, KeyError, EOFError) as error:
-            raise DataError(f"'{path}' cannot be read as the state of a fit: {error}") from error
-        if header["version"] > STATE_VERSION:
-            raise DataError(f"'{path}' was written by a newer halberd. Upgrade halberd.")
-        fit = cls(AceSettings(**header["settings"]), FitWeights(**header["weights"]), None, memory_mb)
-        fit._rows = CompressedRows.from_factor(factor, header["n_rows"], memory_mb)
-        fit.closest, fit.n_frames, fit.e0_source = closest, header["n_frames"], header["e0_source"]
-        fit.farthest = float(header["farthest"])
-        fit.e0s = e0s if len(e0s) else None
+            fit = cls(AceSettings(**header["settings"]), FitWeights(**header["weights"]), None, memory_mb)
+            fit._rows = CompressedRows.from_factor(arrays["factor"], header["n_rows"], memory_mb)
+            fit.closest, fit.n_frames, fit.e0_source = arrays["closest"], header["n_frames"], header["e0_source"]
+            fit.farthest = float(header["farthest"])
+            fit.e0s = arrays["e0s"] if len(arrays["e0s"]) else None
+        except KeyError as error:
+            raise DataError(f"'{path}' is not the state of a linear ACE fit: it has no {error}.") from error
         return fit

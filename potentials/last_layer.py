@@ -9,11 +9,8 @@ The prior of every coefficient is isotropic in features scaled to unit size over
 from __future__ import annotations
 
 import dataclasses
-import io
-import json
 import os
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -24,16 +21,14 @@ from halberd.potentials.compressed_rows import CompressedRows
 from halberd.potentials.design_rows import VOIGT
 from halberd.potentials.energy import StructureEnergy
 from halberd.potentials.errors import ConfigurationError, DataError
-from halberd.potentials.files import replacing
 from halberd.potentials.fit_rows import FitWeights, weighted_rows
+from halberd.potentials.fit_state import read_state, write_state
 from halberd.potentials.labels import Frame
 from halberd.potentials.last_layer_sites import LastLayerSigmaSites, LastLayerSites
 from halberd.potentials.linear_solvers import LinearSystem, Posterior, solve
 from halberd.potentials.mace_features import mace_features
 from halberd.potentials.site_model import MEAN_AND_SIGMA, SiteModel, quiet_torchscript
 from halberd.potentials.training_frames import check_frames, composition, distance_range, self_energies
-
-STATE_VERSION = 1
 
 
 @dataclasses.dataclass(frozen=True)
@@ -297,23 +292,13 @@ class LastLayerFit:
             If the place cannot be written.
         """
         header = {
-            "version": STATE_VERSION,
             "base": self.base.name,
             "weights": dataclasses.asdict(self.weights),
             "n_rows": self.n_rows,
             "n_frames": self.n_frames,
         }
-        buffer = io.BytesIO()
-        np.savez(
-            buffer,
-            header=np.array(json.dumps(header)),
-            factor=self._rows.factor(),
-            closest=self.closest,
-            e0s=np.zeros(0) if self.e0s is None else self.e0s,
-            scale=np.zeros(0) if self.scale is None else self.scale,
-        )
-        with replacing(path) as temporary:
-            temporary.write_bytes(buffer.getvalue())
+        arrays = {"closest": self.closest, "e0s": self.e0s, "scale": self.scale}
+        write_state(path, header, factor=self._rows.factor(), **arrays)
 
     @classmethod
     def load(cls, path: str | os.PathLike[str], base: SiteModel) -> LastLayerFit:
@@ -324,21 +309,16 @@ class LastLayerFit:
         DataError
             If the file is missing, damaged, or belongs to another model.
         """
-        if not Path(path).is_file():
-            raise DataError(f"Fit state '{path}' does not exist.")
+        header, arrays = read_state(path)
         try:
-            with np.load(path) as stored:
-                header = json.loads(str(stored["header"]))
-                fit = cls(base, FitWeights(**header["weights"]))
-                factor, fit.closest, e0s, scale = (stored[k] for k in ("factor", "closest", "e0s", "scale"))
-        except (OSError, ValueError, KeyError, EOFError) as error:
-            raise DataError(f"'{path}' cannot be read as the state of a last-layer fit: {error}") from error
-        if header["base"] != base.name or factor.shape[1] != fit.n_functions + 1:
-            raise DataError(f"'{path}' is the state of a fit to '{header['base']}', not to '{base.name}'.")
-        fit._rows = CompressedRows.from_factor(factor, header["n_rows"])
-        fit.n_frames = header["n_frames"]
-        fit.e0s = e0s if len(e0s) else None
-        fit.scale = scale if len(scale) else None
+            fit = cls(base, FitWeights(**header["weights"]))
+            if header["base"] != base.name or arrays["factor"].shape[1] != fit.n_functions + 1:
+                raise DataError(f"'{path}' is the state of a fit to '{header['base']}', not to '{base.name}'.")
+            fit._rows = CompressedRows.from_factor(arrays["factor"], header["n_rows"])
+            fit.n_frames, fit.closest = header["n_frames"], arrays["closest"]
+            fit.e0s, fit.scale = (arrays[name] if len(arrays[name]) else None for name in ("e0s", "scale"))
+        except KeyError as error:
+            raise DataError(f"'{path}' is not the state of a last-layer fit: it has no {error}.") from error
         return fit
 
 

@@ -332,8 +332,12 @@ class BiasedDynamics:
 
 
 def guard_of(model: SiteModel, atoms: Atoms, settings: BiasedSettings) -> DistanceGuard:
-    """The distance guard of a run; molecules must hang together within the model's cutoff."""
-    return DistanceGuard(atoms.numbers, settings.min_distance, None if atoms.pbc.any() else model.cutoff)
+    """The distance guard of a run; what hangs together within the model's cutoff at first must go on doing so."""
+    connected = DistanceGuard(atoms.numbers, settings.min_distance, model.cutoff)
+    separate = DistanceGuard(atoms.numbers, settings.min_distance)
+    if atoms.pbc.any() or (connected.violation(atoms) is not None and separate.violation(atoms) is None):
+        return separate
+    return connected
 
 
 def read_outcome(folder: Path) -> Outcome:

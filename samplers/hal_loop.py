@@ -26,6 +26,7 @@ from halberd.plugins.evaluate import predict
 from halberd.potentials.distance_guard import DistanceGuard
 from halberd.potentials.error_table import error_report
 from halberd.potentials.errors import ConfigurationError, DataError, GeometryError, HalberdError
+from halberd.potentials.files import replacing
 from halberd.potentials.labels import Frame, read_frames
 from halberd.potentials.site_model import SiteModel
 from halberd.samplers.biased_dynamics import SELECTED, Outcome
@@ -281,7 +282,8 @@ class HyperactiveLearning:
             files.append(path)
             if frame.energy is not None and frame.forces is not None:
                 if not path.is_file():
-                    ase.io.write(path, to_atoms(frame), format="extxyz")
+                    with replacing(path) as temporary:
+                        ase.io.write(temporary, to_atoms(frame), format="extxyz")
             elif not path.is_file() and not path.with_suffix(".failed.json").is_file():
                 atoms = _bare(frame.atoms)
                 atoms.info = {k: v for k, v in frame.atoms.info.items() if k in ("step", "sigma", "max_f")}

@@ -8,6 +8,7 @@ import json
 import ase.io
 import numpy as np
 import pytest
+from ase import Atoms
 
 from halberd.plugins import HalberdCalculator
 from halberd.potentials.disagreement import softmax
@@ -136,6 +137,15 @@ def test_close_atoms_end_the_run_with_the_frame_before(small_fit, tmp_path):
     assert f"closer than {limit:.2f}" in outcome.detail
     with pytest.raises(GeometryError, match="The start cannot be used: atoms"):
         walk(fitted.model, tmp_path / "never", dataclasses.replace(LONG, min_distance=closest[0] + 0.01))
+
+
+def test_molecules_must_stay_together_if_they_were(small_fit):
+    from halberd.samplers.biased_dynamics import guard_of
+
+    _, fitted = small_fit
+    near, far = Atoms("Cu2", positions=[[0, 0, 0], [2.5, 0, 0]]), Atoms("Cu2", positions=[[0, 0, 0], [9.0, 0, 0]])
+    assert "come apart" in guard_of(fitted.model, near, LONG).violation(far)
+    assert guard_of(fitted.model, far, LONG).violation(far) is None
 
 
 def test_the_cell_is_guarded(small_fit, tmp_path):

@@ -1,0 +1,60 @@
+"""The state of a fit on disk: a header and arrays in one ``.npz`` file, replaced in one step."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from halberd.potentials.errors import DataError
+from halberd.potentials.files import replacing
+
+STATE_VERSION = 1
+
+
+def write_state(path: str | os.PathLike[str], header: dict[str, Any], **arrays: NDArray | None) -> None:
+    """Write a state; ``None`` becomes an empty array.
+
+    Parameters
+    ----------
+    path : path-like
+    header : dict
+        JSON-compatible.
+    **arrays
+
+    Raises
+    ------
+    OutputError
+        If the place cannot be written.
+    """
+    buffer = io.BytesIO()
+    stored = {name: np.zeros(0) if array is None else array for name, array in arrays.items()}
+    np.savez(buffer, header=np.array(json.dumps({"version": STATE_VERSION, **header})), **stored)  # type: ignore[arg-type]
+    with replacing(path) as temporary:
+        temporary.write_bytes(buffer.getvalue())
+
+
+def read_state(path: str | os.PathLike[str]) -> tuple[dict[str, Any], dict[str, NDArray]]:
+    """Read what :func:`write_state` wrote: header and arrays.
+
+    Raises
+    ------
+    DataError
+        If the file is missing, damaged, or from a newer halberd.
+    """
+    if not Path(path).is_file():
+        raise DataError(f"Fit state '{path}' does not exist.")
+    try:
+        with np.load(path) as stored:
+            header = json.loads(str(stored["header"]))
+            arrays = {name: stored[name] for name in stored.files if name != "header"}
+    except (OSError, ValueError, KeyError, EOFError) as error:
+        raise DataError(f"'{path}' cannot be read as the state of a fit: {error}") from error
+    if header["version"] > STATE_VERSION:
+        raise DataError(f"'{path}' was written by a newer halberd. Upgrade halberd.")
+    return header, arrays
