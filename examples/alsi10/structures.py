@@ -1,4 +1,6 @@
-"""Cells of 32 atoms of Al-Si to begin hyperactive learning with: strained and rattled fcc, three silicon atoms each.
+"""Cells of 32 atoms of Al-Si to begin hyperactive learning with: strained and rattled fcc with 0 to 7 silicon atoms.
+
+Three silicon atoms are AlSi10; the others are there because a larger cell holds regions that are richer or poorer.
 
 Usage: ``python structures.py initial.xyz [--frames 12] [--seed 0]``
 """
@@ -15,7 +17,7 @@ from ase.build import bulk
 
 def alsi_cell(
     generator: np.random.Generator,
-    silicon: int = 3,
+    silicon: int | None = None,
     rattle: tuple[float, float] = (0.03, 0.12),
     strain: float = 0.02,
 ) -> Atoms:
@@ -25,13 +27,15 @@ def alsi_cell(
     ----------
     generator : numpy.random.Generator
     silicon : int
-        Atoms of silicon; 3 of 32 is close to AlSi10.
+        Atoms of silicon; 0 to 7 at random if omitted.
     rattle : pair of float, angstrom
         Standard deviation of the displacements, drawn between these.
     strain : float
         Standard deviation of the components of the strain, beside a volume change of -3 to +5 per cent in length.
     """
     atoms = bulk("Al", cubic=True, a=4.05) * (2, 2, 2)
+    if silicon is None:
+        silicon = int(generator.integers(0, 8))
     atoms.numbers[generator.choice(len(atoms), silicon, replace=False)] = 14
     deformation = np.eye(3) * generator.uniform(0.97, 1.05) + generator.normal(scale=strain, size=(3, 3))
     atoms.set_cell(np.array(atoms.cell) @ deformation, scale_atoms=True)

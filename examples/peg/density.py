@@ -46,7 +46,7 @@ def broken_bonds(simulation: app.Simulation, start: Atoms) -> int:
     now.set_cell(state.getPeriodicBoxVectors(asNumpy=True).value_in_unit(unit.angstrom))
     now.set_positions(state.getPositions(asNumpy=True).value_in_unit(unit.angstrom))
     radii = natural_cutoffs(now, mult=1.6)
-    return sum(now.get_distance(i, j, mic=True) > radii[i] + radii[j] for i, j in bonded_pairs(start))
+    return int(sum(now.get_distance(i, j, mic=True) > radii[i] + radii[j] for i, j in bonded_pairs(start)))
 
 
 def set_conditions(simulation: app.Simulation, temperature: float, pressure: float) -> None:

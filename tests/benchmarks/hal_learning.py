@@ -83,7 +83,7 @@ def make_test_set(path: Path, calculator, seed: int = 1000) -> None:
             frames[-1].info["config_type"] = "liquid"
             print(f"\rtest set: {len(frames)} frames", end="", flush=True)
     for _ in range(24):
-        frames.append(label(alsi_cell(generator, rattle=(0.02, 0.15), strain=0.04), calculator))
+        frames.append(label(alsi_cell(generator, silicon=3, rattle=(0.02, 0.15), strain=0.04), calculator))
         frames[-1].info["config_type"] = "solid"
     print(f"\rtest set: {len(frames)} frames")
     ase.io.write(path, frames)
@@ -91,7 +91,7 @@ def make_test_set(path: Path, calculator, seed: int = 1000) -> None:
 
 def initial_frames(path: Path, seed: int, calculator) -> None:
     generator = np.random.default_rng(seed)
-    ase.io.write(path, [label(alsi_cell(generator), calculator) for _ in range(12)])
+    ase.io.write(path, [label(alsi_cell(generator, silicon=3), calculator) for _ in range(12)])
 
 
 def grow(out: Path, method: str, seed: int, labels: list[int], arguments: argparse.Namespace, pool: Executor) -> None:
@@ -125,7 +125,7 @@ def grow_random(out: Path, seed: int, labels: list[int], calculator) -> None:
     generator = np.random.default_rng(seed + 500)
     file = out / f"random-{seed}.xyz"
     if not file.is_file():
-        ase.io.write(file, [label(alsi_cell(generator), calculator) for _ in range(max(labels) - 12)])
+        ase.io.write(file, [label(alsi_cell(generator, silicon=3), calculator) for _ in range(max(labels) - 12)])
     frames = read_frames(out / f"initial-{seed}.xyz") + read_frames(file)
     for count in labels:
         kept = out / "models" / f"random-{seed}-{count}.pt"
