@@ -130,6 +130,7 @@ def draw_learning(history: Sequence[Iteration], settings: HALSettings, path: Pat
         if points:
             x, y = np.array(points).T
             axes[2, 0].plot(x, 1e3 * y, color=color, label=f"{name} set")
+    axes[2, 0].set_yscale("log")
     axes[2, 0].set_ylabel("force RMSE, meV/Å", fontsize=8)
     axes[2, 0].legend(fontsize=7, frameon=False)
     axes[2, 0].set_xlabel("iteration", fontsize=8)
