@@ -9,7 +9,7 @@ The reference is far too slow for that. But it can judge snapshots: with D = E_r
 bulk melt and bulk crystal at the melting point T of the ACE, first-order perturbation theory moves the melting point by
 ``T (<D>_melt - <D>_crystal) / (H_melt - H_crystal)``.
 
-Usage: ``python melting.py MODEL [--reference chgnet] [--cells 4 4 6] [--temperatures 600 700 800 900 1000]``
+Usage: ``python melting.py MODEL [--reference chgnet] [--cells 4 4 6] [--temperatures 100 200 300 400 500]``
 """
 
 from __future__ import annotations
@@ -177,7 +177,7 @@ def main() -> None:
     parser.add_argument("--cells", type=int, nargs=3, default=[4, 4, 6])
     parser.add_argument("--bulk-cells", type=int, nargs=3, default=[3, 3, 3])
     parser.add_argument("--silicon", type=float, default=0.1, help="fraction of the atoms")
-    parser.add_argument("--temperatures", type=float, nargs="+", default=[600, 700, 800, 900, 1000])
+    parser.add_argument("--temperatures", type=float, nargs="+", default=[100, 200, 300, 400, 500])
     parser.add_argument("--picoseconds", type=float, default=10.0, help="of every coexistence run")
     parser.add_argument("--snapshots", type=int, default=20)
     parser.add_argument("--seed", type=int, default=1)

@@ -6,6 +6,7 @@ import dataclasses
 import itertools
 import json
 import os
+import shlex
 import shutil
 import signal
 import subprocess
@@ -388,6 +389,18 @@ def test_elements_missing_from_the_initial_frames(initial_file, tmp_path):
         HyperactiveLearning(
             HALSettings.from_mapping(values_of(initial_file, tmp_path, starts=str(tmp_path / "starts.xyz")))
         )
+
+
+def test_paths_in_a_file_are_relative_to_it(tmp_path):
+    (tmp_path / "label it.sh").write_text("")
+    label = {"command": "bash 'label it.sh' --in={input} {output}"}
+    (tmp_path / "hal.yaml").write_text(yaml.safe_dump({"initial": "a.xyz", "output": "out", "label": label}))
+    settings = HALSettings.from_file(tmp_path / "hal.yaml", {"seed": 5})
+    assert settings.initial == str(tmp_path / "a.xyz")
+    assert settings.output == str(tmp_path / "out")
+    assert settings.seed == 5
+    words = [word.format(input="I", output="O") for word in shlex.split(settings.label.command)]
+    assert words == ["bash", str(tmp_path / "label it.sh"), "--in=I", "O"]
 
 
 def test_command_line(initial_file, tmp_path, capsys, monkeypatch):
