@@ -25,6 +25,7 @@ import openmm
 import torch
 from ase import Atoms
 from ase.build import bulk
+from ase.neighborlist import neighbor_list
 from openmm import app, unit
 
 from halberd.plugins import LearnedPotential
@@ -83,23 +84,42 @@ def energy(simulation: app.Simulation) -> float:
     return float(value / EV / simulation.topology.getNumAtoms())
 
 
-def two_phases(model, cells, fraction: float, seed: int, picoseconds: float) -> Atoms:
-    """A cell whose upper half has been melted while the lower one was held."""
+def two_phases(model, cells, fraction: float, temperature: float, seed: int, picoseconds: float) -> Atoms:
+    """A cell whose upper half has been melted while the lower one, relaxed before, was held."""
     atoms = crystal(cells, fraction, seed)
-    lower = np.flatnonzero(atoms.get_scaled_positions()[:, 2] < 0.5)
     steps = int(1000 * picoseconds / TIMESTEP)
-    # Room for the melt, then heat.
-    atoms.set_cell(atoms.cell.array * [[1], [1], [1.03]], scale_atoms=True)
-    hot = simulation_of(model, atoms, 2500.0, seed, False, lower)
+    relaxed = simulation_of(model, atoms, temperature, seed, True)
+    relaxed.step(steps)
+    atoms = atoms_of(relaxed, atoms)
+    height = atoms.cell.array[2, 2]
+    z = (atoms.positions[:, 2] + 0.25 * height / cells[2]) % height - 0.25 * height / cells[2]
+    atoms.positions[:, 2] = z
+    upper = z >= 0.5 * height - 0.25 * height / cells[2]
+    # Room for the melt alone: it is 6 % less dense.
+    atoms.positions[upper, 2] = 0.5 * height + 1.06 * (z[upper] - 0.5 * height)
+    atoms.set_cell(atoms.cell.array * [[1], [1], [1.03]])
+    hot = simulation_of(model, atoms, 2500.0, seed, False, np.flatnonzero(~upper))
     hot.step(steps)
     atoms = atoms_of(hot, atoms)
-    cool = simulation_of(model, atoms, 900.0, seed + 1, False, lower)
+    cool = simulation_of(model, atoms, 900.0, seed + 1, False, np.flatnonzero(~upper))
     cool.step(steps // 2)
     return atoms_of(cool, atoms)
 
 
-def drift(arguments) -> tuple[float, float, float, list[float]]:
-    """Slope of the energy at a temperature with its error, eV/atom/ps, and the series."""
+def disorder(atoms: Atoms) -> tuple[float, float]:
+    """Mean centrosymmetry of the lower and upper half, angstrom^2: small in a crystal, about 10 in a melt."""
+    i, distance, vector = neighbor_list("idD", atoms, 4.8)
+    values = np.zeros(len(atoms))
+    for k in range(len(atoms)):
+        near = vector[i == k][np.argsort(distance[i == k])[:12]]
+        sums = ((near[:, None] + near[None]) ** 2).sum(-1)[np.triu_indices(len(near), 1)]
+        values[k] = np.sort(sums)[: len(near) // 2].sum()
+    upper = atoms.get_scaled_positions()[:, 2] >= 0.5
+    return float(values[~upper].mean()), float(values[upper].mean())
+
+
+def drift(arguments) -> tuple[float, float, float, list[float], tuple[float, float]]:
+    """Slope of the energy at a temperature with its error, eV/atom/ps, the series, and the disorder at the end."""
     path, atoms, temperature, seed, picoseconds = arguments
     torch.set_num_threads(1)
     simulation = simulation_of(load(path), atoms, temperature, seed, True)
@@ -115,7 +135,8 @@ def drift(arguments) -> tuple[float, float, float, list[float]]:
     first, second = np.array_split(series - slope * time - offset, 2)
     errors = [mean_and_error(half)[1] for half in (first, second)]
     error = float(np.hypot(*errors) / (0.5 * (time[-1] - time[0])))
-    return temperature, float(slope), error if np.isfinite(error) else 1e-3, series
+    end = disorder(atoms_of(simulation, atoms))
+    return temperature, float(slope), error if np.isfinite(error) else 1e-3, series, end
 
 
 def zero_crossing(temperatures, slopes, errors, seed: int = 0) -> tuple[float, float]:
@@ -187,18 +208,22 @@ def main() -> None:
     arguments.output.mkdir(exist_ok=True)
     torch.set_num_threads(1)
     model = load(arguments.model)
-    start = two_phases(
-        model, tuple(arguments.cells), arguments.silicon, arguments.seed, min(3.0, arguments.picoseconds)
-    )
-    print(f"{len(start)} atoms, half of them melted", flush=True)
+    middle = float(np.median(arguments.temperatures))
+    heating = min(3.0, arguments.picoseconds)
+    start = two_phases(model, tuple(arguments.cells), arguments.silicon, middle, arguments.seed, heating)
+    print("{} atoms; disorder of the halves {:.1f}, {:.1f}".format(len(start), *disorder(start)), flush=True)
     with ProcessPoolExecutor(arguments.workers, get_context("spawn")) as pool:
         tasks = [
             (arguments.model, start, t, arguments.seed + k, arguments.picoseconds)
             for k, t in enumerate(arguments.temperatures)
         ]
         runs = list(pool.map(drift, tasks))
-        for temperature, slope, error, _ in runs:
-            print(f"{temperature:6.0f} K: {1e3 * slope:+.3f} ± {1e3 * error:.3f} meV/atom/ps", flush=True)
+        for temperature, slope, error, _, end in runs:
+            ending = "{:.1f}, {:.1f}".format(*end)
+            print(
+                f"{temperature:6.0f} K: {1e3 * slope:+.3f} ± {1e3 * error:.3f} meV/atom/ps, disorder {ending}",
+                flush=True,
+            )
         melting, uncertainty = zero_crossing(*zip(*[run[:3] for run in runs], strict=True))
         result = {"melting_K": melting, "error_K": uncertainty, "slopes": [run[:3] for run in runs]}
         print(f"melting point of the ACE: {melting:.0f} ± {uncertainty:.0f} K", flush=True)
@@ -219,7 +244,7 @@ def main() -> None:
             print(f"melting point of the reference: {melting + shift:.0f} ± {error:.0f} K", flush=True)
     (arguments.output / "melting.json").write_text(json.dumps(result, indent=1))
     figure, axes = new_figure(2, width=4.0, height=3.2)
-    for temperature, _, _, series in runs:
+    for temperature, _, _, series, _ in runs:
         axes[0, 0].plot(
             0.1 * np.arange(len(series)), 1e3 * (np.array(series) - series[0]), label=f"{temperature:.0f} K"
         )
