@@ -45,11 +45,20 @@ def test_parity_with_mace_torch(variant, structure, precision, mace_files, reque
     if precision == "single":
         # Two single-precision results differ by their own rounding, which these random models, with forces far
         # below the terms they are made of, magnify. What must hold is that ours is no further from the truth.
-        exact = atoms.copy()
-        exact.calc = MACECalculator(model_paths=str(mace_files[variant]), device="cpu", default_dtype="float64")
-        truth = exact.get_forces()
-        our_error, their_error = (np.abs(each.get_forces() - truth).max() for each in (ours, theirs))
-        assert our_error <= max(1.5 * their_error, PARITY["single"] * np.abs(truth).max())
+        # Over several geometries: the largest error of one is a matter of luck, and of the processor.
+        exact = MACECalculator(model_paths=str(mace_files[variant]), device="cpu", default_dtype="float64")
+        errors, largest = [], 0.0
+        for seed in range(6):
+            moved = atoms.copy()
+            moved.rattle(0.02, seed=seed)
+            forces = []
+            for calculator in (ours.calc, theirs.calc, exact):
+                moved.calc = calculator
+                forces.append(moved.get_forces())
+            errors.append([forces[0] - forces[2], forces[1] - forces[2]])
+            largest = max(largest, np.abs(forces[2]).max())
+        our_error, their_error = np.sqrt((np.array(errors) ** 2).mean(axis=(0, 2, 3)))
+        assert our_error <= max(1.5 * their_error, PARITY["single"] * largest)
         assert ours.get_potential_energy() == pytest.approx(theirs.get_potential_energy(), rel=PARITY["single"])
         return
     assert_parity(ours, theirs, precision)
