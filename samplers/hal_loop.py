@@ -20,6 +20,7 @@ import numpy as np
 import torch
 from ase import Atoms
 from rich.console import Console
+from threadpoolctl import threadpool_limits
 
 from halberd.plugins.ase_calculator import HalberdCalculator
 from halberd.plugins.evaluate import predict
@@ -117,7 +118,8 @@ class HyperactiveLearning:
         """
         torch.set_num_threads(self.settings.threads)
         start = time.perf_counter()
-        with locked(self.folder.path):
+        # Linear algebra rounds differently on another number of threads, whatever the environment sets.
+        with locked(self.folder.path), threadpool_limits(self.settings.threads):
             inputs = {"initial": [frame.atoms for frame in self.initial], "starts": self.starts}
             self.folder.claim(self.settings, inputs)
             history = self.folder.finished()
