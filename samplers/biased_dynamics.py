@@ -24,6 +24,7 @@ from halberd.plugins.disagreement_reporter import FRAME_COLUMNS, DisagreementRep
 from halberd.plugins.force_builder import HAL_TAU
 from halberd.plugins.learned_potential import LearnedPotential
 from halberd.plugins.structures import topology_from_atoms
+from halberd.potentials.constants import NM_IN_ANGSTROM
 from halberd.potentials.disagreement import softmax
 from halberd.potentials.distance_guard import DistanceGuard
 from halberd.potentials.errors import GeometryError, RestartError, StabilityError
@@ -224,14 +225,14 @@ class BiasedDynamics:
     def _guarded(self, positions: NDArray[np.float64], box: NDArray[np.float64]) -> tuple[str, str] | None:
         """Reason and detail, if a geometry is not worth looking at."""
         low, high = ends(self.settings.volume_range)
-        atoms = Atoms(numbers=self.moves.numbers, positions=positions * 10.0, pbc=self.periodic)
+        atoms = Atoms(numbers=self.moves.numbers, positions=positions * NM_IN_ANGSTROM, pbc=self.periodic)
         if self.periodic:
             ratio = float(np.linalg.det(box) / np.linalg.det(self.first_box))
             if not low < ratio < high:
                 return "cell", f"the volume is {ratio:.2f} times the first"
             if compactness(box) < FLATTEST * compactness(self.first_box):
                 return "cell", "the cell has become flat; cell_move: isotropic suits liquids better"
-            atoms.set_cell(box * 10.0)
+            atoms.set_cell(box * NM_IN_ANGSTROM)
         problem = self.guard.violation(atoms)
         return None if problem is None else ("distance", problem)
 

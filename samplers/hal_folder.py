@@ -70,11 +70,6 @@ class Iteration:
     seconds: dict[str, float]
     details: dict[str, Any]
 
-    @property
-    def max_f(self) -> float:
-        """Largest relative force uncertainty that a walker met."""
-        return max((float(w["max_f"]) for w in self.walkers), default=float("nan"))
-
 
 class RunFolder:
     """Files of a run.
