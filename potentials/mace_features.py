@@ -81,22 +81,13 @@ def mace_features(model: SiteModel) -> SiteModel:
     ModelError
         If the model is not a MACE with read-outs of the usual kind.
     """
-    sites = model.scripted()
-    problem = f"Model '{model.name}' has no last layer that halberd knows: "
-    network = getattr(sites, "network", None)
-    if network is None or not hasattr(network, "readouts"):
-        raise ModelError(problem + "it is not a MACE. Use a committee of several models instead.")
-    readouts = [readout for _, readout in network.readouts.named_children()]
-    if not hasattr(readouts[-1], "linear_1") or any(not hasattr(r, "linear") for r in readouts[:-1]):
-        raise ModelError(problem + "its read-outs are not linear ones with a small network at the end.")
-    n_heads = readouts[-1].linear_2.output_mask.numel()
-    hidden = readouts[-1].linear_2.weight.numel() // n_heads
-    width = readouts[-1].linear_1.weight.numel() // hidden
+    sites, readouts = checked_network(model)
+    *counts, width = count_scalars(readouts)
+    hidden = readouts[-1].linear_1.weight.numel() // width
     total = _node_features(sites, model)
     block, rest = divmod(total - width, max(len(readouts) - 1, 1))
-    counts = [readout.linear.weight.numel() // n_heads for readout in readouts[:-1]]
     if rest or any(count > block for count in counts):
-        raise ModelError(problem + "its features are laid out in an unknown way.")
+        raise ModelError(_no_last_layer(model) + "its features are laid out in an unknown way.")
     # Irreps come sorted: the scalars of a layer are its first features.
     starts = [layer * block for layer in range(len(counts))]
     module = MaceFeatureSites(sites, starts, counts, total - width)
@@ -110,6 +101,35 @@ def mace_features(model: SiteModel) -> SiteModel:
         n_columns=1 + sum(counts) + hidden,
         metadata={**model.metadata, "columns": "energy, features"},
     )
+
+
+def checked_network(model: SiteModel) -> tuple[Any, list[Any]]:
+    """The scripted sites of a MACE and its read-outs, one per layer.
+
+    Raises
+    ------
+    ModelError
+        If the model is not a MACE with read-outs of the usual kind.
+    """
+    sites = model.scripted()
+    network = getattr(sites, "network", None)
+    if network is None or not hasattr(network, "readouts"):
+        raise ModelError(_no_last_layer(model) + "it is not a MACE.")
+    readouts = [readout for _, readout in network.readouts.named_children()]
+    if not hasattr(readouts[-1], "linear_1") or any(not hasattr(r, "linear") for r in readouts[:-1]):
+        raise ModelError(_no_last_layer(model) + "its read-outs are not linear ones with a small network at the end.")
+    return sites, readouts
+
+
+def count_scalars(readouts: list[Any]) -> list[int]:
+    """Scalar features of every layer, which are what its read-out reads."""
+    n_heads = readouts[-1].linear_2.output_mask.numel()
+    hidden = readouts[-1].linear_2.weight.numel() // n_heads
+    return [r.linear.weight.numel() // n_heads for r in readouts[:-1]] + [readouts[-1].linear_1.weight.numel() // hidden]
+
+
+def _no_last_layer(model: SiteModel) -> str:
+    return f"Model '{model.name}' has no layers that halberd knows: "
 
 
 @torch.no_grad()

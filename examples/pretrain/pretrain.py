@@ -17,8 +17,6 @@ Three stages, each leaving a file and skipped when that file is there, so an int
 from __future__ import annotations
 
 import argparse
-import ast
-import importlib.util
 import subprocess
 import sys
 from concurrent.futures import ProcessPoolExecutor
@@ -26,37 +24,17 @@ from pathlib import Path
 
 import ase.io
 import numpy as np
-import pandas as pd
 from ase import Atoms
 from rich.progress import track
 
 from halberd.plugins.evaluate import evaluate_file
+from halberd.plugins.qm9 import draw_qm9
 from halberd.potentials import load
 from halberd.potentials.files import replacing
 
 #: Frames beyond this are not chemistry any more, eV/angstrom.
 LARGEST_FORCE = 20.0
 BATCH = 50
-
-
-def draw_molecules(count: int, seed: int) -> list[Atoms]:
-    """Draw molecules from QM9 at random."""
-    spec = importlib.util.find_spec("qm9pack")  # importing it would need pkg_resources
-    if spec is None or spec.origin is None:
-        raise SystemExit("qm9pack is not installed: pip install 'halberd-md[reference]'")
-    folder = Path(spec.origin).parent / "data"
-    columns = ["SMILES", "Elements", "XYZ_Ang"]
-    tables = [pd.read_csv(folder / f"qm9_part{part}.csv", usecols=columns) for part in (1, 2, 3)]
-    rows = pd.concat(tables, ignore_index=True)
-    chosen = rows.iloc[np.random.default_rng(seed).permutation(len(rows))[:count]]
-    molecules = []
-    for _, row in chosen.iterrows():
-        atoms = Atoms(
-            ast.literal_eval(row["Elements"]), positions=np.array(ast.literal_eval(row["XYZ_Ang"])).reshape(-1, 3)
-        )
-        atoms.info["smiles"] = row["SMILES"]
-        molecules.append(atoms)
-    return molecules
 
 
 def label(atoms: Atoms) -> Atoms | None:
@@ -85,7 +63,7 @@ def make_data(folder: Path, molecules: int, copies: int, seed: int, workers: int
     (folder / "batches").mkdir(parents=True, exist_ok=True)
     generator = np.random.default_rng(seed)
     groups = []
-    for molecule in draw_molecules(molecules, seed):
+    for molecule in draw_qm9(molecules, seed):
         group = [molecule]
         for _ in range(copies):
             rattled = molecule.copy()
