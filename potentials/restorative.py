@@ -171,6 +171,13 @@ class HostWall(torch.nn.Module):
         overlap = (self.radii.unsqueeze(0) - torch.sqrt(squares + 1e-12)).clamp(min=0.0)
         return 0.5 * self.stiffness * overlap.square().sum(1)
 
+    @torch.jit.unused
+    def depth(self, positions: ArrayLike) -> float:
+        """How far the deepest of some atoms is inside the wall, angstrom; 0 if none is."""
+        places = torch.tensor(np.asarray(positions, dtype=np.float64)).reshape(-1, 3)
+        gaps = self.radii.cpu().unsqueeze(0) - torch.cdist(places, self.centres.cpu())
+        return max(0.0, float(gaps.max()))
+
 
 class Guidance(torch.nn.Module):
     """Everything that acts beside the similarity score: prior, repulsion of overlapping atoms, wall of a host.

@@ -33,6 +33,7 @@ class SimilaritySites(torch.nn.Module):
         super().__init__()
         self.descriptor = descriptor
         self.kernel = kernel
+        self._highest: dict[float, float] = {}
         self.coverage = coverage
 
     def forward(
@@ -113,6 +114,7 @@ class SimilarityScore:
         labels = torch.tensor(np.concatenate(references.hydrogens)[np.concatenate(references.masks)])
         self.labels = labels.to(features.device)
         self.kernel = kernel
+        self._highest: dict[float, float] = {}
         with quiet_torchscript():
             self.module = torch.jit.script(SimilaritySites(descriptor.scripted(), kernel, float(coverage)).eval())
 
@@ -128,6 +130,23 @@ class SimilarityScore:
         level = torch.tensor(float(sigma), dtype=features.dtype, device=features.device)
         result: torch.Tensor = self.kernel.direct(features, species, level)
         return result
+
+    @torch.no_grad()
+    def highest_density(self, sigma: float) -> float:
+        """Largest mean log density of a reference molecule, itself among the references.
+
+        Atoms that are more similar than that have collapsed onto each other. Remembered for every noise level.
+        """
+        if sigma not in self._highest:
+            species = self.descriptor.species_of(np.concatenate(self.references.numbers))
+            mask = torch.tensor(np.concatenate(self.references.masks))
+            level = torch.tensor(float(sigma), dtype=self.descriptor.dtype, device=self.descriptor.device)
+            features = self.kernel.references
+            values = self.kernel.direct(features, species[mask].to(features.device), level)
+            counts = [int(each.sum()) for each in self.references.masks]
+            means = [float(piece.mean()) for piece in torch.split(values, counts) if len(piece)]
+            self._highest[sigma] = max(means)
+        return self._highest[sigma]
 
     def hydrogen_vote(self, numbers: NDArray[np.int64], positions: NDArray[np.float64]) -> NDArray[np.float64]:
         """Log probability of 0 to 4 hydrogens on every atom of a skeleton, by vote of similar reference atoms.

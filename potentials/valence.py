@@ -100,6 +100,7 @@ def assign_valences(
     hydrogen_log_probability: NDArray[np.float64] | None = None,
     *,
     known_bonds: Mapping[tuple[int, int], int] | None = None,
+    joint: bool = True,
 ) -> Valences | None:
     """Find the most likely bonds and hydrogens of heavy atoms.
 
@@ -112,6 +113,9 @@ def assign_valences(
         Logarithm of the probability of 0 to 4 hydrogens; all the same if omitted: bond lengths alone decide.
     known_bonds : mapping, optional
         Pairs (i, j) whose order is known; 0 forbids a bond.
+    joint : bool
+        If not, every bond gets its likeliest order by itself and hydrogens fill up what is left of a valence: what
+        generators commonly do, for comparison.
 
     Returns
     -------
@@ -129,6 +133,8 @@ def assign_valences(
     n = len(numbers)
     bonds = {(min(pair), max(pair)): order for pair, order in (known_bonds or {}).items()}
     distances = np.linalg.norm(positions[:, None] - positions[None], axis=2)
+    if not joint:
+        return _one_by_one(numbers, distances, bonds)
     # One binary variable per option: (what it belongs to, cost, {atom: valence it takes}).
     options: list[tuple[tuple[str, object], int, float, dict[int, int]]] = []
     for i in range(n):
@@ -169,6 +175,22 @@ def assign_valences(
             assert isinstance(which, tuple)
             found[which] = number
     return Valences(found, hydrogens, float(result.fun))
+
+
+def _one_by_one(
+    numbers: NDArray[np.int64], distances: NDArray[np.float64], known: Mapping[tuple[int, int], int]
+) -> Valences:
+    found, cost = {}, 0.0
+    left = np.array([VALENCE[int(z)] for z in numbers])
+    for i in range(len(numbers)):
+        for j in range(i + 1, len(numbers)):
+            options = _bond_options(int(numbers[i]), int(numbers[j]), distances[i, j], known.get((i, j)))
+            order, least = min(options, key=lambda option: option[1], default=(0, 0.0))
+            cost += least
+            left[[i, j]] -= order
+            if order:
+                found[i, j] = order
+    return Valences(found, np.maximum(left, 0), cost)
 
 
 def _bond_options(first: int, second: int, distance: float, known: int | None) -> list[tuple[int, float]]:

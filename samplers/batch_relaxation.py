@@ -19,6 +19,8 @@ from halberd.potentials.site_model import SiteModel
 #: Curvature before anything is known, eV/angstrom^2, and the number of steps that are remembered.
 _CURVATURE = 70.0
 _MEMORY = 12
+#: Atoms that are evaluated together; more do not get faster.
+_ATOMS = 1500
 
 
 @dataclasses.dataclass(frozen=True)
@@ -113,46 +115,72 @@ def relax(
         If the model does not know an element.
     """
     count = len(numbers)
-    current = [np.array(each, dtype=np.float64) for each in positions]
-    energies, forces_left, taken = np.zeros(count), np.zeros(count), np.zeros(count, dtype=np.int64)
-    active = list(range(count))
-    done = 0
-    while active:
-        batch = _Batch(model, [np.asarray(numbers[m]) for m in active])
-        x = torch.tensor(np.concatenate([current[m] for m in active]), device=model.device)
-        free = torch.ones(len(x), dtype=torch.bool, device=model.device)
-        if fixed is not None:
-            free = ~torch.tensor(np.concatenate([fixed[m] for m in active]), device=model.device)
-        history: list[tuple[torch.Tensor, torch.Tensor, torch.Tensor]] = []
-        previous: tuple[torch.Tensor, torch.Tensor] | None = None
-        while True:
-            energy, forces = batch.evaluate(x)
-            forces = torch.where(free.unsqueeze(1), forces, torch.zeros_like(forces))
-            largest = batch.largest(forces)
-            moving = (largest > fmax) & torch.isfinite(largest)
-            taken[active] += 1
-            finished = done >= steps or not bool(moving.any())
-            # Molecules at rest are taken along until half of the batch is.
-            if finished or int(moving.sum()) * 2 < batch.count:
-                break
-            if previous is not None:
-                moved, change = x - previous[0], previous[1] - forces
-                curvature = batch.dot(moved, change)
-                history = [*history[1 - _MEMORY :], (moved, change, curvature)]
-            previous = (x, forces)
-            direction = _two_loops(batch, forces, history)
-            longest = batch.largest(direction)
-            scale = torch.clamp(max_step / longest.clamp_min(1e-12), max=1.0) * moving
-            step = direction * scale[batch.owner].unsqueeze(1)
-            x = torch.where((free & moving[batch.owner]).unsqueeze(1), x + step, x)
-            done += 1
-        pieces = torch.split(x.cpu(), [len(current[m]) for m in active])
-        rest = moving.cpu().numpy()
-        for place, m in enumerate(active):
-            current[m] = pieces[place].numpy().copy()
-            energies[m], forces_left[m] = float(energy[place]), float(largest[place])
-        active = [] if finished else [m for place, m in enumerate(active) if rest[place]]
-    return Relaxed(current, energies, forces_left, taken)
+    state = Relaxed(
+        [np.array(each, dtype=np.float64) for each in positions],
+        np.zeros(count),
+        np.zeros(count),
+        np.zeros(count, dtype=np.int64),
+    )
+    groups: list[list[int]] = [[]]
+    for m in range(count):
+        if groups[-1] and sum(len(numbers[k]) for k in groups[-1]) + len(numbers[m]) > _ATOMS:
+            groups.append([])
+        groups[-1].append(m)
+    for group in groups:
+        _relax_group(model, numbers, state, group, fixed, fmax, steps, max_step)
+    return state
+
+
+def _relax_group(
+    model: SiteModel,
+    numbers: Sequence[NDArray[np.int64]],
+    state: Relaxed,
+    active: list[int],
+    fixed: Sequence[NDArray[np.bool_]] | None,
+    fmax: float,
+    steps: int,
+    max_step: float,
+) -> None:
+    """Relax some molecules together; those at rest leave when half of the batch is."""
+    batch = _Batch(model, [np.asarray(numbers[m]) for m in active])
+    x = torch.tensor(np.concatenate([state.positions[m] for m in active]), device=model.device)
+    free = torch.ones(len(x), dtype=torch.bool, device=model.device)
+    if fixed is not None:
+        free = ~torch.tensor(np.concatenate([fixed[m] for m in active]), device=model.device)
+    history: list[tuple[torch.Tensor, torch.Tensor, torch.Tensor]] = []
+    previous: tuple[torch.Tensor, torch.Tensor] | None = None
+    for done in range(steps + 1):
+        energy, forces = batch.evaluate(x)
+        forces = torch.where(free.unsqueeze(1), forces, torch.zeros_like(forces))
+        largest = batch.largest(forces)
+        moving = (largest > fmax) & torch.isfinite(largest)
+        state.steps[active] += 1
+        n_moving = int(moving.sum())
+        if done == steps or n_moving == 0 or n_moving * 2 < batch.count:
+            _store(state, active, x, energy, largest)
+        if done == steps or n_moving == 0:
+            return
+        if previous is not None:
+            moved, change = x - previous[0], previous[1] - forces
+            history = [*history[1 - _MEMORY :], (moved, change, batch.dot(moved, change))]
+        if n_moving * 2 < batch.count:
+            kept = moving[batch.owner]
+            x, forces, free, largest = x[kept], forces[kept], free[kept], largest[moving]
+            history = [(moved[kept], change[kept], curvature[moving]) for moved, change, curvature in history]
+            active = [m for m, moves in zip(active, moving.tolist(), strict=True) if moves]
+            batch = _Batch(model, [np.asarray(numbers[m]) for m in active])
+            moving = torch.ones_like(largest, dtype=torch.bool)
+        previous = (x, forces)
+        direction = _two_loops(batch, forces, history)
+        scale = torch.clamp(max_step / batch.largest(direction).clamp_min(1e-12), max=1.0) * moving
+        step = direction * scale[batch.owner].unsqueeze(1)
+        x = torch.where((free & moving[batch.owner]).unsqueeze(1), x + step, x)
+
+
+def _store(state: Relaxed, active: list[int], x: torch.Tensor, energy: torch.Tensor, largest: torch.Tensor) -> None:
+    pieces = torch.split(x.cpu(), [len(state.positions[m]) for m in active])
+    for m, piece, e, f in zip(active, pieces, energy.tolist(), largest.tolist(), strict=True):
+        state.positions[m], state.energies[m], state.largest_force[m] = piece.numpy().copy(), e, f
 
 
 def _two_loops(
