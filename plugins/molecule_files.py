@@ -115,10 +115,10 @@ def write_molecules(path: str | os.PathLike[str], molecules: Sequence[Any]) -> N
                     writer.write(mol)
         elif suffix == ".pdb":
             blocks = [
-                f"MODEL     {number:4d}\n{Chem.MolToPDBBlock(mol, flavor=4)}ENDMDL\n"
+                f"MODEL     {number:4d}\n{Chem.MolToPDBBlock(mol, flavor=4).removesuffix('END' + chr(10))}ENDMDL\n"
                 for number, mol in enumerate(molecules, 1)
             ]
-            temporary.write_text("".join(block.replace("END\n", "") for block in blocks) + "END\n", encoding="utf-8")
+            temporary.write_text("".join(blocks), encoding="utf-8")
         else:
             ase.io.write(temporary, [atoms_of(mol) for mol in molecules], format="extxyz")
 

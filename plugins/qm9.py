@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import contextlib
 import importlib.util
 from collections.abc import Iterable
 from pathlib import Path
@@ -11,7 +12,10 @@ from typing import Any
 import numpy as np
 from ase import Atoms
 
+from halberd.plugins.molecules import import_rdkit
+from halberd.potentials.cache import cache_folder
 from halberd.potentials.errors import missing_dependency
+from halberd.potentials.files import replacing
 
 
 def _table(columns: list[str]) -> Any:
@@ -34,6 +38,29 @@ def qm9_smiles() -> list[str]:
         If ``qm9pack`` is not installed.
     """
     return [str(smiles) for smiles in _table(["SMILES"])["SMILES"]]
+
+
+def known_smiles() -> set[str]:
+    """Canonical SMILES without stereochemistry of every molecule: what is not novel.
+
+    Worked out once per user (half a minute) and kept in the user's cache folder.
+
+    Raises
+    ------
+    MissingDependencyError
+        If ``qm9pack`` or RDKit is not installed.
+    """
+    file = cache_folder() / "qm9-smiles.txt"
+    if file.is_file():
+        return set(file.read_text(encoding="utf-8").split())
+    Chem = import_rdkit()
+    molecules = (Chem.MolFromSmiles(smiles) for smiles in qm9_smiles())
+    known = {str(Chem.MolToSmiles(mol, isomericSmiles=False)) for mol in molecules if mol is not None}
+    with contextlib.suppress(OSError):  # a home that cannot be written to only costs the time again
+        file.parent.mkdir(parents=True, exist_ok=True)
+        with replacing(file) as temporary:
+            temporary.write_text("\n".join(sorted(known)), encoding="utf-8")
+    return known
 
 
 def draw_qm9(count: int, seed: int = 0, *, elements: Iterable[str] | None = None, heavy: range | None = None) -> list[Atoms]:

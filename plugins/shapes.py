@@ -123,7 +123,7 @@ def _table(file: Path) -> NDArray[np.float64]:
     rows = [line.split() for line in text.splitlines() if line.strip() and not line.lstrip().startswith("#")]
     if rows and not _is_number(rows[0][0]):
         rows = rows[1:]  # a header
-    return np.array([[float(value) for value in row] for row in rows]).reshape(len(rows), -1)
+    return np.array([[float(value) for value in row] for row in rows]) if rows else np.zeros((0, 3))
 
 
 def _is_number(text: str) -> bool:

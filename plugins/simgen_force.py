@@ -65,7 +65,8 @@ class SimilarityForce(torch.nn.Module):
         """Reduced energy, as kJ/mol, from positions (N + C, 3) in nm."""
         species = positions.detach()[self.n_atoms :].reshape(-1)[: self.n_atoms].round().to(torch.int64)
         edge_index, vectors = self.neighbors(positions[: self.n_atoms] * self.to_angstrom)
-        sigma = simgen_sigma.to(device=positions.device, dtype=self.dtype)
+        # Detached: the plugin asks for gradients of its parameters, and would have the whole kernel recorded.
+        sigma = simgen_sigma.detach().to(device=positions.device, dtype=self.dtype)
         sites = self.sites(species, edge_index, vectors.to(self.dtype), sigma, self.owner, self.count)
         return sites.to(torch.float64).sum()
 
@@ -82,7 +83,7 @@ class GuidanceForce(torch.nn.Module):
     def forward(self, positions: torch.Tensor, simgen_sigma: torch.Tensor) -> torch.Tensor:
         """Reduced energy, as kJ/mol, from positions (N + C, 3) in nm."""
         places = (positions[: self.n_atoms] * self.to_angstrom).to(torch.float64)
-        sigma = simgen_sigma.to(device=positions.device, dtype=torch.float64)
+        sigma = simgen_sigma.detach().to(device=positions.device, dtype=torch.float64)
         return self.guidance(places, sigma).sum()
 
 

@@ -132,7 +132,7 @@ class ReferenceSet:
     def load(cls, source: str | os.PathLike[str]) -> ReferenceSet:
         """Read a set by the name of a shipped one, or from a file written by :meth:`save`.
 
-        ``qm9`` (512 molecules drawn from QM9, 4 to 9 heavy atoms of C, N and O), ``qm9-small`` (its first 128) and
+        ``qm9`` (256 molecules drawn from QM9, 4 to 9 heavy atoms of C, N and O), ``qm9-small`` (its first 64) and
         ``joined`` (molecules of 10 to 20 heavy atoms, made by joining QM9 molecules and relaxing them) are shipped.
 
         Raises

@@ -1,9 +1,10 @@
 """The similarity kernel of SiMGen: how much an atom looks like one of many reference atoms.
 
 With chi the descriptor of an atom, chi_j that of reference atom j, l2 the mean square norm of the references, s_z a
-width of the atom's element and m(sigma) the inverse square of the kernel's width at noise level sigma ::
+width of the atom's element, w_j a weight of the reference and m(sigma) the inverse square of the kernel's width at noise
+level sigma ::
 
-    log k_i   = ln sum_j exp(-m(sigma) |chi_i - chi_j|^2 / (2 l2 s_z))        direct: atom i resembles some reference
+    log k_i   = ln sum_j w_j exp(-m(sigma) |chi_i - chi_j|^2 / (2 l2 s_z))    direct: atom i resembles some reference
     log k_j   = ln sum_i exp(-m(sigma) |chi_i - chi_j|^2 / (2 l2 s_z))        coverage: reference j is represented
     E_direct  = -sum_i log k_i ,     E_coverage = -sum_j log k_j
 
@@ -27,7 +28,7 @@ from halberd.potentials.errors import ConfigurationError
 from halberd.potentials.site_model import atomic_number_of
 
 #: Numbers of a distance block, atoms times references.
-BLOCK = 1 << 22
+BLOCK = 1 << 20
 
 
 class SimilarityKernel(torch.nn.Module):
@@ -43,14 +44,17 @@ class SimilarityKernel(torch.nn.Module):
         Element (symbol or atomic number) -> width s_z, default 1; divides the squared distance.
     inverse_width : float, optional
         A constant m in place of the one that depends on sigma.
+    weights : torch.Tensor, shape (M,), optional
+        Positive weights w_j of the references, 1 if omitted.
 
     Raises
     ------
     ConfigurationError
-        If there is no reference, they are not finite, or a width is not positive.
+        If there is no reference, they are not finite, or a width or weight is not positive.
     """
 
     references: torch.Tensor
+    log_weights: torch.Tensor
     widths: torch.Tensor
 
     def __init__(
@@ -59,6 +63,7 @@ class SimilarityKernel(torch.nn.Module):
         atomic_numbers: Sequence[int],
         widths: Mapping[str | int, float] | None = None,
         inverse_width: float | None = None,
+        weights: torch.Tensor | None = None,
     ) -> None:
         super().__init__()
         if references.dim() != 2 or not len(references):
@@ -67,7 +72,11 @@ class SimilarityKernel(torch.nn.Module):
             raise ConfigurationError("Descriptors of the references are not finite; check their geometries.")
         if inverse_width is not None and not inverse_width > 0:
             raise ConfigurationError(f"inverse_width is {inverse_width}; it must be positive.")
+        if weights is not None and (weights.shape != references.shape[:1] or not bool((weights > 0).all())):
+            raise ConfigurationError(f"weights must be positive, one for each of {len(references)} references.")
         self.register_buffer("references", references.detach().clone())
+        logarithms = torch.zeros_like(references[:, 0]) if weights is None else torch.log(weights).to(references)
+        self.register_buffer("log_weights", logarithms)
         factors = torch.ones(len(atomic_numbers), dtype=references.dtype)
         numbers = list(atomic_numbers)
         for element, width in (widths or {}).items():
@@ -102,18 +111,23 @@ class SimilarityKernel(torch.nn.Module):
         torch.Tensor, shape (N,)
             Differentiable once with respect to the features.
         """
-        points = features.detach()
-        factor = self.inverse_width(sigma).to(points.dtype) / (self.scale * self.widths.index_select(0, species))
+        points = features.data
+        factor = self.inverse_width(sigma.detach()).to(points.dtype) / (self.scale * self.widths.index_select(0, species))
+        # Exponents up to what is the same for all references of an atom: one product of matrices.
+        left = torch.cat([points * factor.unsqueeze(1), factor.unsqueeze(1), torch.ones_like(points[:, :1])], 1)
+        square_norms = self.references.square().sum(1, keepdim=True)
+        right = torch.cat([self.references, -0.5 * square_norms, self.log_weights.unsqueeze(1)], 1).t()
+        constant = -0.5 * factor * points.square().sum(1)
         rows = max(1, self.block // self.references.shape[0])
         values, gradients = [], []
         for start in range(0, points.shape[0], rows):
-            some = points[start : start + rows]
-            strength = factor[start : start + rows].unsqueeze(1)
-            exponents = -0.5 * strength * self.square_distances(some, self.references)
-            log_density = torch.logsumexp(exponents, 1)
-            weights = torch.exp(exponents - log_density.unsqueeze(1))
-            values.append(log_density)
-            gradients.append(strength * (torch.matmul(weights, self.references) - some))
+            exponents = torch.matmul(left[start : start + rows], right)
+            peak = exponents.amax(1, keepdim=True)
+            weights = exponents.sub_(peak).exp_()
+            sums = weights.sum(1, keepdim=True)
+            values.append((peak + torch.log(sums)).squeeze(1) + constant[start : start + rows])
+            pull = torch.matmul(weights, self.references) / sums - points[start : start + rows]
+            gradients.append(factor[start : start + rows].unsqueeze(1) * pull)
         return attached(torch.cat(values), features, torch.cat(gradients))
 
     def coverage(
@@ -136,8 +150,8 @@ class SimilarityKernel(torch.nn.Module):
             ``sum_j log k_j``. Differentiable once with respect to the features, as a sum over a molecule: the
             gradient of single shares is not.
         """
-        points = features.detach()
-        factor = self.inverse_width(sigma).to(points.dtype) / (self.scale * self.widths.index_select(0, species))
+        points = features.data
+        factor = self.inverse_width(sigma.detach()).to(points.dtype) / (self.scale * self.widths.index_select(0, species))
         columns = max(1, self.block // max(points.shape[0], 1))
         shares = torch.zeros_like(points[:, 0])
         gradient = torch.zeros_like(points)
@@ -194,4 +208,4 @@ class SimilarityKernel(torch.nn.Module):
 
 def attached(values: torch.Tensor, features: torch.Tensor, gradient: torch.Tensor) -> torch.Tensor:
     """Known values whose known gradient with respect to the features autograd will find."""
-    return values + ((features - features.detach()) * gradient).sum(1)
+    return values + ((features - features.data) * gradient).sum(1)

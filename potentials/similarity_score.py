@@ -81,6 +81,8 @@ class SimilarityScore:
         Weight of the coverage sum, 0 to 1.
     inverse_width : float, optional
         A constant m instead of one that depends on the noise level.
+    balance : float
+        0 counts every reference atom once; 1 gives every element the same weight, whatever the number of its atoms.
 
     Raises
     ------
@@ -98,6 +100,7 @@ class SimilarityScore:
         widths: Mapping[str | int, float] | None = None,
         coverage: float = 0.0,
         inverse_width: float | None = None,
+        balance: float = 0.0,
     ) -> None:
         if not 0 <= coverage <= 1:
             raise ConfigurationError(f"coverage is {coverage}; it must be 0 (direct) to 1 (coverage alone).")
@@ -110,8 +113,13 @@ class SimilarityScore:
         self.descriptor = descriptor
         self.references = references
         features = reference_features(descriptor, references)
-        kernel = SimilarityKernel(features, descriptor.atomic_numbers, widths, inverse_width)
-        labels = torch.tensor(np.concatenate(references.hydrogens)[np.concatenate(references.masks)])
+        mask = np.concatenate(references.masks)
+        _, element, counts = np.unique(
+            np.concatenate(references.numbers)[mask], return_inverse=True, return_counts=True
+        )
+        weights = torch.tensor((counts.mean() / counts[element]) ** float(balance))
+        kernel = SimilarityKernel(features, descriptor.atomic_numbers, widths, inverse_width, weights)
+        labels = torch.tensor(np.concatenate(references.hydrogens)[mask])
         self.labels = labels.to(features.device)
         self.kernel = kernel
         self._highest: dict[float, float] = {}

@@ -50,6 +50,8 @@ MOST_HYDROGENS = 4
 _SPREAD = 0.08
 _LONGEST = 0.35
 _UNBONDED = 0.15
+#: Cosine of the smallest angle of a carbon with two double bonds or a triple one, 135 degrees.
+_STRAIGHT = -0.71
 
 
 @dataclasses.dataclass(frozen=True)
@@ -156,11 +158,19 @@ def assign_valences(
             values.append(float(valence))
     matrix = coo_array((values, (rows, columns)), shape=(len(groups) + n, len(options))).tocsr()
     target = np.array([1.0] * len(groups) + [float(VALENCE[int(z)]) for z in numbers])
+    constraints = [LinearConstraint(matrix, target, target)]
+    excluded = _bent_pairs(numbers, positions, options)
+    if excluded:
+        pairs = coo_array(
+            (np.ones(2 * len(excluded)), (np.repeat(np.arange(len(excluded)), 2), np.ravel(excluded))),
+            shape=(len(excluded), len(options)),
+        )
+        constraints.append(LinearConstraint(pairs.tocsr(), 0, 1))
     result = milp(
         np.array([option[2] for option in options]),
         integrality=np.ones(len(options)),
         bounds=Bounds(0, 1),
-        constraints=LinearConstraint(matrix, target, target),
+        constraints=constraints,
     )
     if not result.success:
         return None
@@ -175,6 +185,32 @@ def assign_valences(
             assert isinstance(which, tuple)
             found[which] = number
     return Valences(found, hydrogens, float(result.fun))
+
+
+def _bent_pairs(
+    numbers: NDArray[np.int64],
+    positions: NDArray[np.float64],
+    options: list[tuple[tuple[str, object], int, float, dict[int, int]]],
+) -> list[tuple[int, int]]:
+    """Pairs of options that exclude each other: carbon with two double bonds, or a triple one, is straight."""
+    at_atom: dict[int, list[tuple[int, int, int]]] = {}
+    for column, ((kind, _), order, _, taken) in enumerate(options):
+        if kind == "bond" and order:
+            for atom in taken:
+                (other,) = set(taken) - {atom}
+                at_atom.setdefault(atom, []).append((other, order, column))
+    excluded = []
+    for atom, bonds in at_atom.items():
+        if numbers[atom] != 6:
+            continue
+        for place, (first, order, column) in enumerate(bonds):
+            for second, other_order, other_column in bonds[place + 1 :]:
+                if first == second or order + other_order < 4:
+                    continue
+                a, b = positions[first] - positions[atom], positions[second] - positions[atom]
+                if a @ b > _STRAIGHT * np.linalg.norm(a) * np.linalg.norm(b):
+                    excluded.append((column, other_column))
+    return excluded
 
 
 def _one_by_one(

@@ -1,7 +1,7 @@
 """A particle filter over the elements of molecules that are being generated.
 
-Every molecule has P particles. From time to time one is kept, with probability ``softmax(-beta E)`` over their similarity
-energies, and the others become copies of it in which some atoms have changed their element. Atoms that look unlike the
+Every molecule has P particles. From time to time one is kept, with probability ``softmax(-beta E - penalty)`` over their
+similarity energies, and the others become copies of it in which some atoms have changed their element. Atoms that look unlike the
 references are the likelier to change, and every other element of the set is drawn by its weight. The inverse temperature
 ``beta(sigma) = 10^(1 - 7 sigma)`` makes all of this random at first and strict at the end.
 """
@@ -67,7 +67,13 @@ class ElementMoves:
         """Whether there is nothing to exchange."""
         return sum(weight > 0 for weight in self.weights) < 2
 
-    def select(self, energies: NDArray[np.float64], sigma: float, generator: np.random.Generator) -> int:
+    def select(
+        self,
+        energies: NDArray[np.float64],
+        sigma: float,
+        generator: np.random.Generator,
+        penalties: NDArray[np.float64] | None = None,
+    ) -> int:
         """Choose the particle that is kept.
 
         Parameters
@@ -77,8 +83,13 @@ class ElementMoves:
         sigma : float
             Noise level, angstrom.
         generator : numpy.random.Generator
+        penalties : array, shape (P,), optional
+            Subtracted from the logarithm of each weight, at every noise level alike.
         """
-        return int(generator.choice(len(energies), p=softmax(-inverse_temperature(sigma) * energies)))
+        logits = -inverse_temperature(sigma) * energies
+        if penalties is not None:
+            logits = logits - penalties
+        return int(generator.choice(len(energies), p=softmax(logits)))
 
     def spawn(
         self,

@@ -21,6 +21,7 @@ from halberd.samplers.similarity_sampler import Skeleton
 
 #: Why a molecule failed; keys of the count of failures.
 LOST = "atoms flew apart"
+NO_MORE = "no particle left"
 CLASH = "atoms overlap"
 VALENCE_FAILED = "no bonds fill the valences"
 FRAGMENTS = "several fragments"
@@ -51,6 +52,8 @@ class FinishOptions:
         Where relaxation stops, eV/angstrom.
     steps : int
         Evaluations after which it stops.
+    tries : int
+        Particles of a molecule that are relaxed, one after the other, until one gives a valid molecule.
     relax_scaffold : bool
         Whether scaffold atoms may move in the relaxation.
     """
@@ -59,13 +62,17 @@ class FinishOptions:
     joint: bool = True
     fmax: float = 0.05
     steps: int = 200
+    tries: int = 3
     relax_scaffold: bool = False
 
     def __post_init__(self) -> None:
         if self.hydrogens not in ("vote", "lengths"):
             raise ConfigurationError(f"hydrogens is '{self.hydrogens}'; it must be 'vote' or 'lengths'.")
-        if not self.fmax > 0 or self.steps < 0:
-            raise ConfigurationError(f"fmax must be positive and steps 0 or more, got {self.fmax} and {self.steps}.")
+        if not self.fmax > 0 or self.steps < 0 or self.tries < 1:
+            raise ConfigurationError(
+                "fmax must be positive, steps 0 or more and tries at least 1, got "
+                f"{self.fmax}, {self.steps} and {self.tries}."
+            )
 
 
 @dataclasses.dataclass
@@ -79,15 +86,22 @@ class Candidate:
         Atoms of the scaffold.
     log_density : float
         Mean over generated atoms.
+    particle : int
+        Which one it was made of, 0 for the most similar.
     """
 
     mol: Any
     fixed: NDArray[np.bool_]
     log_density: float
+    particle: int = 0
 
 
 def hydrogenate(
-    skeleton: Skeleton | None, score: SimilarityScore, options: FinishOptions, scaffold: Scaffold | None = None
+    skeleton: Skeleton | None,
+    score: SimilarityScore,
+    options: FinishOptions,
+    scaffold: Scaffold | None = None,
+    begin: int = 0,
 ) -> Candidate | str:
     """Give a skeleton bonds and hydrogens.
 
@@ -101,25 +115,31 @@ def hydrogenate(
     options : FinishOptions
     scaffold : Scaffold, optional
         Its bonds are kept, and those of its hydrogens that stay keep their places.
+    begin : int
+        Particle to begin with.
 
     Returns
     -------
     Candidate or str
-        Or the reason why the most similar particle failed.
+        Or the reason why the first of these particles failed.
     """
     if skeleton is None:
         return LOST
     first: str | None = None
-    for numbers, positions, density in zip(skeleton.numbers, skeleton.positions, skeleton.log_density, strict=True):
+    for particle in range(begin, len(skeleton.numbers)):
+        numbers, positions, density = (
+            skeleton.numbers[particle],
+            skeleton.positions[particle],
+            skeleton.log_density[particle],
+        )
         result = _hydrogenate_particle(numbers, positions, score, options, scaffold)
         if isinstance(result, str):
             first = first or result
             continue
         mol, fixed = result
         generated = len(numbers) - (len(scaffold.numbers) if scaffold else 0)
-        return Candidate(mol, fixed, float(density[:generated].mean()))
-    assert first is not None
-    return first
+        return Candidate(mol, fixed, float(density[:generated].mean()), particle)
+    return first or NO_MORE
 
 
 def _hydrogenate_particle(

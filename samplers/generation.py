@@ -86,8 +86,10 @@ class Generator:
     def __init__(self, settings: GenerationSettings) -> None:
         import_rdkit()
         self.settings = settings
-        self.force_field: SiteModel = load(settings.model)
-        self.references = load_references(settings.references, max(settings.sizes))
+        self.force_field: SiteModel = load(settings.model, precision=settings.precision)
+        self.references = load_references(settings.references, settings.sizes)
+        #: Heavy atoms to choose from, each as often as it is to come.
+        self.sizes = np.array(settings.sizes or [len(each) for each in self.references.numbers])
         self.scaffold = Scaffold.from_file(settings.scaffold) if settings.scaffold else None
         self.wall = HostWall(*read_host(settings.host)) if settings.host else None
         self.score = SimilarityScore(
@@ -96,6 +98,7 @@ class Generator:
             widths=dict(settings.widths),
             coverage=settings.coverage,
             inverse_width=settings.inverse_width,
+            balance=settings.balance,
         )
         scaffold = None
         if self.scaffold is not None:
@@ -115,10 +118,10 @@ class Generator:
             marks = self.scaffold.anchors if len(self.scaffold.anchors) else self.scaffold.positions
             prior = GaussianPrior(prior.covariance, marks.mean(axis=0))
         capacity = prior.capacity()
-        if max(self.settings.sizes) > capacity:
+        if self.sizes.max() > capacity:
             warnings.warn(
                 f"halberd: shape '{self.settings.shape}' has room for about {capacity:.0f} heavy atoms, and "
-                f"{max(self.settings.sizes)} were asked for. Molecules will bulge out of it; make it larger or ask for "
+                f"{self.sizes.max()} were asked for. Molecules will bulge out of it; make it larger or ask for "
                 "fewer atoms.",
                 stacklevel=4,
             )
@@ -126,8 +129,7 @@ class Generator:
 
     def size_of(self, attempt: int) -> int:
         """Heavy atoms of an attempt, drawn from the range asked for."""
-        sizes = self.settings.sizes
-        return int(sizes[np.random.default_rng([self.settings.seed, attempt, 1]).integers(len(sizes))])
+        return int(np.random.default_rng([self.settings.seed, attempt, 1]).choice(self.sizes))
 
     def attempt(self, attempts: range, progress: Progress | None = None) -> tuple[list[Any], dict[str, float]]:
         """Make a batch of attempts.
@@ -151,25 +153,38 @@ class Generator:
             [self.size_of(k) for k in attempts], seeds, lambda part: tell("annealing", part)
         )
         annealed = time.perf_counter()
-        tell("placing hydrogens", 0.0)
-        results: list[Any] = [hydrogenate(s, self.score, self.settings.finish, self.scaffold) for s in skeletons]
-        places = [k for k, result in enumerate(results) if isinstance(result, Candidate)]
-        candidates = [results[k] for k in places]
-        if self.sweep is not None:
-            tell("sweeping over elements", 0.0)
-            candidates = self.sweep.run(candidates, self.scaffold)
-        tell("relaxing", 0.0)
-        finished = finish(candidates, self.force_field, self.settings.finish, self.scaffold, self.wall)
-        for k, mol in zip(places, finished, strict=True):
-            results[k] = mol
+        finish_options, scaffold = self.settings.finish, self.scaffold
+        results: list[Any] = [None] * len(skeletons)
+        begin = dict.fromkeys(range(len(skeletons)), 0)
+        for _ in range(finish_options.tries):
+            tell("placing hydrogens", 0.0)
+            tried = {k: hydrogenate(skeletons[k], self.score, finish_options, scaffold, begin[k]) for k in begin}
+            candidates = {k: each for k, each in tried.items() if isinstance(each, Candidate)}
+            prepared = list(candidates.values())
+            if self.sweep is not None:
+                tell("sweeping over elements", 0.0)
+                prepared = self.sweep.run(prepared, scaffold)
+            tell("relaxing", 0.0)
+            finished = finish(prepared, self.force_field, finish_options, scaffold, self.wall)
+            tried.update(zip(candidates, finished, strict=True))
+            for k, result in tried.items():
+                # Of a failure, what became of its most similar particle is remembered.
+                if results[k] is None or not isinstance(result, str):
+                    results[k] = result
+            begin = {
+                k: candidate.particle + 1 for k, candidate in candidates.items() if isinstance(tried[k], str)
+            }
+            if not begin:
+                break
+        for k, mol in zip(attempts, results, strict=True):
             if not isinstance(mol, str):
-                mol.SetIntProp("attempt", attempts[k])
+                mol.SetIntProp("attempt", k)
                 mol.SetProp("smiles", canonical_smiles(mol))
         done = time.perf_counter()
         return results, {"anneal": annealed - started, "finish": done - annealed}
 
 
-def load_references(source: str, largest: int) -> ReferenceSet:
+def load_references(source: str, sizes: range | None) -> ReferenceSet:
     """Read a shipped reference set or a file of molecules; ``auto`` chooses by the largest molecule.
 
     Raises
@@ -178,7 +193,7 @@ def load_references(source: str, largest: int) -> ReferenceSet:
         If there is no such set, or the file cannot be read.
     """
     if source == "auto":
-        source = "qm9" if largest <= 9 else "joined"
+        source = "qm9" if sizes is None or max(sizes) <= 9 else "joined"
     if source in shipped_references() or Path(source).suffix == ".npz" or not Path(source).exists():
         return ReferenceSet.load(source)
     return ReferenceSet.from_atoms(read_molecules(source), Path(source).stem)

@@ -21,7 +21,8 @@ class GenerationSettings:
     n : int
         Molecules wanted.
     heavy_atoms : str
-        ``8``, or a range ``7:9`` with both ends, from which the size of each molecule is drawn; without the scaffold's.
+        ``8``, or a range ``7:9`` with both ends, from which the size of each molecule is drawn, or ``references``:
+        sizes as often as they occur in the reference set. Without the scaffold's.
     shape : str
         See :func:`halberd.plugins.shapes.parse_shape`.
     beta : float
@@ -32,6 +33,8 @@ class GenerationSettings:
         File of a host or pocket whose atoms are kept clear of. Give its cavity as ``shape``.
     model : str
         MACE whose descriptors and forces are used: a pretrained name or a file.
+    precision : {'single', 'double'}, optional
+        Of the model; its own if omitted.
     references : str
         Shipped reference set or a file of molecules; ``auto`` takes ``qm9`` up to 9 heavy atoms, and ``joined`` above.
     coverage : float
@@ -40,6 +43,8 @@ class GenerationSettings:
         Element -> width of the kernel.
     inverse_width : float, optional
         A constant inverse square width of the kernel.
+    balance : float
+        How far the weights of the elements are evened out, 0 to 1.
     seed : int
     batch : int
         Molecules that are generated together.
@@ -60,10 +65,12 @@ class GenerationSettings:
     scaffold: str | None = None
     host: str | None = None
     model: str = "gfn2-chnof"
+    precision: str | None = None
     references: str = "auto"
     coverage: float = 0.0
     widths: Mapping[str, float] = dataclasses.field(default_factory=dict)
     inverse_width: float | None = None
+    balance: float = 0.0
     seed: int = 0
     batch: int = 50
     max_attempts: int | None = None
@@ -84,14 +91,16 @@ class GenerationSettings:
         self.sizes  # noqa: B018  (raises if they are not understood)
 
     @property
-    def sizes(self) -> range:
-        """Heavy atoms to choose from.
+    def sizes(self) -> range | None:
+        """Heavy atoms to choose from; ``None`` for those of the reference set.
 
         Raises
         ------
         ConfigurationError
             If ``heavy_atoms`` is not a number or a range.
         """
+        if self.heavy_atoms == "references":
+            return None
         parts = str(self.heavy_atoms).split(":")
         try:
             low, high = int(parts[0]), int(parts[-1])
@@ -99,7 +108,8 @@ class GenerationSettings:
             low = high = 0
         if len(parts) > 2 or not 1 <= low <= high:
             raise ConfigurationError(
-                f"heavy_atoms is '{self.heavy_atoms}'; write a number such as 8, or a range such as 7:9."
+                f"heavy_atoms is '{self.heavy_atoms}'; write a number such as 8, a range such as 7:9, or "
+                "'references'."
             )
         return range(low, high + 1)
 

@@ -11,6 +11,7 @@ import openmm
 import torch
 from numpy.typing import NDArray
 from openmm import unit
+from scipy.sparse.csgraph import connected_components
 
 from halberd.plugins.simgen_force import carriers, guidance_force, n_carriers, similarity_force
 from halberd.potentials.block_neighbors import BlockNeighbors
@@ -26,6 +27,8 @@ from halberd.samplers.simgen_integrators import NOISE, AnnealedLangevinIntegrato
 
 #: Angstrom. A molecule that has lost an atom farther than this is given up.
 _LOST = 100.0
+#: Angstrom. Atoms are bonded below this distance when there is no noise.
+_BONDED = 1.75
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,8 +49,12 @@ class SamplerOptions:
         Elements that are exchanged; the first is what every atom begins as.
     swap_fraction : float
         Part of the atoms that changes in a copy.
-    strength : float
-        Factor of the prior's strength, :func:`halberd.potentials.restorative.prior_strength`.
+    fragment_penalty : float
+        What every gap between pieces of a particle costs in the logarithm of its weight.
+    strength : float or pair of float
+        Factor of the prior's strength, :func:`halberd.potentials.restorative.prior_strength`. Of a pair, every
+        molecule draws its own from between (evenly in the logarithm): the weaker, the more open chains, and the more
+        pieces; the stronger, the more rings.
     clip : float
         Longest similarity force on an atom, 1/angstrom.
     recentre : bool
@@ -64,7 +71,8 @@ class SamplerOptions:
     swap_interval: int = 2
     elements: tuple[str, ...] = ("C", "N", "O")
     swap_fraction: float = 0.2
-    strength: float = 0.7
+    fragment_penalty: float = 3.0
+    strength: float | tuple[float, float] = (0.35, 0.8)
     clip: float = 3.0**0.5
     recentre: bool = False
     platform: str | None = "CPU"
@@ -77,10 +85,19 @@ class SamplerOptions:
             raise ConfigurationError(
                 f"particles and swap_interval must be at least 1, got {self.particles} and {self.swap_interval}."
             )
-        if not self.strength >= 0:
-            raise ConfigurationError(f"strength is {self.strength}; it must be 0 or more.")
+        low, high = self.strengths
+        if not 0 <= low <= high or (low == 0 < high):
+            raise ConfigurationError(f"strength is {self.strength}; it must be 0 or more, or a rising positive pair.")
         if not self.elements:
             raise ConfigurationError("elements is empty; name at least one element to make molecules of.")
+
+
+    @property
+    def strengths(self) -> tuple[float, float]:
+        """Weakest and strongest factor of the prior."""
+        if isinstance(self.strength, tuple):
+            return self.strength
+        return (self.strength, self.strength)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -189,6 +206,23 @@ class SimilaritySampler:
         return kind(self.levels, clip=self.options.clip, external_noise=True)
 
 
+def _gaps(positions: NDArray[np.float64], sigma: float) -> NDArray[np.float64]:
+    """Pieces, less one, that every particle is in; bonds may be stretched by the noise.
+
+    Parameters
+    ----------
+    positions : array, shape (P, n, 3), angstrom
+    sigma : float
+        Noise level, angstrom.
+
+    Returns
+    -------
+    array, shape (P,)
+    """
+    distances = np.linalg.norm(positions[:, :, None] - positions[:, None], axis=3)
+    return np.array([connected_components(each < _BONDED + sigma, directed=False)[0] - 1.0 for each in distances])
+
+
 class _Batch:
     """One Context with blocks of atoms: molecule by molecule, particle by particle."""
 
@@ -197,6 +231,8 @@ class _Batch:
         self.score = sampler.score
         self.particles = sampler.options.particles
         self.generators = [np.random.default_rng(list(seed)) for seed in seeds]
+        low, high = sampler.options.strengths
+        self.factors = [low * (high / low) ** g.uniform() if low > 0 else 0.0 for g in self.generators]
         n_fixed = len(sampler.scaffold_species)
         self.shapes = [(self.particles, size + n_fixed) for size in sizes]
         self.free = [np.arange(size + n_fixed) < size for size in sizes]
@@ -229,7 +265,8 @@ class _Batch:
         for moves in [*free, *([False] * n_carriers(self.n_atoms))]:
             system.addParticle(1.0 if moves else 0.0)
         options = self.sampler.options
-        factor = np.repeat([options.strength * prior_strength(size) for size in sizes], [p * n for p, n in self.shapes])
+        pulls = [f * prior_strength(size) for f, size in zip(self.factors, sizes, strict=True)]
+        factor = np.repeat(pulls, [p * n for p, n in self.shapes])
         owner = torch.repeat_interleave(torch.arange(len(blocks)), torch.tensor(blocks))
         guidance = Guidance(
             self.sampler.prior,
@@ -284,7 +321,8 @@ class _Batch:
             # Denser than any reference molecule: atoms have collapsed onto each other.
             collapsed = densities[m].mean(1) > limit
             energies = np.where(collapsed, np.nan, -densities[m].sum(1))
-            kept = self.sampler.moves.select(energies, sigma, generator)
+            penalties = self.sampler.options.fragment_penalty * _gaps(places[m].reshape(p, n, 3), sigma)
+            kept = self.sampler.moves.select(energies, sigma, generator, penalties)
             species = kinds[m].reshape(p, n)[kept]
             changed = self.sampler.moves.spawn(
                 species, -densities[m][kept], self.free[m], p - 1, sigma, generator

@@ -1,6 +1,6 @@
 """Make reference sets for ``halberd generate``: the shipped ones, and one of your own molecules.
 
-    python examples/simgen/make_references.py qm9                      # 512 molecules of QM9 -> references-qm9.npz
+    python examples/simgen/make_references.py qm9                      # 256 molecules of QM9 -> references-qm9.npz
     python examples/simgen/make_references.py joined                   # QM9 molecules joined to larger ones, relaxed
     python examples/simgen/make_references.py mine.sdf -o mine.npz     # any file of molecules with hydrogens
 
@@ -87,14 +87,14 @@ def main() -> None:
     """Make one set."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("source", help="qm9, joined, or a file of molecules")
-    parser.add_argument("--count", type=int, help="512 molecules of QM9, 200 joined ones")
+    parser.add_argument("--count", type=int, help="256 molecules of QM9, 200 joined ones")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--output", "-o", type=Path)
     arguments = parser.parse_args()
     makers = {"qm9": qm9, "joined": joined}
     name = arguments.source if arguments.source in makers else Path(arguments.source).stem
     if arguments.source in makers:
-        count = arguments.count or {"qm9": 512, "joined": 200}[arguments.source]
+        count = arguments.count or {"qm9": 256, "joined": 200}[arguments.source]
         molecules = makers[arguments.source](count, arguments.seed)
     else:
         molecules = read_molecules(arguments.source)

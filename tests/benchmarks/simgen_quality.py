@@ -1,0 +1,242 @@
+"""Quality and speed of ``halberd generate``: every number of the README's table, each kept in a file when it is done.
+
+    python tests/benchmarks/simgen_quality.py OUT small large          # 500 molecules of 4-9, 100 of 12-20 heavy atoms
+    python tests/benchmarks/simgen_quality.py OUT changes              # which changes to the published settings help
+    python tests/benchmarks/simgen_quality.py OUT shapes speed qm9
+
+``changes`` begins with the settings of the ``simgen`` release (50 levels, 10 particles, element moves every 2 steps, the
+likeliest order of every bond by itself, hydrogens that fill up valences) and adds ours one by one, on the same seeds.
+Everything is appended to ``OUT/results.jsonl``; parts that are there are not repeated.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from rich.console import Console
+from rich.table import Table
+
+from halberd.plugins.molecule_files import draw_molecules
+from halberd.plugins.molecule_metrics import measure
+from halberd.plugins.plots import BLUE, GREY, new_figure, save_figure
+from halberd.plugins.qm9 import draw_qm9, known_smiles
+from halberd.plugins.shape_similarity import shape_similarity
+from halberd.plugins.shapes import parse_shape
+from halberd.samplers.finishing import FinishOptions
+from halberd.samplers.generation import Generated, generate
+from halberd.samplers.generation_settings import GenerationSettings
+from halberd.samplers.similarity_sampler import SamplerOptions
+
+console = Console()
+SMALL = GenerationSettings(heavy_atoms="4:9", seed=1)
+LARGE = GenerationSettings(heavy_atoms="12:20", seed=1, batch=20)
+RELEASE = SamplerOptions(fragment_penalty=0.0)
+
+
+class Results:
+    """Finished parts, one JSON object a line."""
+
+    def __init__(self, folder: Path) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        self.folder, self.file = folder, folder / "results.jsonl"
+
+    def get(self, name: str) -> dict[str, Any] | None:
+        lines = self.file.read_text(encoding="utf-8").splitlines() if self.file.exists() else []
+        return next((row for row in map(json.loads, lines) if row["name"] == name), None)
+
+    def add(self, name: str, row: dict[str, Any]) -> dict[str, Any]:
+        with open(self.file, "a", encoding="utf-8") as handle:
+            handle.write(json.dumps({"name": name, **row}) + "\n")
+        return row
+
+
+def attempt(results: Results, name: str, settings: GenerationSettings, attempts: int, xtb: int = 0) -> dict[str, Any]:
+    """Make and measure so many attempts, unless that has been done."""
+    row = results.get(name)
+    if row is not None:
+        return row
+    settings = dataclasses.replace(settings, n=attempts, max_attempts=attempts)
+    file = results.folder / f"{name.replace(' ', '_')}.sdf"
+    made = generate(settings, output=file)
+    draw_molecules(file.with_suffix(".png"), made.molecules)
+    metrics = measure(made.atoms, made.attempts, known=known_smiles(), xtb=xtb)
+    by_size: dict[int, list[str]] = {}
+    for mol in made.molecules:
+        by_size.setdefault(mol.GetNumHeavyAtoms(), []).append(mol.GetProp("smiles"))
+    unique = {str(size): [len(smiles), len(set(smiles))] for size, smiles in sorted(by_size.items())}
+    seconds = made.seconds["total"]
+    return results.add(
+        name,
+        {
+            "metrics": metrics,
+            "failures": made.failures,
+            "unique_by_size": unique,
+            "seconds": seconds,
+            "molecules_per_minute": 60 * len(made.molecules) / seconds,
+        },
+    )
+
+
+def show(title: str, rows: dict[str, dict[str, Any]]) -> None:
+    """Print a table of metrics."""
+    keys = ("validity", "validity_rdkit", "uniqueness", "novelty", "posebusters", "atom_stability", "molecule_stability")
+    table = Table(title=title)
+    table.add_column("")
+    for key in (*keys, "diversity", "rings", "sp3"):
+        table.add_column(key.replace("_", "\n"), justify="right")
+    table.add_column("per\nminute", justify="right")
+    for name, row in rows.items():
+        metrics = row["metrics"]
+        cells = ["-" if metrics[key] is None else f"{100 * metrics[key]:.1f}" for key in keys]
+        cells += ["-" if metrics[key] is None else f"{metrics[key]:.2f}" for key in ("diversity", "rings", "sp3")]
+        speed = row.get("molecules_per_minute")
+        table.add_row(name, *cells, "-" if speed is None else f"{speed:.0f}")
+    console.print(table)
+    for name, row in rows.items():
+        for key in ("failures", "unique_by_size"):
+            if row.get(key):
+                console.print(f"{name}: {key.replace('_', ' ')} {row[key]}", markup=False)
+        if row["metrics"].get("xtb"):
+            console.print(f"{name}: GFN2-xTB {row['metrics']['xtb']}", markup=False)
+
+
+def changes(results: Results, attempts: int) -> None:
+    """The release's settings, and what ours add to them."""
+    baseline = dataclasses.replace(
+        SMALL, balance=0.0, sampler=RELEASE, finish=FinishOptions(hydrogens="lengths", joint=False)
+    )
+    steps = {
+        "release settings": baseline,
+        "hydrogens and bonds together": dataclasses.replace(baseline, finish=FinishOptions(hydrogens="lengths")),
+        "vote on hydrogens": dataclasses.replace(baseline, finish=FinishOptions()),
+        "elements balanced": dataclasses.replace(baseline, finish=FinishOptions(), balance=SMALL.balance),
+        "filter sees fragments: ours": SMALL,
+        "ours with element sweep": dataclasses.replace(SMALL, sweep=True),
+        "ours, annealed Langevin": dataclasses.replace(
+            SMALL, sampler=dataclasses.replace(SMALL.sampler, integrator="langevin", n_levels=25)
+        ),
+        "ours, one particle": dataclasses.replace(SMALL, sampler=dataclasses.replace(SMALL.sampler, particles=1)),
+    }
+    show("4 to 9 heavy atoms, %", {name: attempt(results, name, each, attempts) for name, each in steps.items()})
+
+
+def shapes(results: Results, attempts: int) -> None:
+    """Similarity of molecules to the shape that was asked for, and of unshaped ones to the same shape."""
+    wanted = {"line:9": 10, "circle:2.5": 16, "gaussian:1,1,6": 10}
+    rng = np.random.default_rng(0)
+    table = Table(title="shape similarity to the prior (Tanimoto of Gaussian clouds)")
+    for column in ("shape", "heavy atoms", "shaped", "unshaped", "validity %"):
+        table.add_column(column, justify="right")
+    series = {}
+    for text, size in wanted.items():
+        row = results.get(text)
+        if row is None:
+            settings = dataclasses.replace(SMALL, heavy_atoms=str(size), n=attempts, max_attempts=attempts)
+            strong = dataclasses.replace(settings.sampler, strength=1.0)
+            shaped = generate(dataclasses.replace(settings, shape=text, sampler=strong))
+            plain = generate(settings)
+            outline = parse_shape(text).outline(200, rng)
+            if text.startswith("gaussian"):
+                # A shape without a size: give it that of the molecules.
+                outline = outline * np.mean([_radius(m) for m in [*shaped.molecules, *plain.molecules]]) / _spread(outline)
+            values = {
+                name: [shape_similarity(_heavy(mol), outline) for mol in made.molecules]
+                for name, made in (("shaped", shaped), ("unshaped", plain))
+            }
+            row = results.add(text, {**values, "validity": len(shaped.molecules) / attempts})
+            draw_molecules(results.folder / f"{text.replace(':', '_')}.png", shaped.molecules)
+        series[text] = row
+        cells = [f"{np.mean(row[k]):.2f} ± {np.std(row[k]):.2f}" for k in ("shaped", "unshaped")]
+        table.add_row(text, str(size), *cells, f"{100 * row['validity']:.0f}")
+    console.print(table)
+    figure, axes = new_figure(len(series), width=3.2, height=2.6)
+    for axis, (text, row) in zip(axes[0], series.items(), strict=True):
+        bins = np.linspace(0, 1, 26)
+        axis.hist(row["unshaped"], bins, color=GREY, alpha=0.7, label="unshaped")
+        axis.hist(row["shaped"], bins, color=BLUE, alpha=0.7, label="shaped")
+        axis.set_xlabel(f"similarity to {text}", fontsize=9)
+        axis.legend(fontsize=8, frameon=False)
+    save_figure(figure, results.folder / "shapes.png")
+
+
+def _heavy(mol: Any) -> np.ndarray:
+    return np.array(
+        [p for a, p in zip(mol.GetAtoms(), mol.GetConformer().GetPositions(), strict=True) if a.GetAtomicNum() > 1]
+    )
+
+
+def _spread(points: np.ndarray) -> float:
+    return float(np.sqrt(((points - points.mean(0)) ** 2).sum(1).mean()))
+
+
+def _radius(mol: Any) -> float:
+    return _spread(_heavy(mol))
+
+
+def speed(results: Results, rounds: int) -> None:
+    """Molecules per minute in batches and one at a time, in alternation."""
+    settings = dataclasses.replace(SMALL, heavy_atoms="8")
+
+    def rate(**change: Any) -> float:
+        started = time.perf_counter()
+        made: Generated = generate(dataclasses.replace(settings, **change))
+        return 60 * made.attempts / (time.perf_counter() - started)
+
+    table = Table(title="attempts per minute, 8 heavy atoms, setup included")
+    for column in ("particles", "batch of 50", "one by one", "ratio"):
+        table.add_column(column, justify="right")
+    for particles in (1, settings.sampler.particles):
+        sampler = dataclasses.replace(settings.sampler, particles=particles)
+        rate(n=2, max_attempts=2, sampler=sampler)  # warm
+        batches, singles = [], []
+        for round_ in range(rounds):
+            batches.append(rate(n=50, max_attempts=50, batch=50, sampler=sampler, seed=round_))
+            started = time.perf_counter()
+            for k in range(3):
+                generate(dataclasses.replace(settings, n=1, max_attempts=1, sampler=sampler, seed=1000 + 3 * round_ + k))
+            singles.append(60 * 3 / (time.perf_counter() - started))
+        ratio = float(np.median(np.array(batches) / np.array(singles)))
+        results.add(f"speed {particles}", {"batch": batches, "single": singles, "ratio": ratio})
+        table.add_row(str(particles), f"{np.median(batches):.0f}", f"{np.median(singles):.1f}", f"{ratio:.1f}")
+    console.print(table)
+
+
+def main() -> None:
+    """Run the parts that were asked for."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("output", type=Path)
+    parser.add_argument("parts", nargs="+", choices=["small", "large", "changes", "shapes", "speed", "qm9"])
+    parser.add_argument("--attempts", type=int, help="in place of 500, 100, 100 and 40")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--threads", type=int, default=2)
+    arguments = parser.parse_args()
+    torch.set_num_threads(arguments.threads)
+    results = Results(arguments.output)
+    if "small" in arguments.parts:
+        show("4 to 9 heavy atoms, %", {"small": attempt(results, "small", SMALL, arguments.attempts or 500, xtb=50)})
+        sized = dataclasses.replace(SMALL, heavy_atoms="references")
+        show("sizes of QM9, %", {"sizes of QM9": attempt(results, "sizes of QM9", sized, arguments.attempts or 200)})
+    if "large" in arguments.parts:
+        show("12 to 20 heavy atoms, %", {"large": attempt(results, "large", LARGE, arguments.attempts or 100, xtb=20)})
+    if "changes" in arguments.parts:
+        changes(results, arguments.attempts or 100)
+    if "shapes" in arguments.parts:
+        shapes(results, arguments.attempts or 40)
+    if "speed" in arguments.parts:
+        speed(results, arguments.rounds)
+    if "qm9" in arguments.parts:
+        row = results.get("QM9") or results.add(
+            "QM9", {"metrics": measure(draw_qm9(arguments.attempts or 1000, 1), known=known_smiles(), xtb=50)}
+        )
+        show("QM9 itself, %", {"QM9": row})
+
+
+if __name__ == "__main__":
+    main()
