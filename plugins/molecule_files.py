@@ -69,7 +69,7 @@ def _read_ase(path: str | os.PathLike[str]) -> list[Atoms]:
     if not Path(path).is_file():
         raise DataError(f"Molecule file '{path}' does not exist.")
     try:
-        frames = ase.io.read(path, ":")
+        frames = ase.io.read(str(path), ":")
     except Exception as error:  # readers raise anything
         raise DataError(f"'{path}' cannot be read as molecules: {type(error).__name__}: {error}") from error
     if not frames or not any(len(atoms) for atoms in frames):
@@ -123,7 +123,9 @@ def write_molecules(path: str | os.PathLike[str], molecules: Sequence[Any]) -> N
             ase.io.write(temporary, [atoms_of(mol) for mol in molecules], format="extxyz")
 
 
-def draw_molecules(path: str | os.PathLike[str], molecules: Sequence[Any], legends: Sequence[str] | None = None) -> None:
+def draw_molecules(
+    path: str | os.PathLike[str], molecules: Sequence[Any], legends: Sequence[str] | None = None
+) -> None:
     """Draw a sheet of structural formulas, the first forty.
 
     Parameters
@@ -154,7 +156,8 @@ def draw_molecules(path: str | os.PathLike[str], molecules: Sequence[Any], legen
     columns, width, height = min(8, max(1, len(flat))), 190, 170
     rows = max(1, -(-len(flat) // columns))
     drawer = rdMolDraw2D.MolDraw2DCairo(width * columns, height * rows, width, height)
-    drawer.drawOptions().legendFontSize = 13
+    options: Any = drawer.drawOptions()
+    options.legendFontSize = 13
     if flat:
         drawer.DrawMolecules(flat, legends=texts)
     drawer.FinishDrawing()

@@ -6,6 +6,7 @@ rules, and from different papers, do not compare.
 
 from __future__ import annotations
 
+import logging
 import warnings
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -99,6 +100,8 @@ def posebusters_passes(molecules: Sequence[Any]) -> NDArray[np.bool_]:
         raise missing_dependency("posebusters", "molecules", "run PoseBusters") from None
     if not molecules:
         return np.zeros(0, dtype=bool)
+    # A molecule that cannot be embedded for comparison is a failed check, not news.
+    logging.getLogger("posebusters").setLevel(logging.CRITICAL)
     buster = PoseBusters(config="mol")
     results = []
     with warnings.catch_warnings():
@@ -142,7 +145,7 @@ def xtb_relaxation(atoms: Atoms, fmax: float = 0.05, steps: int = 200) -> tuple[
     relaxed.calc = TBLite(method="GFN2-xTB", verbosity=0)
     try:
         before = relaxed.get_potential_energy()
-        LBFGS(relaxed, logfile=None).run(fmax=fmax, steps=steps)
+        LBFGS(relaxed, logfile=None).run(fmax=fmax, steps=steps)  # type: ignore[arg-type]
         after = relaxed.get_potential_energy()
     except Exception:  # tblite raises its own types, ASE others; what does not converge is counted by the caller
         return None
@@ -183,8 +186,8 @@ def measure(
     Returns
     -------
     dict
-        ``atom_stability`` (of the atoms), ``molecule_stability``, ``validity``, ``validity_rdkit`` (bonds by RDKit's own
-        perception, charges allowed) of the attempts; ``uniqueness`` of the valid; ``novelty`` of the unique;
+        ``atom_stability`` (of the atoms), ``molecule_stability``, ``validity``, ``validity_rdkit`` (bonds by RDKit's
+        own perception, charges allowed) of the attempts; ``uniqueness`` of the valid; ``novelty`` of the unique;
         ``posebusters`` of the valid; ``diversity`` of the valid; mean ``heavy_atoms``, ``rings``, ``sp3`` (fraction of
         carbon) and ``qed`` of the valid; ``xtb`` with ``molecules``, ``failed``, medians ``strain_eV`` and
         ``rmsd_A``. Fractions, or ``None`` where there is nothing to divide by or it was not asked for.

@@ -24,10 +24,11 @@ def import_rdkit() -> Any:
         If RDKit is not installed.
     """
     try:
-        from rdkit import Chem, RDLogger
+        from rdkit import Chem, rdBase
     except ImportError:
         raise missing_dependency("rdkit", "molecules", "work with molecules") from None
-    RDLogger.DisableLog("rdApp.*")
+    for level in ("debug", "info", "warning", "error"):
+        rdBase.DisableLog(f"rdApp.{level}")
     return Chem
 
 

@@ -63,7 +63,9 @@ def known_smiles() -> set[str]:
     return known
 
 
-def draw_qm9(count: int, seed: int = 0, *, elements: Iterable[str] | None = None, heavy: range | None = None) -> list[Atoms]:
+def draw_qm9(
+    count: int, seed: int = 0, *, elements: Iterable[str] | None = None, heavy: range | None = None
+) -> list[Atoms]:
     """Draw molecules at random.
 
     Parameters

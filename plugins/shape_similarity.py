@@ -1,4 +1,4 @@
-"""How much a cloud of atoms has the shape of another cloud, whatever their numbers of points, places and orientations."""
+"""How much a cloud of atoms has the shape of another, whatever their numbers of points, places and orientations."""
 
 from __future__ import annotations
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Any
 
-import ase.io
 import numpy as np
 from numpy.typing import NDArray
 
@@ -28,8 +28,8 @@ def parse_shape(text: str, beta: float = 5.0) -> GaussianPrior | PointCloudPrior
     text : str
         ``gaussian``; ``gaussian:1,1,2`` (ratios of the variances along x, y and z); ``line:8`` (length in angstrom,
         along x); ``circle:4`` (radius in angstrom, in the xy plane); or a file: a molecule of any format, a table of
-        points (``.csv``, ``.txt``, ``.npy``), a volume (``.cube``), a mesh (``.stl``, ``.obj``, ``.ply``; its volume if it is
-        closed, its surface if not).
+        points (``.csv``, ``.txt``, ``.npy``), a volume (``.cube``), a mesh (``.stl``, ``.obj``, ``.ply``; its volume if
+        it is closed, its surface if not).
     beta : float
         How exclusively the nearest points of a cloud attract, 1/angstrom^2.
 
@@ -157,7 +157,7 @@ def _mesh(file: Path) -> NDArray[np.float64]:
         import trimesh
     except ImportError:
         raise missing_dependency("trimesh", "molecules", "read a mesh") from None
-    mesh = trimesh.load(file, force="mesh")
+    mesh: Any = trimesh.load(file, force="mesh")
     generator = np.random.default_rng(0)
     if mesh.is_watertight:
         low, high = mesh.bounds

@@ -116,7 +116,9 @@ def similarity_force(
     return _force(module, group, backend, f"halberd: similarity to {score.references.name}")
 
 
-def guidance_force(guidance: torch.nn.Module, n_atoms: int, group: int = 0, backend: str = "torchforce") -> openmm.Force:
+def guidance_force(
+    guidance: torch.nn.Module, n_atoms: int, group: int = 0, backend: str = "torchforce"
+) -> openmm.Force:
     """Build the force of a :class:`halberd.potentials.restorative.Guidance` on the first atoms of a System.
 
     Raises

@@ -92,7 +92,9 @@ def mace_descriptor(model: SiteModel, closest: float = CLOSEST) -> SiteModel:
         If ``closest`` is not between 0 and the cutoff.
     """
     if not 0 < closest < model.cutoff:
-        raise ConfigurationError(f"closest is {closest}; it must lie between 0 and the cutoff, {model.cutoff} angstrom.")
+        raise ConfigurationError(
+            f"closest is {closest}; it must lie between 0 and the cutoff, {model.cutoff} angstrom."
+        )
     sites, readouts = checked_network(model)
     n_scalars = count_scalars(readouts)[0]
     with quiet_torchscript():

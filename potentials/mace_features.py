@@ -125,7 +125,9 @@ def count_scalars(readouts: list[Any]) -> list[int]:
     """Scalar features of every layer, which are what its read-out reads."""
     n_heads = readouts[-1].linear_2.output_mask.numel()
     hidden = readouts[-1].linear_2.weight.numel() // n_heads
-    return [r.linear.weight.numel() // n_heads for r in readouts[:-1]] + [readouts[-1].linear_1.weight.numel() // hidden]
+    return [r.linear.weight.numel() // n_heads for r in readouts[:-1]] + [
+        readouts[-1].linear_1.weight.numel() // hidden
+    ]
 
 
 def _no_last_layer(model: SiteModel) -> str:

@@ -1,8 +1,8 @@
 """The similarity kernel of SiMGen: how much an atom looks like one of many reference atoms.
 
 With chi the descriptor of an atom, chi_j that of reference atom j, l2 the mean square norm of the references, s_z a
-width of the atom's element, w_j a weight of the reference and m(sigma) the inverse square of the kernel's width at noise
-level sigma ::
+width of the atom's element, w_j a weight of the reference and m(sigma) the inverse square of the kernel's width at
+noise level sigma ::
 
     log k_i   = ln sum_j w_j exp(-m(sigma) |chi_i - chi_j|^2 / (2 l2 s_z))    direct: atom i resembles some reference
     log k_j   = ln sum_i exp(-m(sigma) |chi_i - chi_j|^2 / (2 l2 s_z))        coverage: reference j is represented
@@ -12,7 +12,8 @@ Both are reduced energies, without a unit; their negative gradient with respect 
 generation. Neither is divided by the number of references: that would only shift it by a constant.
 
 The gradient is formed together with the value, in blocks, so that memory grows with the number of atoms times the size
-of a block and never with the number of references times that of features. Second derivatives are therefore not there.
+of a block and never with the number of references times that of features. (It works on ``.data``: freezing a module,
+as TorchForce does, drops ``detach``.) Second derivatives are therefore not there.
 
 References
 ----------
@@ -112,7 +113,9 @@ class SimilarityKernel(torch.nn.Module):
             Differentiable once with respect to the features.
         """
         points = features.data
-        factor = self.inverse_width(sigma.detach()).to(points.dtype) / (self.scale * self.widths.index_select(0, species))
+        factor = self.inverse_width(sigma.detach()).to(points.dtype) / (
+            self.scale * self.widths.index_select(0, species)
+        )
         # Exponents up to what is the same for all references of an atom: one product of matrices.
         left = torch.cat([points * factor.unsqueeze(1), factor.unsqueeze(1), torch.ones_like(points[:, :1])], 1)
         square_norms = self.references.square().sum(1, keepdim=True)
@@ -151,7 +154,9 @@ class SimilarityKernel(torch.nn.Module):
             gradient of single shares is not.
         """
         points = features.data
-        factor = self.inverse_width(sigma.detach()).to(points.dtype) / (self.scale * self.widths.index_select(0, species))
+        factor = self.inverse_width(sigma.detach()).to(points.dtype) / (
+            self.scale * self.widths.index_select(0, species)
+        )
         columns = max(1, self.block // max(points.shape[0], 1))
         shares = torch.zeros_like(points[:, 0])
         gradient = torch.zeros_like(points)

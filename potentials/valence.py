@@ -9,6 +9,7 @@ valence, which is what a closed-shell neutral molecule is.
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Mapping
 
 import numpy as np
@@ -50,6 +51,8 @@ MOST_HYDROGENS = 4
 _SPREAD = 0.08
 _LONGEST = 0.35
 _UNBONDED = 0.15
+#: Spread of the dihedral angles of a double bond, degrees.
+_TWIST_SPREAD = 12.0
 #: Cosine of the smallest angle of a carbon with two double bonds or a triple one, 135 degrees.
 _STRAIGHT = -0.71
 
@@ -139,9 +142,12 @@ def assign_valences(
         return _one_by_one(numbers, distances, bonds)
     # One binary variable per option: (what it belongs to, cost, {atom: valence it takes}).
     options: list[tuple[tuple[str, object], int, float, dict[int, int]]] = []
+    near = [_close(numbers, distances, i) for i in range(n)]
     for i in range(n):
         for j in range(i + 1, n):
             for order, cost in _bond_options(int(numbers[i]), int(numbers[j]), distances[i, j], bonds.get((i, j))):
+                if order == 2 and (i, j) not in bonds:
+                    cost += 0.5 * (_twist(positions, i, j, near) / _TWIST_SPREAD) ** 2
                 options.append((("bond", (i, j)), order, cost, {i: order, j: order}))
         for count in range(MOST_HYDROGENS + 1):
             cost = 0.0 if hydrogen_log_probability is None else -max(float(hydrogen_log_probability[i, count]), -50.0)
@@ -185,6 +191,32 @@ def assign_valences(
             assert isinstance(which, tuple)
             found[which] = number
     return Valences(found, hydrogens, float(result.fun))
+
+
+def _close(numbers: NDArray[np.int64], distances: NDArray[np.float64], atom: int) -> list[int]:
+    """Atoms that are surely bonded to one, as far as distances tell."""
+    return [
+        other
+        for other in range(len(numbers))
+        if other != atom
+        and distances[atom, other] < bond_lengths(int(numbers[atom]), int(numbers[other]))[0] + _UNBONDED
+    ]
+
+
+def _twist(positions: NDArray[np.float64], first: int, second: int, near: list[list[int]]) -> float:
+    """Largest deviation from flatness of the neighbours of a bond, degrees; a double bond is flat."""
+    worst = 0.0
+    axis = positions[second] - positions[first]
+    for left in near[first]:
+        for right in near[second]:
+            if left in (second, right) or right == first:
+                continue
+            a = np.cross(positions[left] - positions[first], axis)
+            b = np.cross(positions[right] - positions[second], axis)
+            sizes = float(np.linalg.norm(a) * np.linalg.norm(b))
+            if sizes > 1e-6:
+                worst = max(worst, math.degrees(math.acos(min(1.0, abs(float(a @ b)) / sizes))))
+    return worst
 
 
 def _bent_pairs(

@@ -1,9 +1,9 @@
 """A particle filter over the elements of molecules that are being generated.
 
-Every molecule has P particles. From time to time one is kept, with probability ``softmax(-beta E - penalty)`` over their
-similarity energies, and the others become copies of it in which some atoms have changed their element. Atoms that look unlike the
-references are the likelier to change, and every other element of the set is drawn by its weight. The inverse temperature
-``beta(sigma) = 10^(1 - 7 sigma)`` makes all of this random at first and strict at the end.
+Every molecule has P particles. From time to time one is kept, with probability ``softmax(-beta E - penalty)`` over
+their similarity energies, and the others become copies of it in which some atoms have changed their element. Atoms that
+look unlike the references are the likelier to change, and every other element of the set is drawn by its weight. The
+inverse temperature ``beta(sigma) = 10^(1 - 7 sigma)`` makes all of this random at first and strict at the end.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from halberd.potentials.errors import ConfigurationError
 
 
 def inverse_temperature(sigma: float) -> float:
-    """beta of reduced energies at a noise level in angstrom: 1e-6 at 1, 2 at 0.1, 8.5 at 0.01."""
+    """Beta of reduced energies at a noise level in angstrom: 1e-6 at 1, 2 at 0.1, 8.5 at 0.01."""
     return 10.0 ** (1.0 - 7.0 * sigma)
 
 
@@ -57,10 +57,12 @@ class ElementMoves:
             raise ConfigurationError(f"Element moves need a set of different elements, got {self.species}.")
         if len(self.weights) != len(self.species) or min(self.weights) < 0 or sum(self.weights) <= 0:
             raise ConfigurationError(
-                f"Element moves need a weight of 0 or more for each of {len(self.species)} elements, got {self.weights}."
+                f"Element moves need a weight of 0 or more for each of {len(self.species)} elements: {self.weights}."
             )
         if not 0 < self.fraction <= 1:
-            raise ConfigurationError(f"The fraction of atoms that change must be above 0 and at most 1: {self.fraction}.")
+            raise ConfigurationError(
+                f"The fraction of atoms that change must be above 0 and at most 1: {self.fraction}."
+            )
 
     @property
     def are_idle(self) -> bool:

@@ -23,7 +23,7 @@ from halberd.samplers.finishing import Candidate, place_hydrogens
 from halberd.samplers.scaffold import Scaffold
 
 #: Reference molecules that the chemical potentials are fitted to.
-_MOLECULES = 100
+_MOLECULES = 60
 
 
 class ElementSweep:
@@ -134,7 +134,7 @@ def chemical_potentials(force_field: SiteModel, score: SimilarityScore) -> dict[
         if skeleton is not None:
             molecules.append(place_hydrogens(skeleton, len(numbers))[0])
     kinds = [np.array([atom.GetAtomicNum() for atom in mol.GetAtoms()]) for mol in molecules]
-    energies = relax(force_field, kinds, [m.GetConformer().GetPositions() for m in molecules], steps=40).energies
+    energies = relax(force_field, kinds, [m.GetConformer().GetPositions() for m in molecules], steps=25).energies
     elements = np.unique(np.concatenate(kinds))
     counts_of = np.array([[(each == z).sum() for z in elements] for each in kinds], dtype=np.float64)
     solution = np.linalg.lstsq(counts_of, energies, rcond=None)[0]

@@ -48,6 +48,9 @@ class FinishOptions:
     joint : bool
         Whether bonds and hydrogens are chosen together so that valences are filled. If not, hydrogens fill up what the
         likeliest bond orders leave, as other generators do it: a baseline.
+    classical : bool
+        Whether a classical force field (MMFF94, else UFF), which knows the bonds, goes over the geometry first: it
+        takes out clashes of hydrogens, which a learned one may answer with a reaction.
     fmax : float
         Where relaxation stops, eV/angstrom.
     steps : int
@@ -60,6 +63,7 @@ class FinishOptions:
 
     hydrogens: str = "vote"
     joint: bool = True
+    classical: bool = True
     fmax: float = 0.05
     steps: int = 200
     tries: int = 3
@@ -234,12 +238,15 @@ def finish(
     Returns
     -------
     list of rdkit.Chem.Mol or str
-        A molecule with properties ``energy_eV`` (interaction energy), ``log_density`` and ``largest_force_eV_A``, or the
-        reason why there is none.
+        A molecule with properties ``energy_eV`` (interaction energy), ``log_density`` and ``largest_force_eV_A``, or
+        the reason why there is none.
     """
     if not candidates:
         return []
     numbers = [np.array([atom.GetAtomicNum() for atom in c.mol.GetAtoms()]) for c in candidates]
+    if options.classical:
+        for candidate in candidates:
+            relax_classically(candidate.mol, None if options.relax_scaffold else candidate.fixed)
     positions = [c.mol.GetConformer().GetPositions() for c in candidates]
     fixed = None if options.relax_scaffold else [c.fixed for c in candidates]
     relaxed = relax(force_field, numbers, positions, fixed=fixed, fmax=options.fmax, steps=options.steps)
@@ -247,6 +254,41 @@ def finish(
         _judge(candidate, z, relaxed, k, scaffold, wall)
         for k, (candidate, z) in enumerate(zip(candidates, numbers, strict=True))
     ]
+
+
+def relax_classically(mol: Any, fixed: NDArray[np.bool_] | None = None, steps: int = 200) -> None:
+    """Relax a molecule in place with MMFF94, or UFF where that has no parameters: hydrogens alone, then all atoms.
+
+    Parameters
+    ----------
+    mol : rdkit.Chem.Mol
+        With hydrogens and a conformer.
+    fixed : array of bool, shape (n,), optional
+        Atoms that keep their coordinates to the bit.
+    steps : int
+        Iterations of each stage.
+    """
+    from rdkit.Chem import rdForceFieldHelpers
+
+    before = mol.GetConformer().GetPositions()
+    held = np.zeros(mol.GetNumAtoms(), dtype=bool) if fixed is None else fixed
+    heavy = np.array([atom.GetAtomicNum() > 1 for atom in mol.GetAtoms()])
+    for frozen in (held | heavy, held):
+        properties = rdForceFieldHelpers.MMFFGetMoleculeProperties(mol)
+        if properties is not None:
+            field = rdForceFieldHelpers.MMFFGetMoleculeForceField(mol, properties)
+        elif rdForceFieldHelpers.UFFHasAllMoleculeParams(mol):
+            field = rdForceFieldHelpers.UFFGetMoleculeForceField(mol)
+        else:
+            return
+        field.Initialize()
+        for index in np.nonzero(frozen)[0]:
+            field.AddFixedPoint(int(index))
+        field.Minimize(maxIts=steps)
+    after = mol.GetConformer().GetPositions()
+    if not np.isfinite(after).all():
+        after = before
+    mol.GetConformer().SetPositions(np.ascontiguousarray(np.where(held[:, None], before, after)))
 
 
 def _judge(

@@ -42,7 +42,9 @@ def generate(
     sweep: Annotated[bool | None, typer.Option("--sweep/--no-sweep", help="Sweep over elements by energy.")] = None,
     unique: Annotated[bool | None, typer.Option("--unique/--duplicates", help="Keep one of each molecule.")] = None,
     batch: Annotated[int | None, typer.Option(help="Molecules that are generated together.", min=1)] = None,
-    max_attempts: Annotated[int | None, typer.Option(help="Attempts at most; twice --n if omitted.", min=1)] = None,
+    max_attempts: Annotated[
+        int | None, typer.Option(help="Attempts at most; three times --n if omitted.", min=1)
+    ] = None,
     platform: Annotated[str | None, typer.Option(help="OpenMM platform.")] = None,
     threads: Annotated[int | None, typer.Option(help="CPU threads.", min=1)] = None,
     config: Annotated[Path | None, typer.Option(help="YAML file of settings; flags win over it.")] = None,
@@ -106,6 +108,7 @@ def generate(
     if with_metrics:
         with _progress() as tell:
             measured = _measure(made.atoms, made.attempts, tell, posebusters=None, xtb=0)
+        measured.update(made.rates())
     result = {
         "output": str(output),
         "picture": str(sheet) if picture else None,
@@ -184,7 +187,12 @@ def _measure(
 @contextmanager
 def _progress() -> Iterator[Callable[[str, float], None]]:
     """A bar on standard error; yields what to tell it."""
-    columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.percentage:3.0f} %"), TimeElapsedColumn())
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TextColumn("{task.percentage:3.0f} %"),
+        TimeElapsedColumn(),
+    )
     with Progress(*columns, console=console, transient=True) as bar:
         task = bar.add_task("starting", total=1.0)
         yield lambda what, part: bar.update(task, description=what, completed=part)
@@ -218,7 +226,9 @@ def metrics_table(result: dict[str, Any], title: str) -> Table:
         if result.get(key) is not None:
             table.add_row(name, f"{result[key]:.2f}", "valid")
     if result.get("xtb") and result["xtb"]["strain_eV"] is not None:
-        table.add_row("GFN2-xTB strain, median", f"{result['xtb']['strain_eV']:.2f} eV", f"{result['xtb']['molecules']}")
+        table.add_row(
+            "GFN2-xTB strain, median", f"{result['xtb']['strain_eV']:.2f} eV", f"{result['xtb']['molecules']}"
+        )
         table.add_row("GFN2-xTB RMSD, median", f"{result['xtb']['rmsd_A']:.2f} Å", f"{result['xtb']['molecules']}")
     return table
 

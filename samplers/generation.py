@@ -69,6 +69,16 @@ class Generated:
         """The molecules as ASE structures."""
         return [atoms_of(mol) for mol in self.molecules]
 
+    def rates(self) -> dict[str, float]:
+        """``validity`` of the attempts and ``uniqueness`` of the valid, duplicates that were left out included."""
+        duplicates = self.failures.get(DUPLICATE, 0)
+        valid = len(self.molecules) + duplicates
+        different = len({mol.GetProp("smiles") for mol in self.molecules})
+        return {
+            "validity": valid / self.attempts if self.attempts else 0.0,
+            "uniqueness": different / valid if valid else 0.0,
+        }
+
 
 class Generator:
     """Everything a run needs, made once from its settings.
@@ -149,9 +159,7 @@ class Generator:
         tell = progress or (lambda _what, _part: None)
         started = time.perf_counter()
         seeds = [[self.settings.seed, k] for k in attempts]
-        skeletons = self.sampler.run(
-            [self.size_of(k) for k in attempts], seeds, lambda part: tell("annealing", part)
-        )
+        skeletons = self.sampler.run([self.size_of(k) for k in attempts], seeds, lambda part: tell("annealing", part))
         annealed = time.perf_counter()
         finish_options, scaffold = self.settings.finish, self.scaffold
         results: list[Any] = [None] * len(skeletons)
@@ -171,9 +179,7 @@ class Generator:
                 # Of a failure, what became of its most similar particle is remembered.
                 if results[k] is None or not isinstance(result, str):
                     results[k] = result
-            begin = {
-                k: candidate.particle + 1 for k, candidate in candidates.items() if isinstance(tried[k], str)
-            }
+            begin = {k: candidate.particle + 1 for k, candidate in candidates.items() if isinstance(tried[k], str)}
             if not begin:
                 break
         for k, mol in zip(attempts, results, strict=True):
@@ -212,8 +218,8 @@ def generate(
     ----------
     settings : GenerationSettings, optional
     output : path, optional
-        ``.sdf``, ``.extxyz``, ``.xyz`` or ``.pdb``. What is done is kept in ``OUTPUT.part`` until the file is written; the
-        same call goes on from it.
+        ``.sdf``, ``.extxyz``, ``.xyz`` or ``.pdb``. What is done is kept in ``OUTPUT.part`` until the file is written;
+        the same call goes on from it.
     progress : callable, optional
         Told what is being done and the part of it that is, 0 to 1.
     **keywords
@@ -225,8 +231,10 @@ def generate(
 
     Raises
     ------
-    ConfigurationError, DataError, GeometryError, ModelError, ModelFileError, OutputError, RestartError, UnknownElementError
+    ConfigurationError, DataError, GeometryError, ModelError, ModelFileError, UnknownElementError, OutputError
         For whatever cannot be read, does not fit together, or cannot be written.
+    RestartError
+        If ``OUTPUT.part`` is another run's, or damaged.
 
     Examples
     --------
@@ -277,9 +285,7 @@ def generate(
             failures[result] += 1
         else:
             made.append(result)
-    generated = Generated(
-        made, attempts, dict(failures), {**dict(seconds), "total": time.perf_counter() - started}
-    )
+    generated = Generated(made, attempts, dict(failures), {**dict(seconds), "total": time.perf_counter() - started})
     if output is not None and part is not None:
         write_molecules(output, made)
         part.unlink(missing_ok=True)

@@ -49,9 +49,9 @@ class GenerationSettings:
     batch : int
         Molecules that are generated together.
     max_attempts : int, optional
-        After which to stop; twice ``n`` if omitted.
+        After which to stop; three times ``n`` if omitted.
     unique : bool
-        Whether to keep one of each molecule only.
+        Whether to keep one of each molecule only; the others count as duplicates.
     sweep : bool
         Whether to sweep over the elements by energy in the end.
     sampler : SamplerOptions
@@ -70,11 +70,11 @@ class GenerationSettings:
     coverage: float = 0.0
     widths: Mapping[str, float] = dataclasses.field(default_factory=dict)
     inverse_width: float | None = None
-    balance: float = 0.0
+    balance: float = 0.25
     seed: int = 0
     batch: int = 50
     max_attempts: int | None = None
-    unique: bool = False
+    unique: bool = True
     sweep: bool = False
     sampler: SamplerOptions = dataclasses.field(default_factory=SamplerOptions)
     finish: FinishOptions = dataclasses.field(default_factory=FinishOptions)
@@ -108,15 +108,14 @@ class GenerationSettings:
             low = high = 0
         if len(parts) > 2 or not 1 <= low <= high:
             raise ConfigurationError(
-                f"heavy_atoms is '{self.heavy_atoms}'; write a number such as 8, a range such as 7:9, or "
-                "'references'."
+                f"heavy_atoms is '{self.heavy_atoms}'; write a number such as 8, a range such as 7:9, or 'references'."
             )
         return range(low, high + 1)
 
     @property
     def attempts(self) -> int:
         """Molecules to try at most."""
-        return 2 * self.n if self.max_attempts is None else self.max_attempts
+        return 3 * self.n if self.max_attempts is None else self.max_attempts
 
     def fingerprint(self) -> dict[str, Any]:
         """What a continued run must share: everything but how many molecules are wanted, and in what batches."""

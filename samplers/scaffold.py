@@ -44,9 +44,7 @@ class Scaffold:
     def known_bonds(self, shift: int) -> dict[tuple[int, int], int]:
         """Orders of all pairs of scaffold atoms, 0 where there is no bond, with indices moved up."""
         n = len(self.numbers)
-        return {
-            (i + shift, j + shift): self.bonds.get((i, j), 0) for i in range(n) for j in range(i + 1, n)
-        }
+        return {(i + shift, j + shift): self.bonds.get((i, j), 0) for i in range(n) for j in range(i + 1, n)}
 
     def is_part_of(self, mol: Any, first: int) -> bool:
         """Whether the heavy atoms from ``first`` on are bonded among themselves as in the scaffold."""

@@ -67,7 +67,7 @@ class SamplerOptions:
     integrator: str = "heun"
     schedule: str | Sequence[float] = "simgen"
     n_levels: int = 50
-    particles: int = 10
+    particles: int = 5
     swap_interval: int = 2
     elements: tuple[str, ...] = ("C", "N", "O")
     swap_fraction: float = 0.2
@@ -90,7 +90,6 @@ class SamplerOptions:
             raise ConfigurationError(f"strength is {self.strength}; it must be 0 or more, or a rising positive pair.")
         if not self.elements:
             raise ConfigurationError("elements is empty; name at least one element to make molecules of.")
-
 
     @property
     def strengths(self) -> tuple[float, float]:
@@ -155,9 +154,7 @@ class SimilaritySampler:
         self.scaffold_species = descriptor.species_of(numbers).numpy()
         self.scaffold_positions = np.asarray(positions, dtype=np.float64)
         species = descriptor.species_of([atomic_number_of(symbol) for symbol in self.options.elements]).numpy()
-        self.moves = ElementMoves(
-            tuple(int(s) for s in species), (1.0,) * len(species), self.options.swap_fraction
-        )
+        self.moves = ElementMoves(tuple(int(s) for s in species), (1.0,) * len(species), self.options.swap_fraction)
         self.atomic_numbers = np.asarray(descriptor.atomic_numbers)
 
     def run(
@@ -324,9 +321,7 @@ class _Batch:
             penalties = self.sampler.options.fragment_penalty * _gaps(places[m].reshape(p, n, 3), sigma)
             kept = self.sampler.moves.select(energies, sigma, generator, penalties)
             species = kinds[m].reshape(p, n)[kept]
-            changed = self.sampler.moves.spawn(
-                species, -densities[m][kept], self.free[m], p - 1, sigma, generator
-            )
+            changed = self.sampler.moves.spawn(species, -densities[m][kept], self.free[m], p - 1, sigma, generator)
             places[m][:] = np.tile(places[m].reshape(p, n, 3)[kept], (p, 1))
             kinds[m][:] = np.concatenate([species[None], changed]).ravel()
         self._set(positions)
@@ -337,7 +332,11 @@ class _Batch:
         densities = self.log_density(positions, float(self.sampler.levels[-1]))
         skeletons: list[Skeleton | None] = []
         for piece, kinds, density, (p, n) in zip(
-            np.split(positions, self.cuts[:-1]), np.split(self.species, self.cuts[:-1]), densities, self.shapes, strict=True
+            np.split(positions, self.cuts[:-1]),
+            np.split(self.species, self.cuts[:-1]),
+            densities,
+            self.shapes,
+            strict=True,
         ):
             places = piece.reshape(p, n, 3)
             sane = np.isfinite(places).all(axis=(1, 2)) & (np.abs(places).max(axis=(1, 2), initial=0.0) < _LOST)

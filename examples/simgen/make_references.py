@@ -4,9 +4,9 @@
     python examples/simgen/make_references.py joined                   # QM9 molecules joined to larger ones, relaxed
     python examples/simgen/make_references.py mine.sdf -o mine.npz     # any file of molecules with hydrogens
 
-Geometries should be relaxed: what is generated resembles them. ``joined`` takes pairs and triples of QM9 molecules, joins
-them by single bonds in place of hydrogens, embeds the result with RDKit and relaxes it with the pretrained model, so
-that atoms have the environments they have in larger molecules.
+Geometries should be relaxed: what is generated resembles them. ``joined`` takes pairs and triples of QM9 molecules,
+joins them by single bonds in place of hydrogens, embeds the result with RDKit and relaxes it with the pretrained model,
+so that atoms have the environments they have in larger molecules.
 """
 
 from __future__ import annotations
@@ -37,7 +37,9 @@ def neutral(atoms: Atoms) -> bool:
 
 def qm9(count: int, seed: int) -> list[Atoms]:
     """Neutral molecules of QM9."""
-    return [atoms for atoms in draw_qm9(2 * count, seed, elements=ELEMENTS, heavy=range(4, 10)) if neutral(atoms)][:count]
+    return [atoms for atoms in draw_qm9(2 * count, seed, elements=ELEMENTS, heavy=range(4, 10)) if neutral(atoms)][
+        :count
+    ]
 
 
 def join(parts: list[Chem.Mol], generator: np.random.Generator) -> Chem.Mol | None:

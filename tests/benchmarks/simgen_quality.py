@@ -4,8 +4,9 @@
     python tests/benchmarks/simgen_quality.py OUT changes              # which changes to the published settings help
     python tests/benchmarks/simgen_quality.py OUT shapes speed qm9
 
-``changes`` begins with the settings of the ``simgen`` release (50 levels, 10 particles, element moves every 2 steps, the
-likeliest order of every bond by itself, hydrogens that fill up valences) and adds ours one by one, on the same seeds.
+``changes`` begins with the settings of the ``simgen`` release (50 levels, 10 particles, element moves every 2 steps,
+the likeliest order of every bond by itself, hydrogens that fill up valences) and adds ours one by one, on the same
+seeds.
 Everything is appended to ``OUT/results.jsonl``; parts that are there are not repeated.
 """
 
@@ -37,7 +38,7 @@ from halberd.samplers.similarity_sampler import SamplerOptions
 console = Console()
 SMALL = GenerationSettings(heavy_atoms="4:9", seed=1)
 LARGE = GenerationSettings(heavy_atoms="12:20", seed=1, batch=20)
-RELEASE = SamplerOptions(fragment_penalty=0.0)
+RELEASE = SamplerOptions(particles=10, fragment_penalty=0.0, strength=0.7)
 
 
 class Results:
@@ -57,16 +58,19 @@ class Results:
         return row
 
 
-def attempt(results: Results, name: str, settings: GenerationSettings, attempts: int, xtb: int = 0) -> dict[str, Any]:
-    """Make and measure so many attempts, unless that has been done."""
+def attempt(
+    results: Results, name: str, settings: GenerationSettings, count: int, xtb: int = 0, different: bool = False
+) -> dict[str, Any]:
+    """Make and measure so many attempts, or so many different molecules, unless that has been done."""
     row = results.get(name)
     if row is not None:
         return row
-    settings = dataclasses.replace(settings, n=attempts, max_attempts=attempts)
+    settings = dataclasses.replace(settings, n=count, max_attempts=3 * count if different else count, unique=different)
     file = results.folder / f"{name.replace(' ', '_')}.sdf"
     made = generate(settings, output=file)
     draw_molecules(file.with_suffix(".png"), made.molecules)
     metrics = measure(made.atoms, made.attempts, known=known_smiles(), xtb=xtb)
+    metrics.update(made.rates())
     by_size: dict[int, list[str]] = {}
     for mol in made.molecules:
         by_size.setdefault(mol.GetNumHeavyAtoms(), []).append(mol.GetProp("smiles"))
@@ -76,17 +80,28 @@ def attempt(results: Results, name: str, settings: GenerationSettings, attempts:
         name,
         {
             "metrics": metrics,
+            "molecules": len(made.molecules),
+            "attempts": made.attempts,
             "failures": made.failures,
             "unique_by_size": unique,
             "seconds": seconds,
             "molecules_per_minute": 60 * len(made.molecules) / seconds,
+            "attempts_per_minute": 60 * made.attempts / seconds,
         },
     )
 
 
 def show(title: str, rows: dict[str, dict[str, Any]]) -> None:
     """Print a table of metrics."""
-    keys = ("validity", "validity_rdkit", "uniqueness", "novelty", "posebusters", "atom_stability", "molecule_stability")
+    keys = (
+        "validity",
+        "validity_rdkit",
+        "uniqueness",
+        "novelty",
+        "posebusters",
+        "atom_stability",
+        "molecule_stability",
+    )
     table = Table(title=title)
     table.add_column("")
     for key in (*keys, "diversity", "rings", "sp3"):
@@ -107,24 +122,31 @@ def show(title: str, rows: dict[str, dict[str, Any]]) -> None:
             console.print(f"{name}: GFN2-xTB {row['metrics']['xtb']}", markup=False)
 
 
-def changes(results: Results, attempts: int) -> None:
+def changes(results: Results, settings: GenerationSettings, label: str, attempts: int) -> dict[str, dict[str, Any]]:
     """The release's settings, and what ours add to them."""
-    baseline = dataclasses.replace(
-        SMALL, balance=0.0, sampler=RELEASE, finish=FinishOptions(hydrogens="lengths", joint=False)
-    )
+    plain = FinishOptions(hydrogens="lengths", joint=False, classical=False, tries=1)
+    together = dataclasses.replace(plain, joint=True)
+    vote = dataclasses.replace(together, hydrogens="vote")
+    classical = dataclasses.replace(vote, classical=True, tries=3)
+    baseline = dataclasses.replace(settings, balance=0.0, sampler=RELEASE, finish=plain)
+    fewer = dataclasses.replace(RELEASE, particles=5)
     steps = {
         "release settings": baseline,
-        "hydrogens and bonds together": dataclasses.replace(baseline, finish=FinishOptions(hydrogens="lengths")),
-        "vote on hydrogens": dataclasses.replace(baseline, finish=FinishOptions()),
-        "elements balanced": dataclasses.replace(baseline, finish=FinishOptions(), balance=SMALL.balance),
-        "filter sees fragments: ours": SMALL,
-        "ours with element sweep": dataclasses.replace(SMALL, sweep=True),
+        "+ hydrogens and bonds together": dataclasses.replace(baseline, finish=together),
+        "+ vote on hydrogens": dataclasses.replace(baseline, finish=vote),
+        "+ classical relaxation first": dataclasses.replace(baseline, finish=classical),
+        "+ 5 particles": dataclasses.replace(baseline, finish=classical, sampler=fewer),
+        "+ weaker, varied pull; fragment penalty": dataclasses.replace(settings, balance=0.0),
+        "+ balanced elements: ours": settings,
+        "ours with element sweep": dataclasses.replace(settings, sweep=True),
         "ours, annealed Langevin": dataclasses.replace(
-            SMALL, sampler=dataclasses.replace(SMALL.sampler, integrator="langevin", n_levels=25)
+            settings, sampler=dataclasses.replace(settings.sampler, integrator="langevin", n_levels=25)
         ),
-        "ours, one particle": dataclasses.replace(SMALL, sampler=dataclasses.replace(SMALL.sampler, particles=1)),
+        "ours, no element moves": dataclasses.replace(
+            settings, sampler=dataclasses.replace(settings.sampler, particles=1)
+        ),
     }
-    show("4 to 9 heavy atoms, %", {name: attempt(results, name, each, attempts) for name, each in steps.items()})
+    return {name: attempt(results, f"{label}{name}", each, attempts) for name, each in steps.items()}
 
 
 def shapes(results: Results, attempts: int) -> None:
@@ -138,14 +160,18 @@ def shapes(results: Results, attempts: int) -> None:
     for text, size in wanted.items():
         row = results.get(text)
         if row is None:
-            settings = dataclasses.replace(SMALL, heavy_atoms=str(size), n=attempts, max_attempts=attempts)
+            settings = dataclasses.replace(
+                SMALL, heavy_atoms=str(size), n=attempts, max_attempts=attempts, unique=False
+            )
             strong = dataclasses.replace(settings.sampler, strength=1.0)
             shaped = generate(dataclasses.replace(settings, shape=text, sampler=strong))
             plain = generate(settings)
             outline = parse_shape(text).outline(200, rng)
             if text.startswith("gaussian"):
                 # A shape without a size: give it that of the molecules.
-                outline = outline * np.mean([_radius(m) for m in [*shaped.molecules, *plain.molecules]]) / _spread(outline)
+                outline = (
+                    outline * np.mean([_radius(m) for m in [*shaped.molecules, *plain.molecules]]) / _spread(outline)
+                )
             values = {
                 name: [shape_similarity(_heavy(mol), outline) for mol in made.molecules]
                 for name, made in (("shaped", shaped), ("unshaped", plain))
@@ -182,7 +208,7 @@ def _radius(mol: Any) -> float:
 
 def speed(results: Results, rounds: int) -> None:
     """Molecules per minute in batches and one at a time, in alternation."""
-    settings = dataclasses.replace(SMALL, heavy_atoms="8")
+    settings = dataclasses.replace(SMALL, heavy_atoms="8", unique=False)
 
     def rate(**change: Any) -> float:
         started = time.perf_counter()
@@ -200,7 +226,9 @@ def speed(results: Results, rounds: int) -> None:
             batches.append(rate(n=50, max_attempts=50, batch=50, sampler=sampler, seed=round_))
             started = time.perf_counter()
             for k in range(3):
-                generate(dataclasses.replace(settings, n=1, max_attempts=1, sampler=sampler, seed=1000 + 3 * round_ + k))
+                generate(
+                    dataclasses.replace(settings, n=1, max_attempts=1, sampler=sampler, seed=1000 + 3 * round_ + k)
+                )
             singles.append(60 * 3 / (time.perf_counter() - started))
         ratio = float(np.median(np.array(batches) / np.array(singles)))
         results.add(f"speed {particles}", {"batch": batches, "single": singles, "ratio": ratio})
@@ -213,20 +241,23 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("output", type=Path)
     parser.add_argument("parts", nargs="+", choices=["small", "large", "changes", "shapes", "speed", "qm9"])
-    parser.add_argument("--attempts", type=int, help="in place of 500, 100, 100 and 40")
+    parser.add_argument("--attempts", type=int, help="in place of the numbers of the README")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--threads", type=int, default=2)
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     results = Results(arguments.output)
     if "small" in arguments.parts:
-        show("4 to 9 heavy atoms, %", {"small": attempt(results, "small", SMALL, arguments.attempts or 500, xtb=50)})
+        row = attempt(results, "small", SMALL, arguments.attempts or 500, xtb=50, different=True)
+        show("4 to 9 heavy atoms, %", {"small": row})
         sized = dataclasses.replace(SMALL, heavy_atoms="references")
         show("sizes of QM9, %", {"sizes of QM9": attempt(results, "sizes of QM9", sized, arguments.attempts or 200)})
     if "large" in arguments.parts:
-        show("12 to 20 heavy atoms, %", {"large": attempt(results, "large", LARGE, arguments.attempts or 100, xtb=20)})
+        row = attempt(results, "large", LARGE, arguments.attempts or 100, xtb=20, different=True)
+        show("12 to 20 heavy atoms, %", {"large": row})
     if "changes" in arguments.parts:
-        changes(results, arguments.attempts or 100)
+        show("4 to 9 heavy atoms, %", changes(results, SMALL, "", arguments.attempts or 100))
+        show("12 to 20 heavy atoms, %", changes(results, LARGE, "large: ", (arguments.attempts or 100) // 4))
     if "shapes" in arguments.parts:
         shapes(results, arguments.attempts or 40)
     if "speed" in arguments.parts:

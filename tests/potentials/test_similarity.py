@@ -252,7 +252,7 @@ def test_reference_sets(tmp_path, references):
     with pytest.raises(DataError, match="no heavy atom"):
         ReferenceSet.from_atoms([molecule("H2")])
     far = Atoms("CH", positions=[[0, 0, 0], [0, 0, 3]])
-    with pytest.raises(DataError, match="hydrogen 3.00 angstrom"):
+    with pytest.raises(DataError, match=r"hydrogen 3\.00 angstrom"):
         ReferenceSet.from_atoms([far])
     with pytest.raises(DataError, match="no atom to compare"):
         ReferenceSet.from_atoms([])

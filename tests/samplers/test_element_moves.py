@@ -68,7 +68,7 @@ def test_picking_without_putting_back():
     spawned = moves.spawn(species, energies, np.ones(3, dtype=bool), DRAWS, 0.12, np.random.default_rng(5))
     left_out = np.argmax(spawned == 1, axis=1)
     p = softmax(inverse_temperature(0.12) * energies)
-    pairs = {k: 0.0 for k in range(3)}
+    pairs = dict.fromkeys(range(3), 0.0)
     for i in range(3):
         for j in range(3):
             if i != j:

@@ -22,7 +22,7 @@ from halberd.samplers.generation_settings import GenerationSettings
 from halberd.samplers.similarity_sampler import SamplerOptions, SimilaritySampler
 from tests.conftest import call
 
-SAMPLER = SamplerOptions(particles=3, n_levels=20)
+SAMPLER = SamplerOptions(particles=3, n_levels=24, strength=0.8)
 QUICK = GenerationSettings(
     n=4, heavy_atoms="4:6", references="qm9-small", seed=3, batch=4, max_attempts=4, precision="double", sampler=SAMPLER
 )
@@ -147,6 +147,10 @@ def test_duplicates_are_counted_when_unwanted(monkeypatch, quick):
     made = generate(dataclasses.replace(QUICK, unique=True))
     assert len(made.molecules) == 1
     assert made.failures == {generation.DUPLICATE: 3}
+    assert made.rates() == {"validity": 1.0, "uniqueness": 0.25}
+    kept = generate(dataclasses.replace(QUICK, unique=False))
+    assert len(kept.molecules) == 4
+    assert kept.rates() == {"validity": 1.0, "uniqueness": 0.25}
 
 
 def test_shape_that_is_too_small_warns_with_numbers():
@@ -250,7 +254,9 @@ def test_a_lost_molecule_is_a_failure_and_nothing_else(monkeypatch):
         return skeletons
 
     monkeypatch.setattr(SimilaritySampler, "run", lossy)
-    made = generate(dataclasses.replace(QUICK, n=2, max_attempts=2, batch=2, sampler=SamplerOptions(particles=1, n_levels=8)))
+    made = generate(
+        dataclasses.replace(QUICK, n=2, max_attempts=2, batch=2, sampler=SamplerOptions(particles=1, n_levels=8))
+    )
     assert made.failures["atoms flew apart"] == 1
 
 
@@ -272,7 +278,7 @@ def test_command_line(tmp_path, capsys, monkeypatch):
     assert code == 0
     assert json.loads(out)["metrics"]["attempts"] == 4
     code, out, _ = call(capsys, monkeypatch, "metrics", output)
-    assert "uniqueness" in out
+    assert "different molecules" in out
     for arguments, message in (
         (("generate", "--heavy-atoms", "x"), "heavy_atoms"),
         (("generate", "-o", tmp_path / "out.cif"), "Molecules are written to"),
