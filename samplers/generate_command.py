@@ -46,6 +46,7 @@ def generate(
         int | None, typer.Option(help="Attempts at most; three times --n if omitted.", min=1)
     ] = None,
     platform: Annotated[str | None, typer.Option(help="OpenMM platform.")] = None,
+    device: Annotated[str | None, typer.Option(help="cpu or cuda, for what is computed beside OpenMM.")] = None,
     threads: Annotated[int | None, typer.Option(help="CPU threads.", min=1)] = None,
     config: Annotated[Path | None, typer.Option(help="YAML file of settings; flags win over it.")] = None,
     picture: Annotated[bool, typer.Option("--picture/--no-picture", help="Draw a sheet beside the output.")] = True,
@@ -71,6 +72,7 @@ def generate(
         "host": host,
         "seed": seed,
         "model": model,
+        "device": device,
         "references": references,
         "coverage": coverage,
         "sweep": sweep,

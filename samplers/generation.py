@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 from ase import Atoms
 
+from halberd.plugins.force_builder import check_device
 from halberd.plugins.molecule_files import check_molecule_file, read_molecules, write_molecules
 from halberd.plugins.molecules import atoms_of, canonical_smiles, import_rdkit
 from halberd.plugins.shapes import parse_shape, read_host
@@ -96,7 +97,8 @@ class Generator:
     def __init__(self, settings: GenerationSettings) -> None:
         import_rdkit()
         self.settings = settings
-        self.force_field: SiteModel = load(settings.model, precision=settings.precision)
+        check_device(settings.device)
+        self.force_field: SiteModel = load(settings.model, precision=settings.precision).to(device=settings.device)
         self.references = load_references(settings.references, settings.sizes)
         #: Heavy atoms to choose from, each as often as it is to come.
         self.sizes = np.array(settings.sizes or [len(each) for each in self.references.numbers])

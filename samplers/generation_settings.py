@@ -35,6 +35,9 @@ class GenerationSettings:
         MACE whose descriptors and forces are used: a pretrained name or a file.
     precision : {'single', 'double'}, optional
         Of the model; its own if omitted.
+    device : str
+        Where relaxation and scores outside the Context are computed: ``cpu``, or ``cuda`` beside
+        ``sampler: {platform: CUDA}``.
     references : str
         Shipped reference set or a file of molecules; ``auto`` takes ``qm9`` up to 9 heavy atoms, and ``joined`` above.
     coverage : float
@@ -66,6 +69,7 @@ class GenerationSettings:
     host: str | None = None
     model: str = "gfn2-chnof"
     precision: str | None = None
+    device: str = "cpu"
     references: str = "auto"
     coverage: float = 0.0
     widths: Mapping[str, float] = dataclasses.field(default_factory=dict)

@@ -63,11 +63,11 @@ def test_public_names_exist():
         halberd.plugins.Nothing  # noqa: B018
 
 
-@pytest.mark.parametrize("number", range(4))
+@pytest.mark.parametrize("number", range(5))
 def test_readme_code_runs(number, tmp_path):
     """Every Python block of the README runs as it stands."""
     blocks = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(encoding="utf-8"), flags=re.DOTALL)
-    assert len(blocks) == 4
+    assert len(blocks) == 5
     result = subprocess.run(
         [sys.executable, "-W", "ignore", "-c", blocks[number]],
         cwd=tmp_path,

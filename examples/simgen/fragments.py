@@ -5,12 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
-from rdkit import Chem
+from rdkit import Chem, RDLogger
 from rdkit.Chem import AllChem
 from scipy.spatial.transform import Rotation
 
 from halberd.potentials import load
 from halberd.samplers.batch_relaxation import relax
+
+RDLogger.DisableLog("rdApp.*")  # RDKit's force field has no type for the marks
 
 
 def fragment(smiles: str, seed: int = 1) -> Chem.Mol:

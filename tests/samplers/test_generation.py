@@ -212,6 +212,7 @@ def test_bad_settings(change, error, message):
 @pytest.mark.parametrize(
     ("change", "error", "message"),
     [
+        ({"device": "tpu"}, ConfigurationError, "device"),
         ({"references": "nothing"}, DataError, "no reference set"),
         ({"shape": "nothing.csv"}, DataError, "neither a file"),
         ({"scaffold": "nothing.sdf"}, DataError, "does not exist"),
