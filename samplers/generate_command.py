@@ -109,7 +109,7 @@ def generate(
     measured: dict[str, Any] = {}
     if with_metrics:
         with _progress() as tell:
-            measured = _measure(made.atoms, made.attempts, tell, posebusters=None, xtb=0)
+            measured = _measure(made.atoms, made.distinct_attempts, tell, posebusters=None, xtb=0)
         measured.update(made.rates())
     result = {
         "output": str(output),

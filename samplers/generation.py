@@ -70,6 +70,11 @@ class Generated:
         """The molecules as ASE structures."""
         return [atoms_of(mol) for mol in self.molecules]
 
+    @property
+    def distinct_attempts(self) -> int:
+        """Attempts that did not end as duplicates."""
+        return self.attempts - self.failures.get(DUPLICATE, 0)
+
     def rates(self) -> dict[str, float]:
         """``validity`` of the attempts and ``uniqueness`` of the valid, duplicates that were left out included."""
         duplicates = self.failures.get(DUPLICATE, 0)

@@ -69,7 +69,7 @@ def attempt(
     file = results.folder / f"{name.replace(' ', '_')}.sdf"
     made = generate(settings, output=file)
     draw_molecules(file.with_suffix(".png"), made.molecules)
-    metrics = measure(made.atoms, made.attempts, known=known_smiles(), xtb=xtb)
+    metrics = measure(made.atoms, made.distinct_attempts, known=known_smiles(), xtb=xtb)
     metrics.update(made.rates())
     by_size: dict[int, list[str]] = {}
     for mol in made.molecules:

@@ -100,7 +100,7 @@ def test_guidance_force_is_the_gradient(score):
     energy = guidance(moving, torch.tensor(0.2, dtype=torch.float64)).sum()
     (gradient,) = torch.autograd.grad(energy, moving)
     state = context.getState(energy=True, forces=True)
-    np.testing.assert_allclose(state.getPotentialEnergy()._value, float(energy), rtol=1e-8)
+    np.testing.assert_allclose(state.getPotentialEnergy()._value, float(energy.detach()), rtol=1e-8)
     np.testing.assert_allclose(state.getForces(asNumpy=True)._value[:n], -10 * gradient.numpy(), rtol=1e-6, atol=1e-6)
 
 

@@ -137,7 +137,7 @@ def test_references_are_denser_than_distorted_ones(score, references, sigma):
 
 
 def test_unseen_molecules_are_denser_than_distorted_ones(score):
-    """Averaged over molecules that are not among the 128 references."""
+    """Averaged over molecules that are not among the 64 references."""
     unseen = ReferenceSet.load("qm9")
     rng = np.random.default_rng(8)
     gaps = []
@@ -157,11 +157,12 @@ def test_rotation_permutation_and_translation_change_nothing(score, references):
     np.testing.assert_allclose(float(before), float(after), rtol=1e-9)
 
 
-def test_vote_finds_the_hydrogens_of_unseen_molecules(descriptor, references):
-    score = SimilarityScore(descriptor, references)
+def test_vote_finds_the_hydrogens_of_unseen_molecules(descriptor):
     unseen = ReferenceSet.load("qm9")
+    parts = (unseen.numbers, unseen.positions, unseen.hydrogens, unseen.masks)
+    score = SimilarityScore(descriptor, ReferenceSet("seen", *(part[:200] for part in parts)))
     right = total = 0
-    for k in range(200, 260):
+    for k in range(200, 256):
         votes = score.hydrogen_vote(unseen.numbers[k], unseen.positions[k])
         np.testing.assert_allclose(np.exp(votes).sum(1), 1.0, rtol=1e-6)
         right += int((votes.argmax(1) == unseen.hydrogens[k]).sum())
@@ -231,11 +232,11 @@ def test_bad_input(descriptor, references, tmp_path):
 
 
 def test_reference_sets(tmp_path, references):
-    assert len(references) == 128
+    assert len(references) == 64
     assert set(references.symbols) == {"C", "N", "O"}
     ethanol, water = molecule("CH3CH2OH"), molecule("H2O")
     made = ReferenceSet.from_atoms([ethanol, water], "two", masks=[np.array([True, False, True]), np.array([True])])
-    assert [list(h) for h in made.hydrogens] == [[2, 3, 1], [2]] or [list(h) for h in made.hydrogens][1] == [2]
+    assert list(made.hydrogens[1]) == [2]
     assert sorted(made.hydrogens[0]) == [1, 2, 3]
     assert made.n_atoms == 3
     made.save(tmp_path / "two.npz")
