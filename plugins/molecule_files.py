@@ -10,7 +10,7 @@ from typing import Any
 import ase.io
 from ase import Atoms
 
-from halberd.plugins.molecules import atoms_of, canonical_smiles, import_rdkit
+from halberd.plugins.molecules import atoms_of, canonical_smiles, import_rdkit, without_hydrogens
 from halberd.potentials.errors import ConfigurationError, DataError
 from halberd.potentials.files import replacing
 
@@ -141,15 +141,14 @@ def draw_molecules(
     OutputError
         If the place cannot be written.
     """
-    Chem = import_rdkit()
+    import_rdkit()
     from rdkit.Chem import rdDepictor
     from rdkit.Chem.Draw import rdMolDraw2D
 
     shown = list(molecules)[:_PICTURES]
     flat = []
     for mol in shown:
-        copy = Chem.RemoveHs(mol)
-        Chem.RemoveStereochemistry(copy)
+        copy = without_hydrogens(mol)
         rdDepictor.Compute2DCoords(copy)
         flat.append(copy)
     texts = list(legends or [canonical_smiles(mol) for mol in shown])[:_PICTURES]

@@ -15,7 +15,7 @@ import numpy as np
 from ase import Atoms
 from numpy.typing import NDArray
 
-from halberd.plugins.molecules import canonical_smiles, import_rdkit, is_valid, perceive_molecule
+from halberd.plugins.molecules import canonical_smiles, import_rdkit, is_valid, perceive_molecule, without_hydrogens
 from halberd.potentials.errors import missing_dependency
 
 #: Bond lengths of Hoogeboom et al., *EDM*, ICML 2022, in picometres: pair -> single, double, triple.
@@ -210,7 +210,7 @@ def measure(
         if is_valid(mol):
             valid.append((atoms, mol))
     molecules = [mol for _, mol in valid]
-    heavy = [Chem.RemoveHs(mol) for mol in molecules]
+    heavy = [without_hydrogens(mol) for mol in molecules]
     unique = {canonical_smiles(mol) for mol in molecules}
     result: dict[str, Any] = {
         "molecules": len(structures),

@@ -144,8 +144,16 @@ def is_valid(mol: Any) -> bool:
 
 def canonical_smiles(mol: Any) -> str:
     """Canonical SMILES without hydrogens and stereochemistry: which molecule this is."""
+    return str(import_rdkit().MolToSmiles(without_hydrogens(mol)))
+
+
+def without_hydrogens(mol: Any) -> Any:
+    """The constitution of a molecule: heavy atoms with implicit hydrogens, no stereochemistry."""
     Chem = import_rdkit()
-    return str(Chem.MolToSmiles(Chem.RemoveHs(mol), isomericSmiles=False))
+    copy = Chem.Mol(mol)
+    # First: a hydrogen that defines the configuration of an imine would stay.
+    Chem.RemoveStereochemistry(copy)
+    return Chem.RemoveHs(copy)
 
 
 def atoms_of(mol: Any) -> Atoms:

@@ -39,6 +39,9 @@ def generate(
     levels: Annotated[int | None, typer.Option(help="Noise levels.", min=4)] = None,
     integrator: Annotated[str | None, typer.Option(help="heun or langevin.")] = None,
     strength: Annotated[float | None, typer.Option(help="Factor of the shape's pull.")] = None,
+    relax_scaffold: Annotated[
+        bool | None, typer.Option("--relax-scaffold/--fix-scaffold", help="Let the scaffold move in the end.")
+    ] = None,
     sweep: Annotated[bool | None, typer.Option("--sweep/--no-sweep", help="Sweep over elements by energy.")] = None,
     unique: Annotated[bool | None, typer.Option("--unique/--duplicates", help="Keep one of each molecule.")] = None,
     batch: Annotated[int | None, typer.Option(help="Molecules that are generated together.", min=1)] = None,
@@ -93,6 +96,8 @@ def generate(
         **(values.get("sampler") or {}),
         **{key: value for key, value in sampler.items() if value is not None},
     }
+    if relax_scaffold is not None:
+        values["finish"] = {**(values.get("finish") or {}), "relax_scaffold": relax_scaffold}
     if "heavy_atoms" in values:
         values["heavy_atoms"] = str(values["heavy_atoms"])
     settings = from_mapping(GenerationSettings, values, f"'{config}'" if config else "the command line")

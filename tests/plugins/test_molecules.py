@@ -60,6 +60,11 @@ def test_validity():
     assert not is_valid(None)
 
 
+def test_smiles_say_the_constitution_alone():
+    for smiles in ("CC(=N)N", "CC=CC", "C[C@H](O)F", "N=C1CO1"):
+        assert canonical_smiles(embedded(smiles)) == Chem.MolToSmiles(Chem.MolFromSmiles(smiles), isomericSmiles=False)
+
+
 def test_skeleton_molecule_counts_hydrogens():
     positions = np.array([[0.0, 0, 0], [1.5, 0, 0], [2.1, 1.3, 0]])
     mol = skeleton_molecule(np.array([6, 6, 8]), positions, Valences({(0, 1): 1, (1, 2): 2}, np.array([3, 1, 0]), 0.0))
