@@ -72,7 +72,7 @@ class SamplerOptions:
     elements: tuple[str, ...] = ("C", "N", "O")
     swap_fraction: float = 0.2
     fragment_penalty: float = 3.0
-    strength: float | tuple[float, float] = (0.35, 0.8)
+    strength: float | tuple[float, float] = (0.45, 0.8)
     clip: float = 3.0**0.5
     recentre: bool = False
     platform: str | None = "CPU"
