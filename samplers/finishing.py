@@ -167,7 +167,10 @@ def _hydrogenate_particle(
     mol = skeleton_molecule(numbers, positions, valences)
     if mol is None:
         return REFUSED
-    return place_hydrogens(mol, generated, scaffold)
+    try:
+        return place_hydrogens(mol, generated, scaffold)
+    except (ValueError, RuntimeError):  # RDKit's own types derive from these
+        return REFUSED
 
 
 def place_hydrogens(mol: Any, generated: int, scaffold: Scaffold | None = None) -> tuple[Any, NDArray[np.bool_]]:

@@ -104,10 +104,12 @@ class Generator:
         self.settings = settings
         check_device(settings.device)
         self.force_field: SiteModel = load(settings.model, precision=settings.precision).to(device=settings.device)
-        self.references = load_references(settings.references, settings.sizes)
+        self.scaffold = Scaffold.from_file(settings.scaffold) if settings.scaffold else None
+        held = len(self.scaffold.numbers) if self.scaffold else 0
+        largest = 0 if settings.sizes is None else max(settings.sizes) + held
+        self.references = load_references(settings.references, largest)
         #: Heavy atoms to choose from, each as often as it is to come.
         self.sizes = np.array(settings.sizes or [len(each) for each in self.references.numbers])
-        self.scaffold = Scaffold.from_file(settings.scaffold) if settings.scaffold else None
         self.wall = HostWall(*read_host(settings.host)) if settings.host else None
         self.score = SimilarityScore(
             mace_descriptor(self.force_field),
@@ -197,8 +199,8 @@ class Generator:
         return results, {"anneal": annealed - started, "finish": done - annealed}
 
 
-def load_references(source: str, sizes: range | None) -> ReferenceSet:
-    """Read a shipped reference set or a file of molecules; ``auto`` chooses by the largest molecule.
+def load_references(source: str, largest: int) -> ReferenceSet:
+    """Read a shipped reference set or a file of molecules; ``auto`` chooses by the largest molecule's heavy atoms.
 
     Raises
     ------
@@ -206,7 +208,7 @@ def load_references(source: str, sizes: range | None) -> ReferenceSet:
         If there is no such set, or the file cannot be read.
     """
     if source == "auto":
-        source = "qm9" if sizes is None or max(sizes) <= 9 else "joined"
+        source = "qm9" if largest <= 9 else "joined"
     if source in shipped_references() or Path(source).suffix == ".npz" or not Path(source).exists():
         return ReferenceSet.load(source)
     return ReferenceSet.from_atoms(read_molecules(source), Path(source).stem)

@@ -39,7 +39,8 @@ class GenerationSettings:
         Where relaxation and scores outside the Context are computed: ``cpu``, or ``cuda`` beside
         ``sampler: {platform: CUDA}``.
     references : str
-        Shipped reference set or a file of molecules; ``auto`` takes ``qm9`` up to 9 heavy atoms, and ``joined`` above.
+        Shipped reference set or a file of molecules; ``auto`` takes ``qm9`` up to 9 heavy atoms (the
+        scaffold's included), and ``joined`` above.
     coverage : float
         Weight of the coverage sum of the score, 0 to 1.
     widths : mapping

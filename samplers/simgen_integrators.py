@@ -67,7 +67,8 @@ class _AnnealedIntegrator(openmm.CustomIntegrator):
             # Force per nm: ten times that per angstrom.
             limit = self._clip * NM_IN_ANGSTROM
             self.addComputePerDof("score", f"score*min(1, {limit!r}/sqrt(dot(score, score) + 1e-24))")
-        self.addComputePerDof("total", "score + f0")
+        # What is not a number counts as no force: one molecule must not end the batch.
+        self.addComputePerDof("total", "select(step(abs(score + f0)), score + f0, 0)")
 
 
 class StochasticHeunIntegrator(_AnnealedIntegrator):

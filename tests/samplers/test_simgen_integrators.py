@@ -132,6 +132,18 @@ def test_same_seed_same_path_and_massless_particles_stay():
     assert (results[0][0] != results[2][0]).all()
 
 
+def test_a_force_that_is_no_number_counts_as_none():
+    integrator = StochasticHeunIntegrator([0.5, 0.2, 0.1], external_noise=True)
+    made = context(integrator, "simgen_sigma*(sqrt(x) + y^2)", particles=2)
+    made.setPositions([[-0.1, 0.1, 0.0], [0.1, 0.1, 0.0]])
+    integrator.step(2)
+    after = made.getState(positions=True).getPositions(asNumpy=True)._value
+    assert np.isfinite(after).all()
+    assert after[0, 0] == -0.1
+    assert after[0, 1] < 0.1
+    assert after[1, 0] < 0.1
+
+
 def test_schedules():
     levels = simgen_schedule(50)
     assert len(levels) == 50
