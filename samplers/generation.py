@@ -119,11 +119,11 @@ class Generator:
             inverse_width=settings.inverse_width,
             balance=settings.balance,
         )
+        # Hydrogen takes part in the relaxation.
+        self.force_field.species_of([1, *(self.scaffold.numbers.tolist() if self.scaffold else [])])
         scaffold = None
         if self.scaffold is not None:
             scaffold = (self.scaffold.numbers, self.scaffold.positions)
-            # Hydrogen takes part in the relaxation.
-            self.force_field.species_of([1, *self.scaffold.numbers.tolist()])
             if self.scaffold.open_valences < 1:
                 raise ConfigurationError(f"Scaffold '{settings.scaffold}' has no atom that could take a bond.")
         self.prior = self._prior()
