@@ -106,6 +106,64 @@ def test_scaffold_atoms_do_not_move_by_a_bit(scaffold_file):
     assert np.abs(positions - generator.scaffold.positions).max() > 1e-4
 
 
+def test_hosts_are_kept_clear_of(tmp_path):
+    """Six atoms on the axes leave room in the middle; without the wall, atoms come closer to them."""
+    import ase.io
+    from ase import Atoms
+
+    corners = np.concatenate([np.eye(3), -np.eye(3)]) * 4.2
+    ase.io.write(tmp_path / "host.xyz", Atoms("Ar6", positions=corners))
+    settings = dataclasses.replace(QUICK, heavy_atoms="5", n=3, max_attempts=3, batch=3)
+
+    def deepest(host):
+        generator = Generator(dataclasses.replace(settings, host=host))
+        wall = Generator(dataclasses.replace(settings, host=str(tmp_path / "host.xyz"))).wall
+        skeletons = generator.sampler.run([5, 5, 5], [[1, k] for k in range(3)])
+        return max(wall.depth(skeleton.positions[0]) for skeleton in skeletons)
+
+    assert deepest(str(tmp_path / "host.xyz")) < 0.6
+    assert deepest(None) > deepest(str(tmp_path / "host.xyz"))
+    made = generate(dataclasses.replace(settings, host=str(tmp_path / "host.xyz")))
+    for atoms in made.atoms:
+        heavy = atoms.positions[atoms.numbers > 1]
+        assert np.linalg.norm(heavy[:, None] - corners[None], axis=2).min() > 0.85 * (1.88 + 1.7) - 0.6
+
+
+OPTIONS = {
+    "coverage": {"coverage": 0.3},
+    "widths": {"widths": {"C": 1.4}},
+    "constant width": {"inverse_width": 80.0},
+    "balance": {"balance": 1.0},
+    "langevin": {"sampler": {"integrator": "langevin"}},
+    "karras": {"sampler": {"schedule": "karras"}},
+    "own levels": {"sampler": {"schedule": [1.0, 0.6, 0.3, 0.1, 0.01]}},
+    "recentre": {"sampler": {"recentre": True}},
+    "pull": {"sampler": {"strength": [0.2, 0.3]}},
+    "elements": {"sampler": {"elements": ["N", "C"]}},
+}
+
+
+@pytest.mark.parametrize("name", OPTIONS)
+def test_every_option_changes_what_comes_out(name):
+    common = {"particles": 2, "n_levels": 10}
+    change = dict(OPTIONS[name])
+    sampler = {**common, **change.pop("sampler", {})}
+    base = GenerationSettings(heavy_atoms="5", references="qm9-small", sampler=common, precision="double")
+    other = GenerationSettings(heavy_atoms="5", references="qm9-small", sampler=sampler, precision="double", **change)
+    (first,) = Generator(base).sampler.run([5], [[1, 0]])
+    (second,) = Generator(other).sampler.run([5], [[1, 0]])
+    assert second.positions.shape == (2, 5, 3)
+    assert np.isfinite(second.positions).all()
+    assert np.abs(first.positions - second.positions).max() > 1e-6
+
+
+@pytest.mark.parametrize("options", [{"hydrogens": "lengths"}, {"joint": False}, {"classical": False}])
+def test_other_ways_to_finish(options, quick):
+    made = generate(dataclasses.replace(QUICK, finish=FinishOptions(**options)))
+    assert made.attempts == quick.attempts
+    assert len(made.molecules) + sum(made.failures.values()) == made.attempts
+
+
 def test_an_interrupted_run_goes_on(quick, tmp_path, monkeypatch):
     settings = dataclasses.replace(QUICK, batch=2)
     output = tmp_path / "out.sdf"
