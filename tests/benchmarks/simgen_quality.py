@@ -122,8 +122,10 @@ def show(title: str, rows: dict[str, dict[str, Any]]) -> None:
             console.print(f"{name}: GFN2-xTB {row['metrics']['xtb']}", markup=False)
 
 
-def changes(results: Results, settings: GenerationSettings, label: str, attempts: int) -> dict[str, dict[str, Any]]:
-    """The release's settings, and what ours add to them."""
+def changes(
+    results: Results, settings: GenerationSettings, label: str, attempts: int, only: str = ""
+) -> dict[str, dict[str, Any]]:
+    """The release's settings, and what ours add to them; or those whose name begins with some letters."""
     plain = FinishOptions(hydrogens="lengths", joint=False, classical=False, tries=1)
     together = dataclasses.replace(plain, joint=True)
     vote = dataclasses.replace(together, hydrogens="vote")
@@ -146,7 +148,8 @@ def changes(results: Results, settings: GenerationSettings, label: str, attempts
             settings, sampler=dataclasses.replace(settings.sampler, particles=1)
         ),
     }
-    return {name: attempt(results, f"{label}{name}", each, attempts) for name, each in steps.items()}
+    chosen = {name: each for name, each in steps.items() if name.startswith(only)}
+    return {name: attempt(results, f"{label}{name}", each, attempts) for name, each in chosen.items()}
 
 
 def shapes(results: Results, attempts: int) -> None:
@@ -257,6 +260,8 @@ def main() -> None:
         show("12 to 20 heavy atoms, %", {"large": row})
     if "changes" in arguments.parts:
         show("4 to 9 heavy atoms, %", changes(results, SMALL, "", arguments.attempts or 100))
+        release = changes(results, LARGE, "large: ", arguments.attempts or 100, "release")
+        show("12 to 20 heavy atoms, %", release)
     if "shapes" in arguments.parts:
         shapes(results, arguments.attempts or 40)
     if "speed" in arguments.parts:
