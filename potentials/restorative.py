@@ -16,8 +16,10 @@ from halberd.potentials.errors import ConfigurationError
 REPULSION_HEIGHT, REPULSION_DECAY, REPULSION_CUTOFF = 1.0 / 3.0, 8.0, 2.5
 #: Spread of the first positions in units of the prior's own.
 START_SPREAD = 0.5
+#: Spread of first positions around the points of a cloud, and their distances along it, angstrom.
+CLOUD_SPREAD, _SPACING = 0.3, (0.9, 1.4)
 #: Volume a heavy atom with its hydrogens fills, angstrom^3, and the reach of an atom beyond a point of a cloud.
-VOLUME_PER_ATOM, REACH = 12.0, 1.5
+VOLUME_PER_ATOM, REACH = 12.0, 1.9
 
 
 class GaussianPrior(torch.nn.Module):
@@ -34,6 +36,9 @@ class GaussianPrior(torch.nn.Module):
     ConfigurationError
         If the covariance is not positive definite.
     """
+
+    #: Weakest and strongest factor of :func:`prior_strength` that suits it.
+    usual_strength = (0.45, 0.8)
 
     precision: torch.Tensor
     centre: torch.Tensor
@@ -91,6 +96,9 @@ class PointCloudPrior(torch.nn.Module):
         If there are no points, they are not finite, or ``beta`` is not positive.
     """
 
+    #: As for the Gaussian; more, since points pull to themselves but not atoms to each other.
+    usual_strength = (1.6, 2.4)
+
     points: torch.Tensor
     precision: torch.Tensor
 
@@ -117,10 +125,21 @@ class PointCloudPrior(torch.nn.Module):
 
     @torch.jit.unused
     def sample(self, count: int, generator: np.random.Generator) -> NDArray[np.float64]:
-        """Draw starting positions near the points, none of them twice before all were drawn, shape (count, 3)."""
+        """Draw starting positions near the points, shape (count, 3), angstrom.
+
+        From a random point on, each next one is drawn from those about a bond away from the points so far: atoms that
+        are too few for the whole shape fill a part of it without gaps. Where there is no such point any is taken, none
+        twice before all were.
+        """
         points = self.points.cpu().numpy()
-        order = np.concatenate([generator.permutation(len(points)) for _ in range(-(-count // len(points)))])
-        return np.asarray(points[order[:count]] + START_SPREAD * generator.normal(size=(count, 3)))
+        chosen = [int(generator.integers(len(points)))]
+        gaps = np.linalg.norm(points - points[chosen[0]], axis=1)
+        while len(chosen) < count:
+            near = np.nonzero((gaps > _SPACING[0]) & (gaps < _SPACING[1]))[0]
+            unused = np.setdiff1d(np.arange(len(points)), chosen[len(chosen) // len(points) * len(points) :])
+            chosen.append(int(generator.choice(near if len(near) else unused)))
+            gaps = np.minimum(gaps, np.linalg.norm(points - points[chosen[-1]], axis=1))
+        return np.asarray(points[chosen] + CLOUD_SPREAD * generator.normal(size=(count, 3)))
 
     @torch.jit.unused
     def capacity(self) -> float:

@@ -51,10 +51,11 @@ class SamplerOptions:
         Part of the atoms that changes in a copy.
     fragment_penalty : float
         What every gap between pieces of a particle costs in the logarithm of its weight.
-    strength : float or pair of float
+    strength : float or pair of float, optional
         Factor of the prior's strength, :func:`halberd.potentials.restorative.prior_strength`. Of a pair, every
         molecule draws its own from between (evenly in the logarithm): the weaker, the more open chains, and the more
-        pieces; the stronger, the more rings.
+        pieces; the stronger, the more rings. If omitted, the prior's ``usual_strength``: 0.45 to 0.8 for a Gaussian,
+        1.6 to 2.4 for points.
     clip : float
         Longest similarity force on an atom, 1/angstrom.
     recentre : bool
@@ -72,7 +73,7 @@ class SamplerOptions:
     elements: tuple[str, ...] = ("C", "N", "O")
     swap_fraction: float = 0.2
     fragment_penalty: float = 3.0
-    strength: float | tuple[float, float] = (0.45, 0.8)
+    strength: float | tuple[float, float] | None = None
     clip: float = 3.0**0.5
     recentre: bool = False
     platform: str | None = "CPU"
@@ -85,16 +86,16 @@ class SamplerOptions:
             raise ConfigurationError(
                 f"particles and swap_interval must be at least 1, got {self.particles} and {self.swap_interval}."
             )
-        low, high = self.strengths
+        low, high = self.strengths or (0.0, 0.0)
         if not 0 <= low <= high or (low == 0 < high):
             raise ConfigurationError(f"strength is {self.strength}; it must be 0 or more, or a rising positive pair.")
         if not self.elements:
             raise ConfigurationError("elements is empty; name at least one element to make molecules of.")
 
     @property
-    def strengths(self) -> tuple[float, float]:
-        """Weakest and strongest factor of the prior."""
-        if isinstance(self.strength, tuple):
+    def strengths(self) -> tuple[float, float] | None:
+        """Weakest and strongest factor of the prior; ``None`` for its own."""
+        if self.strength is None or isinstance(self.strength, tuple):
             return self.strength
         return (self.strength, self.strength)
 
@@ -228,7 +229,7 @@ class _Batch:
         self.score = sampler.score
         self.particles = sampler.options.particles
         self.generators = [np.random.default_rng(list(seed)) for seed in seeds]
-        low, high = sampler.options.strengths
+        low, high = sampler.options.strengths or sampler.prior.usual_strength
         self.factors = [low * (high / low) ** g.uniform() if low > 0 else 0.0 for g in self.generators]
         n_fixed = len(sampler.scaffold_species)
         self.shapes = [(self.particles, size + n_fixed) for size in sizes]

@@ -46,7 +46,7 @@ def main() -> None:
         references="joined",
         seed=arguments.seed,
         max_attempts=4 * arguments.n,
-        sampler=SamplerOptions(n_levels=arguments.levels, particles=arguments.particles, strength=2.0),
+        sampler=SamplerOptions(n_levels=arguments.levels, particles=arguments.particles),
         output=out / "molecules.sdf",
     )
     fragments.report(made, out)

@@ -50,7 +50,7 @@ def main() -> None:
         host=host,
         shape=cavity,
         seed=arguments.seed,
-        sampler=SamplerOptions(n_levels=arguments.levels, strength=1.0),
+        sampler=SamplerOptions(n_levels=arguments.levels),
         output=out / "molecules.sdf",
     )
     fragments.report(made, out)

@@ -157,7 +157,7 @@ def shapes(results: Results, attempts: int) -> None:
     wanted = {"line:9": 10, "circle:2.5": 16, "gaussian:1,1,6": 10}
     rng = np.random.default_rng(0)
     table = Table(title="shape similarity to the prior (Tanimoto of Gaussian clouds)")
-    for column in ("shape", "heavy atoms", "shaped", "unshaped", "validity %"):
+    for column in ("shape", "heavy atoms", "shaped", "unshaped", "elongation", "unshaped", "validity %"):
         table.add_column(column, justify="right")
     series = {}
     for text, size in wanted.items():
@@ -166,8 +166,7 @@ def shapes(results: Results, attempts: int) -> None:
             settings = dataclasses.replace(
                 SMALL, heavy_atoms=str(size), n=attempts, max_attempts=attempts, unique=False
             )
-            strong = dataclasses.replace(settings.sampler, strength=1.0)
-            shaped = generate(dataclasses.replace(settings, shape=text, sampler=strong))
+            shaped = generate(dataclasses.replace(settings, shape=text))
             plain = generate(settings)
             outline = parse_shape(text).outline(200, rng)
             if text.startswith("gaussian"):
@@ -179,10 +178,15 @@ def shapes(results: Results, attempts: int) -> None:
                 name: [shape_similarity(_heavy(mol), outline) for mol in made.molecules]
                 for name, made in (("shaped", shaped), ("unshaped", plain))
             }
-            row = results.add(text, {**values, "validity": len(shaped.molecules) / attempts})
+            stretch = {
+                f"elongation_{name}": float(np.median([_elongation(mol) for mol in made.molecules]))
+                for name, made in (("shaped", shaped), ("unshaped", plain))
+            }
+            row = results.add(text, {**values, **stretch, "validity": len(shaped.molecules) / attempts})
             draw_molecules(results.folder / f"{text.replace(':', '_')}.png", shaped.molecules)
         series[text] = row
         cells = [f"{np.mean(row[k]):.2f} ± {np.std(row[k]):.2f}" for k in ("shaped", "unshaped")]
+        cells += [f"{row[f'elongation_{k}']:.1f}" for k in ("shaped", "unshaped")]
         table.add_row(text, str(size), *cells, f"{100 * row['validity']:.0f}")
     console.print(table)
     figure, axes = new_figure(len(series), width=3.2, height=2.6)
@@ -203,6 +207,13 @@ def _heavy(mol: Any) -> np.ndarray:
 
 def _spread(points: np.ndarray) -> float:
     return float(np.sqrt(((points - points.mean(0)) ** 2).sum(1).mean()))
+
+
+def _elongation(mol: Any) -> float:
+    """Largest principal variance of the heavy atoms over the mean of the other two."""
+    points = _heavy(mol)
+    variances = np.linalg.eigvalsh(np.cov(points.T))
+    return float(variances[2] / max(variances[:2].mean(), 1e-9))
 
 
 def _radius(mol: Any) -> float:

@@ -63,12 +63,15 @@ def test_samples_have_the_shape_asked_for():
     cloud = PointCloudPrior(10 * POINTS).sample(3, rng)
     nearest = np.linalg.norm(cloud[:, None] - 10 * POINTS[None], axis=2).argmin(1)
     assert sorted(nearest) == [0, 1, 2]  # no point twice before all were taken
+    axis = np.stack([np.linspace(0, 30, 151), np.zeros(151), np.zeros(151)], 1)
+    few = np.sort(PointCloudPrior(axis).sample(8, rng)[:, 0])
+    assert np.diff(few).max() < 3.5  # a part of the line, without gaps
     assert PointCloudPrior(POINTS).sample(7, rng).shape == (7, 3)
 
 
 def test_capacity_is_the_volume_around_the_points():
     line = np.stack([np.linspace(0, 20, 101), np.zeros(101), np.zeros(101)], 1)
-    expected = (np.pi * 1.5**2 * 20 + 4 / 3 * np.pi * 1.5**3) / 12.0
+    expected = (np.pi * 1.9**2 * 20 + 4 / 3 * np.pi * 1.9**3) / 12.0
     np.testing.assert_allclose(PointCloudPrior(line).capacity(), expected, rtol=0.1)
     assert GaussianPrior().capacity() == float("inf")
 

@@ -323,7 +323,7 @@ def test_command_line(tmp_path, capsys, monkeypatch):
     output = tmp_path / "out.sdf"
     code, out, err = call(
         capsys, monkeypatch, "generate", "--n", 2, "--heavy-atoms", "5", "--shape", "line:4", "--seed", 1, "-o", output,
-        "--references", "qm9-small", "--particles", 3, "--levels", 24, "--strength", 0.8, "--json", "--no-picture",
+        "--references", "qm9-small", "--particles", 3, "--levels", 24, "--max-attempts", 12, "--json", "--no-picture",
     )  # fmt: skip
     result = json.loads(out)
     assert result["requested"] == 2
