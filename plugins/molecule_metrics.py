@@ -15,7 +15,14 @@ import numpy as np
 from ase import Atoms
 from numpy.typing import NDArray
 
-from halberd.plugins.molecules import canonical_smiles, import_rdkit, is_valid, perceive_molecule, without_hydrogens
+from halberd.plugins.molecules import (
+    canonical_smiles,
+    import_rdkit,
+    is_valid,
+    perceive_molecule,
+    unbonded,
+    without_hydrogens,
+)
 from halberd.potentials.errors import missing_dependency
 
 #: Bond lengths of Hoogeboom et al., *EDM*, ICML 2022, in picometres: pair -> single, double, triple.
@@ -72,12 +79,7 @@ def rdkit_molecule(numbers: NDArray[np.int64], positions: NDArray[np.float64]) -
     Chem = import_rdkit()
     from rdkit.Chem import rdDetermineBonds
 
-    mol = Chem.RWMol()
-    for number in numbers:
-        mol.AddAtom(Chem.Atom(int(number)))
-    conformer = Chem.Conformer(len(numbers))
-    conformer.SetPositions(np.ascontiguousarray(positions, dtype=np.float64))
-    mol.AddConformer(conformer)
+    mol = unbonded(numbers, positions)
     try:
         rdDetermineBonds.DetermineBonds(mol, charge=0, embedChiral=False)
         Chem.SanitizeMol(mol)
@@ -86,8 +88,10 @@ def rdkit_molecule(numbers: NDArray[np.int64], positions: NDArray[np.float64]) -
     return mol
 
 
-def posebusters_passes(molecules: Sequence[Any]) -> NDArray[np.bool_]:
+def posebusters_passes(molecules: Sequence[Any], progress: Callable[[float], None] | None = None) -> NDArray[np.bool_]:
     """Whether molecules pass all checks of PoseBusters' set "mol" (Buttenschoen et al., Chem. Sci. 2024).
+
+    ``progress`` is told the part that is done, 0 to 1.
 
     Raises
     ------
@@ -106,7 +110,9 @@ def posebusters_passes(molecules: Sequence[Any]) -> NDArray[np.bool_]:
     results = []
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        for mol in molecules:
+        for k, mol in enumerate(molecules):
+            if progress is not None:
+                progress(k / len(molecules))
             results.append(bool(buster.bust([mol], None, None, full_report=False).to_numpy(dtype=bool).all()))
     return np.array(results)
 
@@ -229,11 +235,8 @@ def measure(
         "qed": _mean([QED.qed(mol) for mol in heavy]),
     }
     if posebusters:
-        passes = []
-        for k, mol in enumerate(molecules):
-            tell("PoseBusters", k / len(molecules))
-            passes.append(bool(posebusters_passes([mol])[0]))
-        result["posebusters"] = _fraction(sum(passes), len(passes))
+        passes = posebusters_passes(molecules, lambda part: tell("PoseBusters", part))
+        result["posebusters"] = _fraction(int(passes.sum()), len(passes))
     if xtb:
         chosen = [valid[k] for k in np.unique(np.linspace(0, len(valid) - 1, min(xtb, len(valid))).astype(int))]
         relaxations = []

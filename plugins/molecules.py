@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -9,7 +10,14 @@ from ase import Atoms
 from numpy.typing import NDArray
 
 from halberd.potentials.errors import missing_dependency
-from halberd.potentials.valence import MOST_HYDROGENS, VALENCE, Valences, assign_valences
+from halberd.potentials.valence import (
+    MOST_HYDROGENS,
+    VALENCE,
+    Valences,
+    assign_valences,
+    certain_hydrogens,
+    hydrogen_parents,
+)
 
 #: Angstrom. Hydrogens farther from every heavy atom are loose.
 LONGEST_HYDROGEN_BOND = 1.3
@@ -32,6 +40,55 @@ def import_rdkit() -> Any:
     return Chem
 
 
+def unbonded(numbers: NDArray[np.int64], positions: NDArray[np.float64]) -> Any:
+    """Atoms in their places without bonds or implicit hydrogens, as an ``RWMol`` to add bonds to.
+
+    Parameters
+    ----------
+    numbers : array of int, shape (n,)
+    positions : array, shape (n, 3), angstrom
+    """
+    Chem = import_rdkit()
+    editable = Chem.RWMol()
+    for number in numbers:
+        atom = Chem.Atom(int(number))
+        atom.SetNoImplicit(True)
+        editable.AddAtom(atom)
+    conformer = Chem.Conformer(len(numbers))
+    conformer.SetPositions(np.ascontiguousarray(positions, dtype=np.float64))
+    editable.AddConformer(conformer)
+    return editable
+
+
+def add_bonds(editable: Any, bonds: Mapping[tuple[int, int], int]) -> None:
+    """Add bonds, pair of atoms -> order 1, 2 or 3, to an ``RWMol``."""
+    kinds = import_rdkit().BondType
+    orders = [None, kinds.SINGLE, kinds.DOUBLE, kinds.TRIPLE]
+    for (first, second), order in bonds.items():
+        editable.AddBond(int(first), int(second), orders[order])
+
+
+def heavy_bonds(mol: Any) -> tuple[NDArray[np.int64], dict[tuple[int, int], int]]:
+    """Heavy atoms of a Kekulised molecule, and the bonds among them.
+
+    Returns
+    -------
+    heavy : array of int, shape (m,)
+        Indices of the heavy atoms; dummy atoms are none.
+    bonds : dict
+        Pair (i, j), i < j, of places in ``heavy`` -> order.
+    """
+    heavy = np.nonzero(numbers_of(mol) > 1)[0]
+    place = {int(index): k for k, index in enumerate(heavy)}
+    bonds = {}
+    for bond in mol.GetBonds():
+        i, j = bond.GetBeginAtomIdx(), bond.GetEndAtomIdx()
+        if i in place and j in place:
+            first, second = sorted((place[i], place[j]))
+            bonds[first, second] = round(bond.GetBondTypeAsDouble())
+    return heavy, bonds
+
+
 def skeleton_molecule(numbers: NDArray[np.int64], positions: NDArray[np.float64], valences: Valences) -> Any:
     """A molecule of heavy atoms with bonds and hydrogens that are counted but not placed.
 
@@ -47,19 +104,11 @@ def skeleton_molecule(numbers: NDArray[np.int64], positions: NDArray[np.float64]
         Sanitised, with a conformer; ``None`` if RDKit refuses it.
     """
     Chem = import_rdkit()
-    orders = [None, Chem.BondType.SINGLE, Chem.BondType.DOUBLE, Chem.BondType.TRIPLE]
-    editable = Chem.RWMol()
-    for number, count in zip(numbers, valences.hydrogens, strict=True):
-        atom = Chem.Atom(int(number))
-        atom.SetNoImplicit(True)
+    editable = unbonded(numbers, positions)
+    for atom, count in zip(editable.GetAtoms(), valences.hydrogens, strict=True):
         atom.SetNumExplicitHs(int(count))
-        editable.AddAtom(atom)
-    for (first, second), order in valences.bonds.items():
-        editable.AddBond(int(first), int(second), orders[order])
+    add_bonds(editable, valences.bonds)
     mol = editable.GetMol()
-    conformer = Chem.Conformer(len(numbers))
-    conformer.SetPositions(np.ascontiguousarray(positions, dtype=np.float64))
-    mol.AddConformer(conformer)
     try:
         Chem.SanitizeMol(mol)
     except (Chem.MolSanitizeException, ValueError):
@@ -90,35 +139,17 @@ def perceive_molecule(numbers: NDArray[np.int64], positions: NDArray[np.float64]
     heavy, light = np.nonzero(numbers > 1)[0], np.nonzero(numbers == 1)[0]
     if not len(heavy) or not set(numbers.tolist()) <= set(VALENCE) or not np.isfinite(positions).all():
         return None
-    counts = np.zeros(len(heavy), dtype=np.int64)
-    parents = np.zeros(0, dtype=np.int64)
-    if len(light):
-        distances = np.linalg.norm(positions[light][:, None] - positions[heavy][None], axis=2)
-        if distances.min(axis=1).max() > LONGEST_HYDROGEN_BOND:
-            return None
-        parents = distances.argmin(axis=1)
-        np.add.at(counts, parents, 1)
-    if counts.max() > MOST_HYDROGENS:
+    parents, distances = hydrogen_parents(positions[light], positions[heavy])
+    counts = np.bincount(parents, minlength=len(heavy))
+    if distances.max(initial=0.0) > LONGEST_HYDROGEN_BOND or counts.max() > MOST_HYDROGENS:
         return None
-    known = np.full((len(heavy), MOST_HYDROGENS + 1), -50.0)
-    known[np.arange(len(heavy)), counts] = 0.0
-    valences = assign_valences(numbers[heavy], positions[heavy], known)
+    valences = assign_valences(numbers[heavy], positions[heavy], certain_hydrogens(counts))
     if valences is None or not np.array_equal(valences.hydrogens, counts) or not valences.is_connected():
         return None
-    orders = [None, Chem.BondType.SINGLE, Chem.BondType.DOUBLE, Chem.BondType.TRIPLE]
-    editable = Chem.RWMol()
-    for number in numbers:
-        atom = Chem.Atom(int(number))
-        atom.SetNoImplicit(True)
-        editable.AddAtom(atom)
-    for (first, second), order in valences.bonds.items():
-        editable.AddBond(int(heavy[first]), int(heavy[second]), orders[order])
-    for place, parent in zip(light, parents, strict=True):
-        editable.AddBond(int(place), int(heavy[parent]), Chem.BondType.SINGLE)
+    editable = unbonded(numbers, positions)
+    add_bonds(editable, {(heavy[i], heavy[j]): order for (i, j), order in valences.bonds.items()})
+    add_bonds(editable, dict.fromkeys(zip(light, heavy[parents], strict=True), 1))
     mol = editable.GetMol()
-    conformer = Chem.Conformer(len(numbers))
-    conformer.SetPositions(np.ascontiguousarray(positions))
-    mol.AddConformer(conformer)
     try:
         Chem.SanitizeMol(mol)
         Chem.AssignStereochemistryFrom3D(mol)
@@ -156,8 +187,13 @@ def without_hydrogens(mol: Any) -> Any:
     return Chem.RemoveHs(copy)
 
 
+def numbers_of(mol: Any) -> NDArray[np.int64]:
+    """Atomic numbers of a molecule's atoms, shape (n,); 0 for dummy atoms."""
+    return np.array([atom.GetAtomicNum() for atom in mol.GetAtoms()], dtype=np.int64)
+
+
 def atoms_of(mol: Any) -> Atoms:
     """An ASE structure of a molecule's first conformer, with its properties in ``info``."""
-    atoms = Atoms([atom.GetAtomicNum() for atom in mol.GetAtoms()], positions=mol.GetConformer().GetPositions())
+    atoms = Atoms(numbers_of(mol), positions=mol.GetConformer().GetPositions())
     atoms.info.update(mol.GetPropsAsDict())
     return atoms

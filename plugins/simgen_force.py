@@ -43,21 +43,15 @@ class SimilarityForce(torch.nn.Module):
     sites : torch.jit.ScriptModule
         Scripted :class:`halberd.potentials.similarity_score.SimilaritySites`.
     neighbors : BlockNeighbors
-    owner : torch.Tensor, int64, shape (N,)
-        Block of each atom.
     dtype : torch.dtype
         Precision of the descriptor.
     """
 
-    owner: torch.Tensor
-
-    def __init__(self, sites: Any, neighbors: Any, owner: torch.Tensor, dtype: torch.dtype) -> None:
+    def __init__(self, sites: Any, neighbors: Any, dtype: torch.dtype) -> None:
         super().__init__()
         self.sites = sites
         self.neighbors = neighbors
-        self.register_buffer("owner", owner)
-        self.count = int(owner.max()) + 1
-        self.n_atoms = len(owner)
+        self.n_atoms = len(neighbors.owner)
         self.dtype = dtype
         self.to_angstrom = NM_IN_ANGSTROM
 
@@ -67,7 +61,9 @@ class SimilarityForce(torch.nn.Module):
         edge_index, vectors = self.neighbors(positions[: self.n_atoms] * self.to_angstrom)
         # Detached: the plugin asks for gradients of its parameters, and would have the whole kernel recorded.
         sigma = simgen_sigma.detach().to(device=positions.device, dtype=self.dtype)
-        sites = self.sites(species, edge_index, vectors.to(self.dtype), sigma, self.owner, self.count)
+        sites = self.sites(
+            species, edge_index, vectors.to(self.dtype), sigma, self.neighbors.owner, self.neighbors.n_blocks
+        )
         return sites.to(torch.float64).sum()
 
 
@@ -110,9 +106,8 @@ def similarity_force(
     BackendError
         If the backend is not usable here.
     """
-    owner = torch.repeat_interleave(torch.arange(len(sizes)), torch.tensor(sizes))
     neighbors = BlockNeighbors(sizes, score.descriptor.cutoff)
-    module = SimilarityForce(score.module, neighbors, owner, score.descriptor.dtype)
+    module = SimilarityForce(score.module, neighbors, score.descriptor.dtype)
     return _force(module, group, backend, f"halberd: similarity to {score.references.name}")
 
 

@@ -29,6 +29,7 @@ class BlockNeighbors(torch.nn.Module):
 
     centre: torch.Tensor
     neighbour: torch.Tensor
+    owner: torch.Tensor
 
     def __init__(self, sizes: Sequence[int], cutoff: float) -> None:
         super().__init__()
@@ -45,6 +46,9 @@ class BlockNeighbors(torch.nn.Module):
             first += size
         self.register_buffer("centre", torch.cat(centres))
         self.register_buffer("neighbour", torch.cat(neighbours))
+        #: Block of each atom, int64, shape (N,).
+        self.register_buffer("owner", torch.repeat_interleave(torch.arange(len(sizes)), torch.tensor(list(sizes))))
+        self.n_blocks = len(sizes)
 
     def forward(self, positions: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """List the edges and their vectors.

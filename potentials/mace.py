@@ -30,6 +30,15 @@ _CITATION = "Batatia et al., MACE, NeurIPS 2022, arXiv 2206.07697"
 _SUPPORTED = ("MACE", "ScaleShiftMACE")
 
 
+def edges_by_centre(edge_index: torch.Tensor, edge_vectors: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Edges as a MACE counts them, from sender (the neighbour) to receiver (the centre), and their vectors.
+
+    The fused convolution wants the edges of one centre side by side.
+    """
+    order = torch.argsort(edge_index[0], stable=True)
+    return edge_index.index_select(1, order).flip(0), -edge_vectors.index_select(0, order)
+
+
 def network_input(
     species: torch.Tensor,
     edge_index: torch.Tensor,
@@ -38,17 +47,14 @@ def network_input(
     head: torch.Tensor,
 ) -> dict[str, torch.Tensor]:
     """What a MACE network reads, made from the arguments of a site model."""
-    # The fused convolution wants the edges of one centre side by side.
-    order = torch.argsort(edge_index[0], stable=True)
-    vectors = edge_vectors.index_select(0, order)
+    edges, vectors = edges_by_centre(edge_index, edge_vectors)
     zeros = torch.zeros((species.shape[0], 3), dtype=edge_vectors.dtype, device=edge_vectors.device)
-    # MACE counts an edge from sender (the neighbour) to receiver (the centre).
     return {
         "positions": zeros,
-        "shifts": -vectors,
+        "shifts": vectors,
         "unit_shifts": torch.zeros_like(vectors),
         "cell": torch.zeros((3, 3), dtype=edge_vectors.dtype, device=edge_vectors.device),
-        "edge_index": edge_index.index_select(1, order).flip(0),
+        "edge_index": edges,
         "node_attrs": one_hot.index_select(0, species),
         "batch": torch.zeros_like(species),
         "ptr": torch.zeros([2], dtype=torch.int64, device=species.device),

@@ -1,8 +1,8 @@
-"""Invariant features of the first layers of a MACE as a descriptor of atomic environments.
+"""Invariant features of the first layer of a MACE as a descriptor of atomic environments.
 
 The first layer of a MACE sees the cutoff once and nothing beyond: its scalar features describe an atom by its
 neighbours' elements and places, up to the correlation order of the model. They are what similarity is measured in.
-Only the layers that are asked for are computed.
+Later layers are not computed.
 """
 
 from typing import Any
@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from halberd.potentials.errors import ConfigurationError
+from halberd.potentials.mace import edges_by_centre
 from halberd.potentials.mace_features import checked_network, count_scalars
 from halberd.potentials.site_model import SiteModel, quiet_torchscript
 
@@ -48,10 +49,7 @@ class FirstLayerFeatures(torch.nn.Module):
 
     def forward(self, species: torch.Tensor, edge_index: torch.Tensor, edge_vectors: torch.Tensor) -> torch.Tensor:
         """Evaluate the contract of :mod:`halberd.potentials.site_model`, as a descriptor."""
-        # The fused convolution wants the edges of one centre side by side; MACE counts an edge from the neighbour.
-        order = torch.argsort(edge_index[0], stable=True)
-        vectors = -edge_vectors.index_select(0, order)
-        edges = edge_index.index_select(1, order).flip(0)
+        edges, vectors = edges_by_centre(edge_index, edge_vectors)
         elements = self.one_hot.index_select(0, species)
         # The gradient of a length is a direction; two atoms at one place have none.
         lengths = torch.sqrt(vectors.square().sum(1, keepdim=True) + 1e-12).clamp(min=self.closest)
@@ -95,7 +93,7 @@ def mace_descriptor(model: SiteModel, closest: float = CLOSEST) -> SiteModel:
         raise ConfigurationError(
             f"closest is {closest}; it must lie between 0 and the cutoff, {model.cutoff} angstrom."
         )
-    sites, readouts = checked_network(model)
+    sites, readouts = checked_network(model, " Use a MACE.")
     n_scalars = count_scalars(readouts)[0]
     with quiet_torchscript():
         scripted = torch.jit.script(FirstLayerFeatures(sites, n_scalars, closest).eval())

@@ -81,13 +81,13 @@ def mace_features(model: SiteModel) -> SiteModel:
     ModelError
         If the model is not a MACE with read-outs of the usual kind.
     """
-    sites, readouts = checked_network(model)
+    sites, readouts = checked_network(model, " Use a committee of several models instead.")
     *counts, width = count_scalars(readouts)
     hidden = readouts[-1].linear_1.weight.numel() // width
     total = _node_features(sites, model)
     block, rest = divmod(total - width, max(len(readouts) - 1, 1))
     if rest or any(count > block for count in counts):
-        raise ModelError(_no_last_layer(model) + "its features are laid out in an unknown way.")
+        raise ModelError(_no_layers(model) + "its features are laid out in an unknown way.")
     # Irreps come sorted: the scalars of a layer are its first features.
     starts = [layer * block for layer in range(len(counts))]
     module = MaceFeatureSites(sites, starts, counts, total - width)
@@ -103,8 +103,10 @@ def mace_features(model: SiteModel) -> SiteModel:
     )
 
 
-def checked_network(model: SiteModel) -> tuple[Any, list[Any]]:
+def checked_network(model: SiteModel, advice: str = "") -> tuple[Any, list[Any]]:
     """The scripted sites of a MACE and its read-outs, one per layer.
+
+    ``advice`` says what to do with a model that is none.
 
     Raises
     ------
@@ -114,10 +116,10 @@ def checked_network(model: SiteModel) -> tuple[Any, list[Any]]:
     sites = model.scripted()
     network = getattr(sites, "network", None)
     if network is None or not hasattr(network, "readouts"):
-        raise ModelError(_no_last_layer(model) + "it is not a MACE.")
+        raise ModelError(_no_layers(model) + "it is not a MACE." + advice)
     readouts = [readout for _, readout in network.readouts.named_children()]
     if not hasattr(readouts[-1], "linear_1") or any(not hasattr(r, "linear") for r in readouts[:-1]):
-        raise ModelError(_no_last_layer(model) + "its read-outs are not linear ones with a small network at the end.")
+        raise ModelError(_no_layers(model) + "its read-outs are not linear ones with a small network at the end.")
     return sites, readouts
 
 
@@ -130,7 +132,7 @@ def count_scalars(readouts: list[Any]) -> list[int]:
     ]
 
 
-def _no_last_layer(model: SiteModel) -> str:
+def _no_layers(model: SiteModel) -> str:
     return f"Model '{model.name}' has no layers that halberd knows: "
 
 

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from halberd.potentials.errors import DataError, did_you_mean
 from halberd.potentials.files import replacing
+from halberd.potentials.valence import hydrogen_parents
 
 #: Name -> file in the package's ``data`` folder.
 _SHIPPED = {"qm9": "references-qm9.npz", "qm9-small": "references-qm9-small.npz", "joined": "references-joined.npz"}
@@ -89,15 +90,13 @@ class ReferenceSet:
                 raise DataError(f"{where} has no heavy atom. Take it out.")
             if not np.isfinite(atoms.positions).all():
                 raise DataError(f"{where} has positions that are not finite. Take it out.")
-            counts = np.zeros(int(heavy.sum()), dtype=np.int64)
-            if not heavy.all():
-                distances = np.linalg.norm(atoms.positions[~heavy][:, None] - atoms.positions[heavy][None], axis=2)
-                if distances.min(axis=1).max() > _LONGEST_HYDROGEN_BOND:
-                    raise DataError(
-                        f"{where} has a hydrogen {distances.min(axis=1).max():.2f} angstrom from the nearest heavy "
-                        "atom. Mend the geometry or take the molecule out."
-                    )
-                np.add.at(counts, distances.argmin(axis=1), 1)
+            parents, distances = hydrogen_parents(atoms.positions[~heavy], atoms.positions[heavy])
+            if distances.max(initial=0.0) > _LONGEST_HYDROGEN_BOND:
+                raise DataError(
+                    f"{where} has a hydrogen {distances.max():.2f} angstrom from the nearest heavy atom. Mend the "
+                    "geometry or take the molecule out."
+                )
+            counts = np.bincount(parents, minlength=int(heavy.sum()))
             mask = np.ones(len(counts), dtype=bool) if masks is None else np.asarray(masks[k], dtype=bool)
             if mask.shape != counts.shape:
                 raise DataError(f"{where} has {len(counts)} heavy atoms, its mask {mask.shape}.")

@@ -1,6 +1,6 @@
 """The reduced energy whose negative gradient drives generation: descriptor and kernel in one scripted module."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -12,9 +12,12 @@ from halberd.potentials.errors import ConfigurationError, UnknownElementError
 from halberd.potentials.reference_set import ReferenceSet
 from halberd.potentials.similarity import SimilarityKernel
 from halberd.potentials.site_model import SiteModel, quiet_torchscript
+from halberd.potentials.valence import MOST_HYDROGENS
 
 #: m of the vote on hydrogens: with it 99.8 % of the atoms of unseen QM9 skeletons get the number they have.
 VOTE_INVERSE_WIDTH = 300.0
+#: Reference molecules whose descriptors are computed together.
+_MOLECULES = 64
 
 
 class SimilaritySites(torch.nn.Module):
@@ -33,7 +36,6 @@ class SimilaritySites(torch.nn.Module):
         super().__init__()
         self.descriptor = descriptor
         self.kernel = kernel
-        self._highest: dict[float, float] = {}
         self.coverage = coverage
 
     def forward(
@@ -133,8 +135,7 @@ class SimilarityScore:
 
         Differentiable with respect to the positions.
         """
-        edge_index, vectors = neighbors(positions)
-        features = self.descriptor(species, edge_index, vectors.to(self.descriptor.dtype))
+        features = block_features(self.descriptor, species, positions, neighbors)
         level = torch.tensor(float(sigma), dtype=features.dtype, device=features.device)
         result: torch.Tensor = self.kernel.direct(features, species, level)
         return result
@@ -170,34 +171,32 @@ class SimilarityScore:
         """
         device = self.descriptor.device
         species = self.descriptor.species_of(numbers).to(device)
-        edge_index, vectors = BlockNeighbors([len(numbers)], self.descriptor.cutoff).to(device)(
-            torch.tensor(positions, device=device)
-        )
+        neighbors = BlockNeighbors([len(numbers)], self.descriptor.cutoff).to(device)
         with torch.no_grad():
-            features = self.descriptor(species, edge_index, vectors.to(self.descriptor.dtype))
-            votes = self.kernel.vote(features, species, self.labels, 5, VOTE_INVERSE_WIDTH)
+            features = block_features(self.descriptor, species, torch.tensor(positions, device=device), neighbors)
+            votes = self.kernel.vote(features, species, self.labels, MOST_HYDROGENS + 1, VOTE_INVERSE_WIDTH)
         return np.asarray(votes.to(torch.float64).cpu().numpy())
+
+
+def block_features(
+    descriptor: SiteModel, species: torch.Tensor, positions: torch.Tensor, neighbors: BlockNeighbors
+) -> torch.Tensor:
+    """Descriptors of blocks of atoms, shape (N, D), from positions (N, 3) in angstrom."""
+    edge_index, vectors = neighbors(positions)
+    return descriptor(species, edge_index, vectors.to(descriptor.dtype))
 
 
 @torch.no_grad()
 def reference_features(descriptor: SiteModel, references: ReferenceSet) -> torch.Tensor:
     """Descriptors of the atoms of a reference set that its masks let through, shape (M, D)."""
-    features = []
-    batch: list[int] = []
-    for k in range(len(references)):
-        batch.append(k)
-        if len(batch) == 64 or k == len(references) - 1:
-            features.append(_features(descriptor, references, batch))
-            batch = []
-    return torch.cat(features)
-
-
-def _features(descriptor: SiteModel, references: ReferenceSet, which: Sequence[int]) -> torch.Tensor:
     device = descriptor.device
-    numbers = np.concatenate([references.numbers[k] for k in which])
-    positions = torch.tensor(np.concatenate([references.positions[k] for k in which]), device=device)
-    mask = torch.tensor(np.concatenate([references.masks[k] for k in which]), device=device)
-    neighbors = BlockNeighbors([len(references.numbers[k]) for k in which], descriptor.cutoff).to(device)
-    edge_index, vectors = neighbors(positions)
-    result = descriptor(descriptor.species_of(numbers).to(device), edge_index, vectors.to(descriptor.dtype))
-    return result[mask]
+    features = []
+    for start in range(0, len(references), _MOLECULES):
+        some = slice(start, start + _MOLECULES)
+        numbers = references.numbers[some]
+        species = descriptor.species_of(np.concatenate(numbers)).to(device)
+        positions = torch.tensor(np.concatenate(references.positions[some]), device=device)
+        neighbors = BlockNeighbors([len(each) for each in numbers], descriptor.cutoff).to(device)
+        mask = torch.tensor(np.concatenate(references.masks[some]), device=device)
+        features.append(block_features(descriptor, species, positions, neighbors)[mask])
+    return torch.cat(features)

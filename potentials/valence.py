@@ -45,6 +45,8 @@ BOND_LENGTHS: Mapping[tuple[int, int], tuple[float, ...]] = {
     (6, 35): (1.93,),
 }
 MOST_HYDROGENS = 4
+#: Largest cost of a number of hydrogens that nobody votes for.
+_SURE = 50.0
 
 #: Spread of bond lengths, how far a single bond may be stretched, and from where on a close pair may be unbonded,
 #: angstrom beyond the single bond.
@@ -150,7 +152,7 @@ def assign_valences(
                     cost += 0.5 * (_twist(positions, i, j, near) / _TWIST_SPREAD) ** 2
                 options.append((("bond", (i, j)), order, cost, {i: order, j: order}))
         for count in range(MOST_HYDROGENS + 1):
-            cost = 0.0 if hydrogen_log_probability is None else -max(float(hydrogen_log_probability[i, count]), -50.0)
+            cost = 0.0 if hydrogen_log_probability is None else -max(float(hydrogen_log_probability[i, count]), -_SURE)
             options.append((("hydrogens", i), count, cost, {i: count}))
     groups = {owner: row for row, owner in enumerate(dict.fromkeys(option[0] for option in options))}
     rows, columns, values = [], [], []
@@ -191,6 +193,32 @@ def assign_valences(
             assert isinstance(which, tuple)
             found[which] = number
     return Valences(found, hydrogens, float(result.fun))
+
+
+def certain_hydrogens(counts: NDArray[np.int64]) -> NDArray[np.float64]:
+    """Log probabilities for :func:`assign_valences` that say how many hydrogens every atom has, shape (n, 5)."""
+    known = np.full((len(counts), MOST_HYDROGENS + 1), -_SURE)
+    known[np.arange(len(counts)), np.minimum(counts, MOST_HYDROGENS)] = 0.0
+    return known
+
+
+def hydrogen_parents(
+    light: NDArray[np.float64], heavy: NDArray[np.float64]
+) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+    """The heavy atom nearest to each hydrogen, and how far it is.
+
+    Parameters
+    ----------
+    light, heavy : array, shape (h, 3) and (m, 3), angstrom
+        Positions of the hydrogens and of the heavy atoms; there must be one of these.
+
+    Returns
+    -------
+    parents : array of int, shape (h,)
+    distances : array, shape (h,), angstrom
+    """
+    distances = np.linalg.norm(light[:, None] - heavy[None], axis=2)
+    return distances.argmin(axis=1), distances.min(axis=1)
 
 
 def _close(numbers: NDArray[np.int64], distances: NDArray[np.float64], atom: int) -> list[int]:

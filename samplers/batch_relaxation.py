@@ -50,10 +50,8 @@ class _Batch:
     def __init__(self, model: SiteModel, numbers: Sequence[NDArray[np.int64]]) -> None:
         self.model = model
         self.module = model.scripted()
-        sizes = [len(each) for each in numbers]
-        self.owner = torch.repeat_interleave(torch.arange(len(sizes)), torch.tensor(sizes)).to(model.device)
-        self.count = len(sizes)
-        self.neighbors = BlockNeighbors(sizes, model.cutoff).to(model.device)
+        self.neighbors = BlockNeighbors([len(each) for each in numbers], model.cutoff).to(model.device)
+        self.owner, self.count = self.neighbors.owner, self.neighbors.n_blocks
         self.species = model.species_of(np.concatenate(numbers)).to(model.device)
 
     def evaluate(self, positions: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

@@ -13,11 +13,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from halberd.plugins.molecules import import_rdkit, skeleton_molecule
+from halberd.plugins.molecules import heavy_bonds, import_rdkit, numbers_of, skeleton_molecule
 from halberd.potentials.errors import ConfigurationError
 from halberd.potentials.similarity_score import SimilarityScore
 from halberd.potentials.site_model import SiteModel, atomic_number_of
-from halberd.potentials.valence import VALENCE, Valences, assign_valences
+from halberd.potentials.valence import VALENCE, Valences, assign_valences, certain_hydrogens
 from halberd.samplers.batch_relaxation import relax
 from halberd.samplers.finishing import Candidate, place_hydrogens
 from halberd.samplers.scaffold import Scaffold
@@ -76,7 +76,7 @@ class ElementSweep:
             trials += [(k, trial) for k in active for trial in self.alternatives(current[k], scaffold)]
             if not trials:
                 break
-            numbers = [np.array([a.GetAtomicNum() for a in trial.mol.GetAtoms()]) for _, trial in trials]
+            numbers = [numbers_of(trial.mol) for _, trial in trials]
             positions = [trial.mol.GetConformer().GetPositions() for _, trial in trials]
             energies = relax(self.force_field, numbers, positions, steps=0).energies
             excess = self.excess(numbers, energies)
@@ -95,15 +95,9 @@ class ElementSweep:
         Chem = import_rdkit()
         mol = Chem.Mol(candidate.mol)
         Chem.Kekulize(mol, clearAromaticFlags=True)
-        heavy = [atom.GetIdx() for atom in mol.GetAtoms() if atom.GetAtomicNum() > 1]
-        place = {index: k for k, index in enumerate(heavy)}
-        bonds = {
-            (place[b.GetBeginAtomIdx()], place[b.GetEndAtomIdx()]): round(b.GetBondTypeAsDouble())
-            for b in mol.GetBonds()
-            if b.GetBeginAtomIdx() in place and b.GetEndAtomIdx() in place
-        }
-        numbers = np.array([mol.GetAtomWithIdx(index).GetAtomicNum() for index in heavy])
-        hydrogens = np.array([mol.GetAtomWithIdx(index).GetTotalNumHs(includeNeighbors=True) for index in heavy])
+        heavy, bonds = heavy_bonds(mol)
+        numbers = numbers_of(mol)[heavy]
+        hydrogens = np.array([mol.GetAtomWithIdx(int(k)).GetTotalNumHs(includeNeighbors=True) for k in heavy])
         positions = mol.GetConformer().GetPositions()[heavy]
         generated = len(heavy) - (len(scaffold.numbers) if scaffold else 0)
         found = []
@@ -127,13 +121,11 @@ def chemical_potentials(force_field: SiteModel, score: SimilarityScore) -> dict[
     for numbers, positions, counts in zip(
         references.numbers[:_MOLECULES], references.positions, references.hydrogens, strict=False
     ):
-        known = np.full((len(counts), 5), -50.0)
-        known[np.arange(len(counts)), np.minimum(counts, 4)] = 0.0
-        valences = assign_valences(numbers, positions, known)
+        valences = assign_valences(numbers, positions, certain_hydrogens(counts))
         skeleton = None if valences is None else skeleton_molecule(numbers, positions, valences)
         if skeleton is not None:
             molecules.append(place_hydrogens(skeleton, len(numbers))[0])
-    kinds = [np.array([atom.GetAtomicNum() for atom in mol.GetAtoms()]) for mol in molecules]
+    kinds = [numbers_of(mol) for mol in molecules]
     energies = relax(force_field, kinds, [m.GetConformer().GetPositions() for m in molecules], steps=25).energies
     elements = np.unique(np.concatenate(kinds))
     counts_of = np.array([[(each == z).sum() for z in elements] for each in kinds], dtype=np.float64)

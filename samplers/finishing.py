@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from halberd.plugins.molecules import import_rdkit, is_valid, perceive_molecule, skeleton_molecule
+from halberd.plugins.molecules import import_rdkit, is_valid, numbers_of, perceive_molecule, skeleton_molecule
 from halberd.potentials.errors import ConfigurationError
 from halberd.potentials.restorative import HostWall
 from halberd.potentials.similarity_score import SimilarityScore
@@ -131,24 +131,19 @@ def hydrogenate(
         return LOST
     first: str | None = None
     for particle in range(begin, len(skeleton.numbers)):
-        numbers, positions, density = (
-            skeleton.numbers[particle],
-            skeleton.positions[particle],
-            skeleton.log_density[particle],
-        )
-        result = _hydrogenate_particle(numbers, positions, score, options, scaffold)
-        if isinstance(result, str):
-            first = first or result
-            continue
-        mol, fixed = result
+        numbers, positions = skeleton.numbers[particle], skeleton.positions[particle]
         generated = len(numbers) - (len(scaffold.numbers) if scaffold else 0)
-        return Candidate(mol, fixed, float(density[:generated].mean()), particle)
+        result = _hydrogenate_particle(numbers, positions, generated, score, options, scaffold)
+        if not isinstance(result, str):
+            return Candidate(*result, float(skeleton.log_density[particle, :generated].mean()), particle)
+        first = first or result
     return first or NO_MORE
 
 
 def _hydrogenate_particle(
     numbers: NDArray[np.int64],
     positions: NDArray[np.float64],
+    generated: int,
     score: SimilarityScore,
     options: FinishOptions,
     scaffold: Scaffold | None,
@@ -156,7 +151,6 @@ def _hydrogenate_particle(
     distances = np.linalg.norm(positions[:, None] - positions[None], axis=2)
     if len(numbers) > 1 and distances[~np.eye(len(numbers), dtype=bool)].min() < _CLOSEST:
         return CLASH
-    generated = len(numbers) - (len(scaffold.numbers) if scaffold else 0)
     known = {} if scaffold is None else scaffold.known_bonds(generated)
     vote = score.hydrogen_vote(numbers, positions) if options.hydrogens == "vote" else None
     valences = assign_valences(numbers, positions, vote, known_bonds=known, joint=options.joint)
@@ -246,7 +240,7 @@ def finish(
     """
     if not candidates:
         return []
-    numbers = [np.array([atom.GetAtomicNum() for atom in c.mol.GetAtoms()]) for c in candidates]
+    numbers = [numbers_of(c.mol) for c in candidates]
     if options.classical:
         for candidate in candidates:
             relax_classically(candidate.mol, None if options.relax_scaffold else candidate.fixed)
@@ -275,9 +269,9 @@ def relax_classically(mol: Any, fixed: NDArray[np.bool_] | None = None, steps: i
 
     before = mol.GetConformer().GetPositions()
     held = np.zeros(mol.GetNumAtoms(), dtype=bool) if fixed is None else fixed
-    heavy = np.array([atom.GetAtomicNum() > 1 for atom in mol.GetAtoms()])
+    heavy = numbers_of(mol) > 1
+    properties = rdForceFieldHelpers.MMFFGetMoleculeProperties(mol)
     for frozen in (held | heavy, held):
-        properties = rdForceFieldHelpers.MMFFGetMoleculeProperties(mol)
         if properties is not None:
             field = rdForceFieldHelpers.MMFFGetMoleculeForceField(mol, properties)
         elif rdForceFieldHelpers.UFFHasAllMoleculeParams(mol):

@@ -10,7 +10,7 @@ from ase.data import chemical_symbols, covalent_radii
 from numpy.typing import NDArray
 
 from halberd.plugins.molecule_files import read_bonded, read_molecules
-from halberd.plugins.molecules import perceive_molecule
+from halberd.plugins.molecules import heavy_bonds, numbers_of, perceive_molecule
 from halberd.potentials.errors import DataError, GeometryError
 from halberd.potentials.valence import VALENCE
 
@@ -116,22 +116,19 @@ class Scaffold:
         except Chem.KekulizeException as error:
             raise DataError(f"Aromatic bonds of scaffold '{origin}' cannot be resolved: {error}") from error
         positions = mol.GetConformer().GetPositions()
-        numbers = np.array([atom.GetAtomicNum() for atom in mol.GetAtoms()])
+        numbers = numbers_of(mol)
         real = numbers > 0
         _check_geometry(numbers[real], positions[real], origin)
-        heavy = np.nonzero(numbers > 1)[0]
+        heavy, bonds = heavy_bonds(mol)
         if not len(heavy):
             raise DataError(f"Scaffold '{origin}' has no heavy atom.")
         unknown = sorted({chemical_symbols[z] for z in numbers[heavy] if int(z) not in VALENCE})
         if unknown:
             raise DataError(f"Scaffold '{origin}' holds {', '.join(unknown)}, whose valence halberd does not know.")
         place = {int(atom): k for k, atom in enumerate(heavy)}
-        bonds, hydrogens = {}, [np.zeros((0, 3)) for _ in heavy]
+        hydrogens = [np.zeros((0, 3)) for _ in heavy]
         for bond in mol.GetBonds():
-            i, j = sorted((bond.GetBeginAtomIdx(), bond.GetEndAtomIdx()))
-            if i in place and j in place:
-                first, second = sorted((place[i], place[j]))
-                bonds[first, second] = round(bond.GetBondTypeAsDouble())
+            i, j = bond.GetBeginAtomIdx(), bond.GetEndAtomIdx()
             for parent, light in ((i, j), (j, i)):
                 if parent in place and numbers[light] == 1:
                     hydrogens[place[parent]] = np.concatenate([hydrogens[place[parent]], positions[light][None]])

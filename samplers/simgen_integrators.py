@@ -28,6 +28,8 @@ _DRIFT = 1.0 / NM_IN_ANGSTROM**2
 class _AnnealedIntegrator(openmm.CustomIntegrator):
     """What both integrators share: the schedule, the noise and the clipped score."""
 
+    steps_per_level = 1
+
     def __init__(
         self, levels: ArrayLike, parameter: str, clip: float | None, clip_group: int, external_noise: bool
     ) -> None:

@@ -181,22 +181,16 @@ class SimilaritySampler:
             ``None`` for a molecule that flew apart.
         """
         batch = _Batch(self, sizes, seeds)
-        integrator, context = batch.integrator, batch.context
+        integrator = batch.integrator
         for step in range(integrator.n_steps):
-            level = self._level_after(step, integrator)
             if step % self.options.swap_interval == 0 and self.options.particles > 1:
-                batch.move_elements(level)
+                following = step // integrator.steps_per_level + 1
+                batch.move_elements(float(self.levels[min(following, len(self.levels) - 1)]))
             integrator.setPerDofVariableByName(NOISE, batch.noise())
             integrator.step(1)
             if progress is not None:
                 progress((step + 1) / integrator.n_steps)
-        skeletons = batch.collect()
-        del context
-        return skeletons
-
-    def _level_after(self, step: int, integrator: Any) -> float:
-        per_level = getattr(integrator, "steps_per_level", 1)
-        return float(self.levels[min(step // per_level + 1, len(self.levels) - 1)])
+        return batch.collect()
 
     def make_integrator(self) -> Any:
         """The integrator of one batch."""
@@ -265,13 +259,13 @@ class _Batch:
         options = self.sampler.options
         pulls = [f * prior_strength(size) for f, size in zip(self.factors, sizes, strict=True)]
         factor = np.repeat(pulls, [p * n for p, n in self.shapes])
-        owner = torch.repeat_interleave(torch.arange(len(blocks)), torch.tensor(blocks))
+        neighbors = BlockNeighbors(blocks, REPULSION_CUTOFF)
         guidance = Guidance(
             self.sampler.prior,
             torch.tensor(np.where(free, factor, 0.0)),
-            BlockNeighbors(blocks, REPULSION_CUTOFF),
+            neighbors,
             self.sampler.wall,
-            owner if options.recentre else None,
+            neighbors.owner if options.recentre else None,
         )
         system.addForce(similarity_force(self.score, blocks, 1, options.backend))
         system.addForce(guidance_force(guidance, self.n_atoms, 0, options.backend))

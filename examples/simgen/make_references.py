@@ -21,6 +21,7 @@ from rdkit.Chem import AllChem
 from rich.progress import track
 
 from halberd.plugins.molecule_files import read_molecules
+from halberd.plugins.molecules import numbers_of
 from halberd.plugins.qm9 import draw_qm9
 from halberd.potentials import load
 from halberd.potentials.reference_set import ReferenceSet
@@ -76,7 +77,7 @@ def joined(count: int, seed: int) -> list[Atoms]:
         whole = Chem.AddHs(whole)
         if AllChem.EmbedMolecule(whole, randomSeed=int(generator.integers(2**31)), maxAttempts=5) != 0:
             continue
-        numbers.append(np.array([a.GetAtomicNum() for a in whole.GetAtoms()]))
+        numbers.append(numbers_of(whole))
         positions.append(whole.GetConformer().GetPositions())
         if len(numbers) == count:
             break
