@@ -10,9 +10,9 @@ from ase import Atoms
 from numpy.typing import NDArray
 
 from halberd.plugins.ase_calculator import HalberdCalculator
+from halberd.potentials.bias import check_committee
 from halberd.potentials.constants import EV_IN_KJ_PER_MOL, NM_IN_ANGSTROM
 from halberd.potentials.disagreement import Disagreement, disagreement
-from halberd.potentials.errors import ConfigurationError
 from halberd.potentials.site_model import SiteModel
 
 
@@ -63,10 +63,7 @@ class CommitteeMonitor:
         form: str = "rms",
         skin: float = 0.5,
     ) -> None:
-        if model.n_columns is None or "columns" in model.metadata:
-            raise ConfigurationError(
-                f"'{model.name}' has no members to compare. Give a list of models, or fit one with a committee."
-            )
+        check_committee(model)
         self.calculator = HalberdCalculator(model, skin=skin)
         self.atoms = Atoms(numbers=list(atomic_numbers), pbc=periodic)
         self.form = form

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import traceback
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -53,19 +54,31 @@ class ModuleCallback:
             raise RuntimeError("halberd's PythonForce failed:\n" + traceback.format_exc()) from error
 
     def _evaluate(self, state: Any) -> tuple[float, np.ndarray]:
+        box = np.asarray(state.getPeriodicBoxVectors(asNumpy=True)._value) if self.periodic else None
+        values = state.getParameters() if self.parameters else None
+        parameters = [values[name] for name in self.parameters] if values is not None else []
+        return self.evaluate(state.getPositions(asNumpy=True)._value, box, parameters)
+
+    def evaluate(
+        self, positions_nm: np.ndarray, box: np.ndarray | None = None, parameters: Sequence[float] = ()
+    ) -> tuple[float, np.ndarray]:
+        """Return the energy (kJ/mol) and forces (kJ/mol/nm) of a geometry.
+
+        Parameters
+        ----------
+        positions_nm : array, shape (N, 3), nm
+        box : array, shape (3, 3), nm, optional
+        parameters : sequence of float
+            Values of the context parameters, in the order the module takes them.
+        """
         if self._frozen is None:
             with quiet_torchscript():
                 self._frozen = torch.jit.freeze(self._master.to(self.device).eval())
-        positions = torch.tensor(
-            state.getPositions(asNumpy=True)._value, dtype=torch.float64, device=self.device, requires_grad=True
-        )
+        positions = torch.tensor(positions_nm, dtype=torch.float64, device=self.device, requires_grad=True)
         arguments = [positions]
         if self.periodic:
-            box = state.getPeriodicBoxVectors(asNumpy=True)._value
-            arguments.append(torch.tensor(np.asarray(box), dtype=torch.float64, device=self.device))
-        if self.parameters:
-            values = state.getParameters()
-            arguments += [torch.tensor(values[name], dtype=torch.float64) for name in self.parameters]
+            arguments.append(torch.tensor(box, dtype=torch.float64, device=self.device))
+        arguments += [torch.tensor(value, dtype=torch.float64) for value in parameters]
         energy = self._frozen(*arguments)
         (gradient,) = torch.autograd.grad(energy, positions)
         return float(energy.detach()), -gradient.cpu().numpy()

@@ -148,9 +148,35 @@ def bias_module(
         If there is no such kind, or the width is not positive.
     """
     check_bias(kind, width)
+    spread = spread_module(model, atomic_numbers)
+    return SigmaBias(spread) if kind == "sigma" else ExponentialBias(spread, len(np.asarray(atomic_numbers)), width)
+
+
+def spread_module(model: SiteModel, atomic_numbers: ArrayLike) -> torch.nn.Module:
+    """What reduces the totals of a model to mean and standard deviation, eV, shape (2,), self-energies considered.
+
+    Parameters
+    ----------
+    model : SiteModel
+        As for :func:`bias_module`.
+    atomic_numbers : array of int, shape (N,)
+    """
+    if model.has_sigma_column:
+        return SigmaColumn()
     numbers = [int(z) for z in np.asarray(atomic_numbers)]
-    spread: torch.nn.Module = SigmaColumn()
-    if not model.has_sigma_column:
-        totals = np.atleast_1d(np.asarray(model.self_energy(numbers), dtype=float))
-        spread = CommitteeSpread(np.broadcast_to(totals, (model.n_columns or 1,)) - totals.mean())
-    return SigmaBias(spread) if kind == "sigma" else ExponentialBias(spread, len(numbers), width)
+    totals = np.atleast_1d(np.asarray(model.self_energy(numbers), dtype=float))
+    return CommitteeSpread(np.broadcast_to(totals, (model.n_columns or 1,)) - totals.mean())
+
+
+def check_committee(model: SiteModel) -> None:
+    """Raise if a model has no members to compare.
+
+    Raises
+    ------
+    ConfigurationError
+        If it is a single model, or its columns are not members.
+    """
+    if model.n_columns is None or "columns" in model.metadata:
+        raise ConfigurationError(
+            f"'{model.name}' has no members to compare. Give a list of models, or fit one with a committee."
+        )
