@@ -8,6 +8,7 @@ if TYPE_CHECKING:
     from halberd.plugins.ase_calculator import HalberdCalculator
     from halberd.plugins.disagreement_reporter import DisagreementReporter
     from halberd.plugins.learned_potential import LearnedPotential
+    from halberd.plugins.plumed_force import PlumedForce
     from halberd.plugins.reporters import ExtXYZReporter, ProgressReporter
 
 _HOMES = {
@@ -15,10 +16,18 @@ _HOMES = {
     "HalberdCalculator": "halberd.plugins.ase_calculator",
     "LearnedPotential": "halberd.plugins.learned_potential",
     "ExtXYZReporter": "halberd.plugins.reporters",
+    "PlumedForce": "halberd.plugins.plumed_force",
     "ProgressReporter": "halberd.plugins.reporters",
 }
 
-__all__ = ["DisagreementReporter", "ExtXYZReporter", "HalberdCalculator", "LearnedPotential", "ProgressReporter"]
+__all__ = [
+    "DisagreementReporter",
+    "ExtXYZReporter",
+    "HalberdCalculator",
+    "LearnedPotential",
+    "PlumedForce",
+    "ProgressReporter",
+]
 
 
 def __getattr__(name: str) -> Any:

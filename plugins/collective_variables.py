@@ -294,6 +294,8 @@ def _chosen(of: Iterable[int] | None, particles: list[int] | None, topology: app
     wanted = checked_atoms(of, topology)
     missing = sorted(set(wanted) - set(seen))
     if missing:
-        raise ConfigurationError(f"Atom {missing[0]} is to be averaged over, but is not among the atoms the model sees.")
+        raise ConfigurationError(
+            f"Atom {missing[0]} is to be averaged over, but is not among the atoms the model sees."
+        )
     place = {atom: k for k, atom in enumerate(seen)}
     return torch.tensor([place[atom] for atom in wanted], dtype=torch.int64)

@@ -292,5 +292,7 @@ def _charges(system: openmm.System) -> NDArray[np.float64]:
     for force in system.getForces():
         if isinstance(force, openmm.NonbondedForce):
             particles = range(force.getNumParticles())
-            return np.array([force.getParticleParameters(i)[0].value_in_unit(unit.elementary_charge) for i in particles])
+            return np.array(
+                [force.getParticleParameters(i)[0].value_in_unit(unit.elementary_charge) for i in particles]
+            )
     return np.zeros(system.getNumParticles())

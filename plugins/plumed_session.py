@@ -15,7 +15,7 @@ import re
 import weakref
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -349,4 +349,3 @@ def _explain(error: Exception) -> str:
     noise = re.compile(r"^(\+{3}.*|\(?tools/.*|.*\.(cpp|h):\d+.*|in function .*|message follows.*|)$")
     useful = [line for line in lines if not noise.match(line)]
     return " ".join(useful or lines or [repr(error)])
-
