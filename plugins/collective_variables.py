@@ -1,7 +1,7 @@
 """What models know about a structure, as collective variables for OpenMM's and PLUMED's enhanced sampling.
 
-Each is an OpenMM Force whose "energy" is the value (for ``openmm.app.Metadynamics``, openmm-opes, ``CustomCVForce``) and
-an argument of PLUMED (``PlumedForce(..., variables={"s": variable})`` and ``EXTRACV NAME=s`` in the script).
+Each is an OpenMM Force whose "energy" is the value (for ``openmm.app.Metadynamics``, openmm-opes, ``CustomCVForce``)
+and an argument of PLUMED (``PlumedForce(..., variables={"s": variable})`` and ``EXTRACV NAME=s`` in the script).
 """
 
 from __future__ import annotations
@@ -294,8 +294,6 @@ def _chosen(of: Iterable[int] | None, particles: list[int] | None, topology: app
     wanted = checked_atoms(of, topology)
     missing = sorted(set(wanted) - set(seen))
     if missing:
-        raise ConfigurationError(
-            f"Atom {missing[0]} is to be averaged over, but is not among the atoms the model sees."
-        )
+        raise ConfigurationError(f"Atom {missing[0]} is averaged over, but not among the atoms the model sees.")
     place = {atom: k for k, atom in enumerate(seen)}
     return torch.tensor([place[atom] for atom in wanted], dtype=torch.int64)

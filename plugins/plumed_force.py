@@ -115,12 +115,13 @@ class PlumedCallback:
 
 
 class PlumedForce(openmm.PythonForce):
-    """A PLUMED script as an OpenMM Force.
+    r"""A PLUMED script as an OpenMM Force.
 
-    Make it once everything else is in the System, add it like any other force, and use as many Contexts, barostats,
-    minimisers and reporters as you like around one simulation: only steps that are really made count, so hills and lines
+    Make it once everything else is in the System, and add it like any other force; it follows one Context. Barostats,
+    minimisers and reporters may ask for energies as they like: only steps that are really made count, so hills and lines
     are written once each. Counting needs no reporter; it follows from the step numbers of the evaluations. (An
-    integrator that takes steps back, as a Metropolis one does, breaks the rule.)
+    integrator that takes steps back, as a Metropolis one does, breaks the rule.) Steps are numbered by where their
+    forces were computed: with OpenMM's own integrators step n has the positions after n steps.
 
     Parameters
     ----------
@@ -173,7 +174,7 @@ class PlumedForce(openmm.PythonForce):
     >>> from halberd.plugins import PlumedForce
     >>> system = openmm.System()
     >>> _ = system.addParticle(1.0), system.addParticle(1.0)
-    >>> spring = "d: DISTANCE ATOMS=1,2\\nRESTRAINT ARG=d AT=0.2 KAPPA=100"
+    >>> spring = "d: DISTANCE ATOMS=1,2\nRESTRAINT ARG=d AT=0.2 KAPPA=100"
     >>> force = PlumedForce(spring, system, timestep=0.001, folder=tempfile.mkdtemp())
     >>> _ = system.addForce(force)
     >>> context = openmm.Context(system, openmm.VerletIntegrator(0.001))
@@ -292,7 +293,6 @@ def _charges(system: openmm.System) -> NDArray[np.float64]:
     for force in system.getForces():
         if isinstance(force, openmm.NonbondedForce):
             particles = range(force.getNumParticles())
-            return np.array(
-                [force.getParticleParameters(i)[0].value_in_unit(unit.elementary_charge) for i in particles]
-            )
+            values = [force.getParticleParameters(i)[0] for i in particles]
+            return np.array([charge.value_in_unit(unit.elementary_charge) for charge in values])
     return np.zeros(system.getNumParticles())
