@@ -1,7 +1,7 @@
 """Door for openmm-ml: ``MLPotential("halberd", modelPath=...)``.
 
-openmm-ml loads the entry points of all packages when it is imported, unguarded. So nothing here imports torch, nor anything
-of halberd that does, before a potential is asked for.
+openmm-ml loads the entry points of all packages when it is imported, unguarded. So nothing here imports torch, nor
+anything of halberd that does, before a potential is asked for.
 """
 
 from __future__ import annotations
@@ -76,9 +76,9 @@ class HalberdImpl(MLPotentialImpl):
             See :meth:`halberd.plugins.LearnedPotential.addForces`.
         """
         periodic = topology.getPeriodicBoxVectors() is not None or system.usesPeriodicBoundaryConditions()
-        self.potential.addForces(
-            topology, system, atoms, periodic=periodic, **{"forceGroup": forceGroup, **_translated(args)}
-        )
+        # openmm-ml passes 0 where nobody chose.
+        options = {"forceGroup": forceGroup or self.potential.options.forceGroup, **_translated(args)}
+        self.potential.addForces(topology, system, atoms, periodic=periodic, **options)
 
 
 def _translated(args: dict[str, Any]) -> dict[str, Any]:

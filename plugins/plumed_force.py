@@ -118,8 +118,8 @@ class PlumedForce(openmm.PythonForce):
     r"""A PLUMED script as an OpenMM Force.
 
     Make it once everything else is in the System, and add it like any other force; it follows one Context. Barostats,
-    minimisers and reporters may ask for energies as they like: only steps that are really made count, so hills and lines
-    are written once each. Counting needs no reporter; it follows from the step numbers of the evaluations. (An
+    minimisers and reporters may ask for energies as they like: only steps that are really made count, so that hills and
+    lines are written once each. Counting needs no reporter; it follows from the step numbers of the evaluations. (An
     integrator that takes steps back, as a Metropolis one does, breaks the rule.) Steps are numbered by where their
     forces were computed: with OpenMM's own integrators step n has the positions after n steps.
 

@@ -3,8 +3,8 @@
 PLUMED computes (``performCalcNoUpdate``) as often as it is asked to, and acts, deposits hills and writes lines, only
 in ``update``. OpenMM asks for energies more often than it makes steps: for Monte Carlo moves of the box, for reporters,
 in minimisations. But within a step the integrator is the last to ask. So when an evaluation arrives whose step number
-is one higher than that of the evaluation before it, that one was the integrator's, its step has been made, and only then
-is PLUMED updated. Nothing else can deposit anything, and no reporter has to take care.
+is one higher than that of the evaluation before it, that one was the integrator's, its step has been made, and only
+then is PLUMED updated. Nothing else can deposit anything, and no reporter has to take care.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import contextlib
 import os
 import re
 import weakref
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Protocol
 
@@ -85,7 +85,7 @@ class PlumedSession:
     """
 
     #: Files that sessions of this process write to.
-    _open: weakref.WeakValueDictionary[str, PlumedSession] = weakref.WeakValueDictionary()
+    _open: ClassVar[weakref.WeakValueDictionary[str, PlumedSession]] = weakref.WeakValueDictionary()
 
     def __init__(
         self,
@@ -330,17 +330,6 @@ def absolute_inputs(script: str, folder: Path) -> str:
             pattern = r"(?<![\w-])(FILE)=([^\s,}/][^\s,}]*)"
         lines.append(re.sub(pattern, resolve, line))
     return "\n".join(lines)
-
-
-@contextlib.contextmanager
-def explaining(what: str) -> Iterator[None]:
-    """Turn PLUMED's own exceptions into a ConfigurationError."""
-    try:
-        yield
-    except Exception as error:
-        if type(error).__module__.split(".")[0] != "plumed":
-            raise
-        raise ConfigurationError(f"{what}: {_explain(error)}") from error
 
 
 def _explain(error: Exception) -> str:

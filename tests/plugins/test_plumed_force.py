@@ -363,7 +363,7 @@ def test_what_is_refused(tmp_path, monkeypatch):
         PlumedForce("m: METAAD ARG=d", system, **options)
     with pytest.raises(ConfigurationError, match="does not accept the script"):
         PlumedForce("d: DISTANCE ATOMS=1,9", system, **options)
-    with pytest.raises(DataError, match="'nothing.dat' does not exist"):
+    with pytest.raises(DataError, match=r"'nothing\.dat' does not exist"):
         PlumedForce("nothing.dat", system, **options)
     with pytest.raises(ConfigurationError, match="empty"):
         PlumedForce("# nothing\n", system, **options)
