@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 import numpy as np
 import openmm
@@ -15,9 +15,8 @@ from openmm import app, unit
 from halberd.plugins.committee_monitor import CommitteeMonitor, Observation
 from halberd.plugins.force_builder import HAL_TAU
 from halberd.plugins.learned_potential import elements_of
-from halberd.plugins.reporters import steps_to_next
+from halberd.plugins.reporters import open_output, steps_to_next
 from halberd.potentials.constants import GAS_CONSTANT_KJ_PER_MOL_K, KJ_PER_MOL_NM3_IN_BAR, NM_IN_ANGSTROM
-from halberd.potentials.errors import OutputError
 from halberd.potentials.loading import ModelSource, load
 
 #: Columns of the log.
@@ -89,8 +88,8 @@ class DisagreementReporter:
         self._after = after
         self._monitor: CommitteeMonitor | None = None
         self.epsilon = epsilon
-        self._out = _open(file, append)
-        self._frames = None if frames is None else _open(frames, append)
+        self._out = open_output(file, append)
+        self._frames = None if frames is None else open_output(frames, append)
         if not append or Path(file).stat().st_size == 0:
             self._out.write(",".join(COLUMNS) + "\n")
 
@@ -171,10 +170,3 @@ def degrees_of_freedom(system: openmm.System) -> int:
     massive = sum(system.getParticleMass(i).value_in_unit(unit.dalton) > 0 for i in range(system.getNumParticles()))
     held = any(isinstance(force, openmm.CMMotionRemover) for force in system.getForces())
     return int(max(3 * massive - system.getNumConstraints() - (3 if held and massive > 1 else 0), 1))
-
-
-def _open(file: str | os.PathLike[str], append: bool) -> TextIO:
-    try:
-        return open(file, "a" if append else "w", encoding="utf-8")
-    except OSError as error:
-        raise OutputError(f"Cannot write '{file}': {error.strerror}.") from error

@@ -145,6 +145,7 @@ def build_force(
     options: ForceOptions | None = None,
     reduction: torch.nn.Module | None = None,
     scale_parameter: str | None = None,
+    scale: float = 1.0,
     name: str | None = None,
 ) -> openmm.Force:
     """Turn a site model into an OpenMM Force.
@@ -163,7 +164,9 @@ def build_force(
     reduction : torch.nn.Module, optional
         Scriptable; turns the K total energies of a committee (eV) into one. The mean if omitted.
     scale_parameter : str, optional
-        Name of a context parameter, default 1, that multiplies the energy.
+        Name of a context parameter that multiplies the energy.
+    scale : float
+        Its default value.
     name : str, optional
         Name of the force; ``halberd: MODEL`` if omitted.
 
@@ -196,7 +199,7 @@ def build_force(
     use: str = "nothing"
     parameters: dict[str, float] = {}
     if scale_parameter is not None:
-        use, parameters = "scales", {scale_parameter: 1.0}
+        use, parameters = "scales", {scale_parameter: scale}
     if options.bias is not None:
         if scale_parameter is not None or reduction is not None:
             raise ConfigurationError("A force with a bias cannot be interpolated or reduced; leave out bias=.")

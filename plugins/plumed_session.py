@@ -15,7 +15,7 @@ import re
 import weakref
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,6 +25,7 @@ from halberd.potentials.errors import ConfigurationError, OutputError
 
 #: Files that are only ever appended to; the others are written anew each time.
 _APPENDED = re.compile(r"(?<![\w-])FILE=([^\s,}]+)")
+_WALKER, _WALKERS_DIR = re.compile(r"WALKERS_ID=(\d+)"), re.compile(r"WALKERS_DIR=([^\s,}]+)")
 _COMMENT = re.compile(r"#.*")
 
 
@@ -171,8 +172,15 @@ class PlumedSession:
     @property
     def files(self) -> list[Path]:
         """Files of the script that grow line by line, such as COLVAR and HILLS, whether they exist yet or not."""
-        names = [name for line in self._lines for name in _APPENDED.findall(_COMMENT.sub("", line))]
-        return [self.folder / name for name in dict.fromkeys(names)]
+        names: list[str] = []
+        for line in (_COMMENT.sub("", line) for line in self._lines):
+            found = _APPENDED.findall(line)
+            walker = _WALKER.search(line)
+            if walker:  # hills of this walker, beside those of the others
+                place = _WALKERS_DIR.search(line)
+                found = [f"{place.group(1) if place else '.'}/{(found or ['HILLS'])[0]}.{walker.group(1)}"]
+            names += found
+        return [Path(os.path.normpath(self.folder / name)) for name in dict.fromkeys(names)]
 
     # -- evaluating -------------------------------------------------------------------------------------------
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, TextIO
 
 import numpy as np
@@ -14,7 +14,9 @@ from openmm import app, unit
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from halberd.plugins.committee_monitor import CommitteeMonitor
 from halberd.plugins.structures import symbols_of
+from halberd.potentials.bias import check_committee
 from halberd.potentials.constants import (
     EV_IN_KJ_PER_MOL,
     EV_PER_ANGSTROM_IN_KJ_PER_MOL_NM,
@@ -22,6 +24,7 @@ from halberd.potentials.constants import (
     NM_IN_ANGSTROM,
 )
 from halberd.potentials.errors import OutputError
+from halberd.potentials.loading import ModelSource, load
 
 
 def steps_to_next(simulation: app.Simulation, interval: int) -> int:
@@ -29,8 +32,22 @@ def steps_to_next(simulation: app.Simulation, interval: int) -> int:
     return int(interval - simulation.currentStep % interval)
 
 
+def open_output(file: str | os.PathLike[str], append: bool) -> TextIO:
+    """Open a text file for writing.
+
+    Raises
+    ------
+    OutputError
+        If that cannot be done.
+    """
+    try:
+        return open(file, "a" if append else "w", encoding="utf-8")
+    except OSError as error:
+        raise OutputError(f"Cannot write '{file}': {error.strerror}.") from error
+
+
 class ExtXYZReporter:
-    """Write frames with energy and forces as extended XYZ, in ASE's units.
+    """Write frames with energy and forces, and what a committee says about them, as extended XYZ in ASE's units.
 
     Parameters
     ----------
@@ -40,24 +57,35 @@ class ExtXYZReporter:
     append : bool
         Continue an existing file.
     forces : bool
-        Write forces too. Energy and forces cost one more evaluation per frame.
+        Write forces too. Energy and forces, those of the whole System, cost one more evaluation per frame.
+    model : path, name, SiteModel, or a sequence of these, optional
+        A committee. Frames then carry ``sigma`` (eV, standard deviation of its energy) and, per atom, ``force_std``
+        (eV/angstrom), at the price of one backward pass per member and frame.
 
     Raises
     ------
     OutputError
         If the file cannot be opened.
+    ConfigurationError
+        If the model has no members.
     """
 
     def __init__(
-        self, file: str | os.PathLike[str], reportInterval: int, append: bool = False, forces: bool = True
+        self,
+        file: str | os.PathLike[str],
+        reportInterval: int,
+        append: bool = False,
+        forces: bool = True,
+        model: ModelSource | Sequence[ModelSource] | None = None,
     ) -> None:
         self._interval = reportInterval
         self._forces = forces
         self._symbols: list[str] | None = None
-        try:
-            self._out: TextIO = open(file, "a" if append else "w", encoding="utf-8")  # noqa: SIM115
-        except OSError as error:
-            raise OutputError(f"Cannot write '{file}': {error.strerror}.") from error
+        self._model = None if model is None else load(model)
+        self._monitor: CommitteeMonitor | None = None
+        if self._model is not None:
+            check_committee(self._model)
+        self._out = open_output(file, append)
 
     def describeNextReport(self, simulation: app.Simulation) -> dict[str, Any]:
         """Tell OpenMM when the next frame is due and what it needs."""
@@ -81,7 +109,15 @@ class ExtXYZReporter:
         if self._forces:
             forces = state.getForces(asNumpy=True).value_in_unit(unit.kilojoules_per_mole / unit.nanometer)
             atoms.arrays["forces"] = np.asarray(forces) / EV_PER_ANGSTROM_IN_KJ_PER_MOL_NM
-        write_xyz(self._out, [atoms], columns=["symbols", "positions"] + (["forces"] if self._forces else []))
+        columns = ["symbols", "positions"] + (["forces"] if self._forces else [])
+        if self._model is not None:
+            if self._monitor is None:
+                self._monitor = CommitteeMonitor(self._model, [int(z) for z in atoms.numbers], bool(periodic))
+            spread = self._monitor.observe(positions / NM_IN_ANGSTROM, None if cell is None else cell / NM_IN_ANGSTROM)
+            atoms.info["sigma"] = spread.spread.sigma
+            atoms.arrays["force_std"] = spread.spread.deviation
+            columns.append("force_std")
+        write_xyz(self._out, [atoms], columns=columns)
         self._out.flush()
 
     def close(self) -> None:

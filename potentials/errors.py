@@ -58,6 +58,10 @@ class OutputError(HalberdError, OSError):
     """A result cannot be written where it was asked for."""
 
 
+class RunStopped(HalberdError, RuntimeError):  # noqa: N818  (nothing went wrong)
+    """A rule that was asked to watch a run has ended it; the simulation is whole and can go on."""
+
+
 class RestartError(HalberdError, RuntimeError):
     """Restart files are missing, damaged, or belong to another system."""
 

@@ -40,12 +40,20 @@ def md(
     charge: Annotated[float | None, typer.Option(help="Total charge, for models that take it.")] = None,
     multiplicity: Annotated[int | None, typer.Option(help="Spin multiplicity, for models that take it.")] = None,
     reporter: Annotated[list[str] | None, typer.Option(help="csv, dcd or extxyz; repeat for several.")] = None,
+    plumed: Annotated[str | None, typer.Option(help="PLUMED script.")] = None,
+    max_hours: Annotated[float | None, typer.Option(help="Stop, ready to go on, after so long.")] = None,
     restart: Annotated[bool, typer.Option("--restart", help="Go on from the last checkpoint.")] = False,
+    start_or_restart: Annotated[
+        bool, typer.Option("--continue", help="Go on if there is a checkpoint, otherwise start.")
+    ] = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Run molecular dynamics with a learned potential."""
-    from halberd.samplers.md import run_md
+    """Run molecular dynamics with a learned potential; exit code 3 if it was stopped before its last step.
+
+    Everything else, equilibration, multiple time steps, replica exchange, walkers and watching, is set in the file.
+    """
     from halberd.samplers.md_settings import MDSettings
+    from halberd.samplers.production import run_md
 
     flags: dict[str, Any] = {
         "structure": structure,
@@ -70,6 +78,8 @@ def md(
         "charge": charge,
         "multiplicity": multiplicity,
         "reporters": list(reporter) if reporter else None,
+        "plumed": plumed,
+        "max_hours": max_hours,
     }
     given = {key: value for key, value in flags.items() if value is not None}
     if model:
@@ -79,13 +89,38 @@ def md(
     settings = (
         MDSettings.from_mapping(given, "the command line") if config is None else MDSettings.from_file(config, given)
     )
-    result = run_md(settings, restart=restart)
+    result = run_md(settings, restart=restart, start_or_restart=start_or_restart)
     if as_json:
         print_json(result)
-        return
-    table = Table(title=f"{settings.ensemble}, {settings.steps} steps of {settings.timestep:g} fs")
+    else:
+        _show(settings, result)
+    if not result["complete"]:
+        raise typer.Exit(3)
+
+
+def _show(settings: Any, result: dict[str, Any]) -> None:
+    """Lay the report of a run out for people."""
+    table = Table(title=f"{settings.ensemble}, {result['steps']} steps of {settings.timestep:g} fs")
     table.add_column("quantity")
     table.add_column("value", justify="right")
+    if "walkers" in result:
+        for number, report in enumerate(result["walkers"]):
+            table.add_row(f"walker {number}: temperature, K", f"{report['mean']['temperature_K']:.5g}")
+    elif "temperatures_K" in result:
+        for temperature, energy in zip(result["temperatures_K"], result["potential_kj_mol"], strict=True):
+            error = "" if energy["error"] is None else f" ± {energy['error']:.2g}"
+            table.add_row(f"potential energy at {temperature:g} K, kJ/mol", f"{energy['mean']:.6g}{error}")
+        table.add_row("exchanges accepted", ", ".join(f"{ratio:.2f}" for ratio in result["acceptance"]))
+        table.add_row("round trips", str(result["round_trips"]))
+    else:
+        _add_single(table, result)
+    Console().print(table)
+    if not result["complete"]:
+        console.print(f"stopped: {result['stopped']}. Go on with --restart.", markup=False)
+    console.print(f"written to {result['output']}; figure: {result['figure']}", markup=False)
+
+
+def _add_single(table: Table, result: dict[str, Any]) -> None:
     titles = {"temperature_K": "temperature, K", "pressure_bar": "pressure, bar", "density_g_cm3": "density, g/cm³"}
     for key, title in titles.items():
         if result["mean"][key] is not None:
@@ -93,11 +128,11 @@ def md(
             table.add_row(title, f"{result['mean'][key]:.5g}" + (f" ± {error:.2g}" if error is not None else ""))
     if result["drift"] is not None:
         table.add_row("energy drift, eV/atom/ps", f"{result['drift']:.2g}")
+    if result["uncertainty"] is not None:
+        above = result["uncertainty"]["n_above"]
+        table.add_row("largest uncertainty, looks above", f"{result['uncertainty']['largest']:.3g}, {above}")
     table.add_row("µs per atom and step", f"{result['us_per_atom_step']:.1f}")
-    Console().print(table)
-    console.print(
-        f"written to {result['output']}: log.csv, topology.pdb, restart.zip, run.png, trajectories", markup=False
-    )
+    table.add_row("ns per day", f"{result['ns_per_day']:.3g}")
 
 
 def hal(

@@ -1,4 +1,4 @@
-"""Molecular dynamics from settings to results: the work behind ``halberd md``."""
+"""Molecular dynamics from settings to results: one run in one folder. ``production.run_md`` adds what is around it."""
 
 from __future__ import annotations
 
@@ -8,42 +8,43 @@ import json
 import math
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import ase.io
 import numpy as np
 import openmm
 from ase import Atoms
 from openmm import app, unit
 
 from halberd.plugins.ase_calculator import HalberdCalculator
-from halberd.plugins.learned_potential import LearnedPotential, elements_of
+from halberd.plugins.learned_potential import elements_of
 from halberd.plugins.plots import run_plot
+from halberd.plugins.plumed_force import PlumedForce
 from halberd.plugins.reporters import ExtXYZReporter, ProgressReporter, ThermoReporter
-from halberd.plugins.structures import describe_atoms, read_structure, symbols_of
-from halberd.potentials.constants import EV_IN_KJ_PER_MOL, EV_PER_ANGSTROM_IN_KJ_PER_MOL_NM, NM_IN_ANGSTROM
-from halberd.potentials.errors import (
-    BackendError,
-    ConfigurationError,
-    HalberdError,
-    OutputError,
-    StabilityError,
-)
+from halberd.plugins.structures import read_structure
+from halberd.plugins.uncertainty_guard import UncertaintyGuard
+from halberd.potentials.constants import EV_IN_KJ_PER_MOL, NM_IN_ANGSTROM
+from halberd.potentials.errors import BackendError, ConfigurationError, OutputError, RunStopped
 from halberd.potentials.files import replacing
+from halberd.samplers.interruption import Interruption
+from halberd.samplers.last_good import LastGood, raise_not_finite
 from halberd.samplers.md_settings import MDSettings
-from halberd.samplers.platforms import find_platform
-from halberd.samplers.restart import (
-    check_fingerprint,
-    cut_outputs,
-    read_checkpoint,
-    restore,
-    write_checkpoint,
+from halberd.samplers.md_system import (
+    barostats,
+    build_system,
+    make_integrator,
+    make_plumed,
+    seed_barostats,
+    set_temperature,
 )
+from halberd.samplers.platforms import find_platform
+from halberd.samplers.restart import check_fingerprint, cut_outputs, read_checkpoint, restore, write_checkpoint
 from halberd.samplers.run_log import energy_drift, mean_and_error, read_log
 
-_CHECKPOINT = "restart.zip"
+CHECKPOINT = "restart.zip"
+#: Steps between looks at signals and the clock; OpenMM's Simulation makes no more at a time either.
+_CHUNK = 10
 
 
 class MolecularDynamics:
@@ -52,6 +53,8 @@ class MolecularDynamics:
     Parameters
     ----------
     settings : MDSettings
+    start : openmm.State, optional
+        Positions, velocities and box to start from, instead of those of the structure file at rest.
 
     Attributes
     ----------
@@ -65,7 +68,7 @@ class MolecularDynamics:
         is written.
     """
 
-    def __init__(self, settings: MDSettings) -> None:
+    def __init__(self, settings: MDSettings, start: openmm.State | None = None) -> None:
         self.settings = settings
         self.topology, self.positions = read_structure(settings.structure)
         if not np.isfinite(self.positions).all():
@@ -75,43 +78,33 @@ class MolecularDynamics:
             raise ConfigurationError(
                 f"ensemble is NPT, but '{settings.structure}' has no periodic cell; use NVT, or give it a cell."
             )
-        potential = LearnedPotential(settings.model)
-        options = {**settings.force_options().__dict__}
-        options.pop("device")
-        self.system = potential.createSystem(self.topology, **options)
-        self.model = potential.model(
-            head=settings.head,
-            precision=settings.precision,
-            charge=settings.charge,
-            multiplicity=settings.multiplicity,
-        )
-        if settings.ensemble == "NPT":
-            self._add_barostat()
+        built = build_system(settings, self.topology, self.positions)
+        self.system, self.model = built.system, built.model
         self.folder = Path(settings.output)
         check_folder(self.folder)
+        seed_barostats(self.system, settings.seed, 0)
         platform = find_platform(settings.platform, settings.device_index)
         try:
-            self.simulation = app.Simulation(self.topology, self.system, self._integrator(), *platform)
+            self.simulation = app.Simulation(self.topology, self.system, make_integrator(settings), *platform)
         except openmm.OpenMMException as error:
             raise BackendError(
                 f"OpenMM cannot start on platform '{settings.platform or 'of its choice'}': {error} "
                 "'halberd doctor' shows what works here."
             ) from error
-        self.simulation.context.setPositions(self.positions)
-        self._remember()
+        self._start_state = start
+        context = self.simulation.context
+        if start is not None:
+            context.setPeriodicBoxVectors(*start.getPeriodicBoxVectors())
+            context.setPositions(start.getPositions())
+        else:
+            context.setPositions(self.positions)
+        self._good = LastGood(self.simulation, self.folder, self.periodic)
+        self._plumed: PlumedForce | None = None
+        self._guard: UncertaintyGuard | None = None
         # Once: it hashes every weight, and a run writes many checkpoints.
         self._fingerprint = self.fingerprint()
 
     # -- parts ------------------------------------------------------------------------------------------------
-
-    def _add_barostat(self) -> None:
-        barostat = openmm.MonteCarloBarostat(
-            self.settings.pressure * unit.bar,
-            self.settings.temperature * unit.kelvin,
-            self.settings.barostat_interval,
-        )
-        barostat.setRandomNumberSeed(self.settings.seed)
-        self.system.addForce(barostat)
 
     def _virial(self) -> Callable[[np.ndarray, np.ndarray], float]:
         """Make a function that evaluates the trace of the virial, kJ/mol, beside the simulation."""
@@ -126,25 +119,17 @@ class MolecularDynamics:
 
         return trace
 
-    def _integrator(self) -> openmm.Integrator:
-        step = self.settings.timestep * unit.femtosecond
-        if self.settings.ensemble == "NVE":
-            return openmm.VerletIntegrator(step)
-        integrator = openmm.LangevinMiddleIntegrator(
-            self.settings.temperature * unit.kelvin, self.settings.friction / unit.picosecond, step
-        )
-        integrator.setRandomNumberSeed(self.settings.seed)
-        return integrator
-
     def fingerprint(self) -> dict[str, Any]:
         """What a continuation must share with the run that wrote a checkpoint."""
         numbers = np.array(elements_of(self.topology), dtype=np.int64)
+        script = None if self.settings.plumed is None else Path(self.settings.plumed).read_text(encoding="utf-8")
         return {
             "composition": hashlib.sha256(numbers.tobytes()).hexdigest()[:16],
             "number of atoms": len(numbers),
             "periodicity": self.periodic,
             "model": self.model.name,
             "weights": self._weights_digest(),
+            "PLUMED script": None if script is None else hashlib.sha256(script.encode()).hexdigest()[:16],
             **self.settings.fixed_by_restart(),
         }
 
@@ -156,14 +141,24 @@ class MolecularDynamics:
 
     @property
     def outputs(self) -> dict[str, Path]:
-        """Reporter name -> file."""
-        names = {"csv": "log.csv", "dcd": "trajectory.dcd", "extxyz": "frames.extxyz"}
-        return {reporter: self.folder / names[reporter] for reporter in ("csv", "dcd", "extxyz")}
+        """Kind -> file that grows during a run."""
+        names = {
+            "csv": "log.csv",
+            "dcd": "trajectory.dcd",
+            "xtc": "trajectory.xtc",
+            "extxyz": "frames.extxyz",
+            "uncertainty": "uncertainty.csv",
+            "uncertain frames": "uncertain.extxyz",
+        }
+        return {kind: self.folder / name for kind, name in names.items()}
+
+    def _growing(self) -> list[Path]:
+        return [*self.outputs.values(), *(self._plumed.files if self._plumed is not None else [])]
 
     # -- running ----------------------------------------------------------------------------------------------
 
     def run(self, restart: bool = False, progress: bool = True) -> dict[str, Any]:
-        """Run to ``settings.steps`` and report.
+        """Run to ``settings.steps``, or to where something asks for an end, and report.
 
         Parameters
         ----------
@@ -175,30 +170,33 @@ class MolecularDynamics:
         Returns
         -------
         dict
-            ``trajectory``, ``steps``, ``us_per_atom_step``, ``mean`` {``temperature_K``, ``pressure_bar``,
-            ``density_g_cm3``}, ``error`` (standard errors of these), ``drift`` (eV per atom and ps, NVE only; else
-            ``None``), ``output``, ``figure``, ``seconds``.
+            ``trajectory``, ``steps``, ``complete`` (whether all steps are made), ``stopped`` (why not, or ``None``),
+            ``us_per_atom_step``, ``ns_per_day``, ``mean`` {``temperature_K``, ``pressure_bar``, ``density_g_cm3``},
+            ``error`` (standard errors of these), ``drift`` (eV per atom and ps, NVE only; else ``None``),
+            ``uncertainty`` (``None``, or ``largest``, ``n_above``), ``output``, ``figure``, ``seconds``.
 
         Raises
         ------
         StabilityError
-            If the run explodes; the last good frame is then in ``last_good.extxyz``.
+            If the run explodes; the last good frame is then in ``last_good.extxyz``, and the last checkpoint is good.
         RestartError
             If there is nothing to restart from, or it is another run.
         OutputError
-            If the folder cannot be written, or holds a run and ``restart`` is false.
+            If the folder cannot be written or is full, or holds a run and ``restart`` is false.
         """
         settings, simulation = self.settings, self.simulation
-        checkpoint_file = self.folder / _CHECKPOINT
+        checkpoint_file = self.folder / CHECKPOINT
         if restart:
             checkpoint = read_checkpoint(checkpoint_file)
             check_fingerprint(checkpoint, self._fingerprint, checkpoint_file)
             cut_outputs(self.folder, checkpoint)
+            self._complete_system(True, checkpoint.step)
             restore(simulation, checkpoint)
-            self._remember()
+            self._good.remember()
         else:
             self._refuse_to_overwrite()
             self.folder.mkdir(parents=True, exist_ok=True)
+            self._complete_system(False, 0)
             self._start()
         self._warm_up()
         self._attach_reporters(restart)
@@ -207,32 +205,42 @@ class MolecularDynamics:
             simulation.reporters.append(bar)
         first_step, start = simulation.currentStep, time.perf_counter()
         try:
-            self._loop(checkpoint_file)
+            with Interruption(settings.max_hours) as interruption:
+                stopped = self._loop(checkpoint_file, interruption)
         finally:
-            for reporter in simulation.reporters:
-                if hasattr(reporter, "close"):
-                    reporter.close()
-            simulation.reporters.clear()
+            self._close()
         seconds = time.perf_counter() - start
-        return self._report(simulation.currentStep - first_step, seconds)
+        return self._report(simulation.currentStep - first_step, seconds, stopped)
 
     def _refuse_to_overwrite(self) -> None:
-        for file in (*self.outputs.values(), self.folder / _CHECKPOINT):
+        for file in (*self.outputs.values(), self.folder / CHECKPOINT):
             if file.exists():
                 raise OutputError(
                     f"'{self.folder}' holds a run already ('{file.name}'). Go on with it by --restart (restart=True), "
                     "choose another output folder, or delete it."
                 )
 
+    def _complete_system(self, restart: bool, step: int) -> None:
+        """Add what needs the folder, and start random streams that OpenMM does not store."""
+        if self.settings.plumed is not None:
+            self._plumed = make_plumed(self.settings, self.system, self.topology, self.folder, restart)
+            self.system.addForce(self._plumed)
+        seed_barostats(self.system, self.settings.seed, step)
+        if self._plumed is not None or step > 0:
+            self.simulation.context.reinitialize(preserveState=True)
+
     def _start(self) -> None:
         context = self.simulation.context
         with replacing(self.folder / "topology.pdb") as temporary, open(temporary, "w", encoding="utf-8") as handle:
             app.PDBFile.writeFile(self.topology, self.positions * unit.nanometer, handle, keepIds=True)
-        with self._naming_atoms():
-            if self.settings.minimize:
-                self.simulation.minimizeEnergy()
-            context.setVelocitiesToTemperature(self.settings.temperature * unit.kelvin, self.settings.seed)
-            self._remember()
+        with self._good.naming_atoms():
+            if self._start_state is not None:
+                context.setVelocities(self._start_state.getVelocities())
+            else:
+                if self.settings.minimize:
+                    self.simulation.minimizeEnergy()
+                context.setVelocitiesToTemperature(self.settings.temperature * unit.kelvin, self.settings.seed)
+            self._good.remember()
 
     def _warm_up(self) -> None:
         """Let TorchScript settle.
@@ -240,7 +248,7 @@ class MolecularDynamics:
         Its first evaluations run another, unoptimised program, which rounds differently. A restarted run would
         leave the original's trajectory if it made them where the original was past them.
         """
-        with self._naming_atoms():
+        with self._good.naming_atoms():
             for _ in range(3):
                 self.simulation.context.getState(energy=True, forces=True)
 
@@ -258,88 +266,96 @@ class MolecularDynamics:
         reporters.append(ThermoReporter(str(outputs["csv"]), interval, virial, append=append))
         if "dcd" in settings.reporters:
             reporters.append(app.DCDReporter(str(outputs["dcd"]), interval, append=append))
+        if "xtc" in settings.reporters:
+            # A run that was stopped before its first frame has no file to append to.
+            again = append and outputs["xtc"].exists()
+            reporters.append(app.XTCReporter(str(outputs["xtc"]), interval, append=again))
         if "extxyz" in settings.reporters:
-            reporters.append(ExtXYZReporter(outputs["extxyz"], interval, append=append))
+            model = self.model if settings.frame_sigma else None
+            reporters.append(ExtXYZReporter(outputs["extxyz"], interval, append=append, model=model))
+        if settings.watch_interval is not None:
+            self._guard = UncertaintyGuard(
+                settings.watch_model or self.model,
+                settings.watch_interval,
+                settings.watch_threshold,
+                quantity=settings.watch_quantity,
+                action=settings.watch_action,
+                file=outputs["uncertainty"],
+                frames=outputs["uncertain frames"],
+                append=append,
+            )
+            self._guard.warm_up(self.simulation)
+            reporters.append(self._guard)
 
-    def _loop(self, checkpoint_file: Path) -> None:
+    def _loop(self, checkpoint_file: Path, interruption: Interruption) -> str | None:
+        """Make steps; returns why it stopped before the last one."""
         settings, simulation = self.settings, self.simulation
-        stride = math.gcd(settings.checkpoint_interval, settings.report_interval)
-        with self._naming_atoms():
-            while simulation.currentStep < settings.steps:
-                ahead = stride - simulation.currentStep % stride
-                simulation.step(min(ahead, settings.steps - simulation.currentStep))
-                finished = simulation.currentStep >= settings.steps
-                if simulation.currentStep % settings.report_interval == 0 or finished:
-                    self._remember()
-                if simulation.currentStep % settings.checkpoint_interval == 0 or finished:
-                    write_checkpoint(checkpoint_file, simulation, self._fingerprint, list(self.outputs.values()))
+        written = time.monotonic()
+        stopped: str | None = None
+        with self._good.naming_atoms():
+            while simulation.currentStep < settings.steps and stopped is None:
+                step = simulation.currentStep
+                if settings.temperature_end is not None:
+                    change = settings.temperature_end - settings.temperature
+                    set_temperature(simulation, settings.temperature + change * step / settings.steps)
+                strides = (_CHUNK, settings.report_interval, settings.checkpoint_interval)
+                stopped = self._advance(min(settings.steps - step, *(stride - step % stride for stride in strides)))
+                stopped = stopped or interruption.reason
+                step = simulation.currentStep
+                last = step >= settings.steps or stopped is not None
+                minutes = (time.monotonic() - written) / 60.0
+                by_clock = settings.checkpoint_minutes is not None and minutes >= settings.checkpoint_minutes
+                due = step % settings.checkpoint_interval == 0 or by_clock or last
+                if step % settings.report_interval == 0 or due:
+                    self._good.remember()
+                if due:
+                    self._checkpoint(checkpoint_file)
+                    written = time.monotonic()
+                    if not last:
+                        self._renew_barostats()
+        return None if simulation.currentStep >= settings.steps else stopped
 
-    def _remember(self) -> None:
-        """Keep the positions if they are good; find out early if they are not."""
-        state = self.simulation.context.getState(positions=True)
-        positions = state.getPositions(asNumpy=True).value_in_unit(unit.nanometer)
-        if not np.isfinite(positions).all():
-            raise_not_finite(self.topology, positions, "the run")
-        self._last_good = np.array(positions)
-        self._last_good_box = state.getPeriodicBoxVectors(asNumpy=True).value_in_unit(unit.nanometer)
-        self._last_good_step = self.simulation.currentStep
-
-    @contextlib.contextmanager
-    def _naming_atoms(self) -> Iterator[None]:
-        """Turn an explosion into a StabilityError that names atoms, and leave the last good frame behind."""
+    def _advance(self, steps: int) -> str | None:
+        """Make a few steps; returns a reason to stop, if one came up."""
         try:
-            yield
-        except OSError as error:
-            if isinstance(error, HalberdError):
+            self.simulation.step(steps)
+        except RunStopped as error:
+            return str(error)
+        except openmm.OpenMMException as error:
+            if self._plumed is None or not self._plumed.stopped or "PLUMED asked to stop" not in str(error):
                 raise
-            raise OutputError(f"Cannot write to '{self.folder}': {error.strerror or error}.") from error
-        except (openmm.OpenMMException, ValueError, StabilityError) as error:
-            text = str(error)
-            if "nan" not in text.lower() and "not finite" not in text and "infinite" not in text:
-                raise
-            where = self._write_last_good()
-            detail = text[text.rindex("halberd:") + 8 :].strip() if "halberd:" in text else text.split(" For more")[0]
-            raise StabilityError(
-                f"The run exploded at step {self.simulation.currentStep}: {detail} {self._suspects()}"
-                f"The last good frame (step {self._last_good_step}) is in '{where}'."
-            ) from error
+        if self._plumed is not None and self._plumed.stopped:
+            return "PLUMED asked for it"
+        return None
 
-    def _suspects(self) -> str:
-        """Name the atoms behind an explosion: those whose forces are worst in the last good frame.
+    def _checkpoint(self, file: Path) -> None:
+        if self._plumed is not None:
+            self._plumed.complete(self.simulation.currentStep)
+        write_checkpoint(file, self.simulation, self._fingerprint, self._growing())
 
-        By the time positions are not finite, all are: the centre-of-mass correction spreads them.
+    def _renew_barostats(self) -> None:
+        """Start the barostat's random stream anew, as a run that is restarted from the checkpoint will.
+
+        OpenMM does not store it. Thus the restarted run makes the very moves that the original would have made.
         """
-        try:
-            context = self.simulation.context
-            context.setPositions(self._last_good)
-            forces = context.getState(forces=True).getForces(asNumpy=True)._value
-        except openmm.OpenMMException:
-            return ""
-        symbols = symbols_of(self.topology)
-        bad = np.nonzero(~np.isfinite(forces).all(axis=1))[0]
-        if len(bad):
-            return f"Forces are not finite on atoms {describe_atoms(symbols, bad)}. "
-        sizes = np.linalg.norm(forces, axis=1) / EV_PER_ANGSTROM_IN_KJ_PER_MOL_NM
-        worst = np.argsort(sizes)[::-1][:3]
-        return (
-            f"The largest forces before it, up to {sizes[worst[0]]:.3g} eV/angstrom, were on atoms "
-            f"{describe_atoms(symbols, worst)}. "
-        )
+        if barostats(self.system):
+            seed_barostats(self.system, self.settings.seed, self.simulation.currentStep)
+            self.simulation.context.reinitialize(preserveState=True)
+            self._warm_up()
 
-    def _write_last_good(self) -> Path:
-        path = self.folder / "last_good.extxyz"
-        symbols = symbols_of(self.topology)
-        atoms = Atoms(symbols, positions=self._last_good * NM_IN_ANGSTROM)
-        if self.periodic:
-            atoms.set_cell(self._last_good_box * NM_IN_ANGSTROM)
-            atoms.pbc = True
-        with replacing(path) as temporary:
-            ase.io.write(temporary, atoms, format="extxyz")
-        return path
+    def _close(self) -> None:
+        for reporter in self.simulation.reporters:
+            if hasattr(reporter, "close"):
+                # On a full disk closing fails as well; the error that counts is on its way.
+                with contextlib.suppress(OSError):
+                    reporter.close()
+        self.simulation.reporters.clear()
+        if self._plumed is not None:
+            self._plumed.close()
 
     # -- closing ----------------------------------------------------------------------------------------------
 
-    def _report(self, steps_done: int, seconds: float) -> dict[str, Any]:
+    def _report(self, steps_done: int, seconds: float, stopped: str | None) -> dict[str, Any]:
         settings = self.settings
         n_atoms = self.topology.getNumAtoms()
         log = read_log(self.outputs["csv"])
@@ -351,15 +367,27 @@ class MolecularDynamics:
             errors[key] = None if math.isnan(error) else error
         drift = energy_drift(log, n_atoms) if settings.ensemble == "NVE" else float("nan")
         figure = self.folder / "run.png"
-        target = None if settings.ensemble == "NVE" else settings.temperature
-        run_plot(log, figure, f"{settings.ensemble} of {n_atoms} atoms, {self.model.name}", target)
+        target = None if settings.ensemble == "NVE" or settings.temperature_end is not None else settings.temperature
+        extra = {}
+        if self._guard is not None and self.outputs["uncertainty"].exists():
+            watched = np.loadtxt(self.outputs["uncertainty"], delimiter=",", skiprows=1, ndmin=2)
+            if len(watched):
+                extra[settings.watch_quantity.replace("_", " ")] = (watched[:, 1], watched[:, 2])
+        run_plot(log, figure, f"{settings.ensemble} of {n_atoms} atoms, {self.model.name}", target, extra)
+        trajectories = [self.outputs[kind] for kind in ("dcd", "xtc") if kind in settings.reporters]
         result = {
-            "trajectory": str(self.outputs["dcd"]) if "dcd" in settings.reporters else None,
-            "steps": settings.steps,
+            "trajectory": str(trajectories[0]) if trajectories else None,
+            "steps": self.simulation.currentStep,
+            "complete": self.simulation.currentStep >= settings.steps,
+            "stopped": stopped,
             "us_per_atom_step": 1e6 * seconds / max(1, steps_done) / n_atoms,
+            "ns_per_day": 86400.0 * steps_done * settings.timestep * 1e-6 / max(seconds, 1e-9),
             "mean": means,
             "error": errors,
             "drift": None if math.isnan(drift) else drift,
+            "uncertainty": None
+            if self._guard is None
+            else {"largest": self._guard.largest, "n_above": self._guard.n_above},
             "output": str(self.folder),
             "figure": str(figure),
             "seconds": seconds,
@@ -367,20 +395,6 @@ class MolecularDynamics:
         with replacing(self.folder / "report.json") as temporary:
             temporary.write_text(json.dumps({**result, "settings": settings.__dict__}, indent=2), encoding="utf-8")
         return result
-
-
-def run_md(settings: MDSettings, restart: bool = False, progress: bool = True) -> dict[str, Any]:
-    """Run molecular dynamics; see :meth:`MolecularDynamics.run`."""
-    return MolecularDynamics(settings).run(restart, progress)
-
-
-def raise_not_finite(topology: app.Topology, positions: np.ndarray, where: str) -> None:
-    """Raise a StabilityError that names the atoms whose positions are not finite."""
-    bad = np.nonzero(~np.isfinite(positions).all(axis=1))[0]
-    symbols = symbols_of(topology)
-    raise StabilityError(
-        f"Positions in {where} are not finite for {len(bad)} of {len(symbols)} atoms: {describe_atoms(symbols, bad)}."
-    )
 
 
 def check_folder(folder: Path) -> None:

@@ -32,7 +32,7 @@ class Checkpoint:
     fingerprint : dict
         What the continuation must share: elements, model, settings.
     sizes : dict
-        Output file name -> length in bytes at the checkpoint.
+        Output file, relative to the folder -> length in bytes at the checkpoint.
     binary : bytes
         OpenMM checkpoint.
     state : str
@@ -69,7 +69,7 @@ def write_checkpoint(
     facts = {
         "step": simulation.currentStep,
         "fingerprint": fingerprint,
-        "sizes": {output.name: output.stat().st_size for output in outputs if output.exists()},
+        "sizes": {os.path.relpath(each, path.parent): each.stat().st_size for each in outputs if each.exists()},
         "extra": extra or {},
     }
     with replacing(path) as temporary, zipfile.ZipFile(temporary, "w", zipfile.ZIP_DEFLATED) as archive:

@@ -75,7 +75,7 @@ def convert(key: str, value: Any, annotation: str) -> Any:
                 raise TypeError
             return None
         if annotation.startswith("float | tuple") and isinstance(value, (list, tuple)):
-            if len(value) != 2:
+            if len(value) != annotation.count("float") - 1:
                 raise TypeError
             return tuple(convert(key, each, "float") for each in value)
         if annotation.startswith("float | Mapping") and isinstance(value, Mapping):
