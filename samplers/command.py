@@ -117,7 +117,8 @@ def _show(settings: Any, result: dict[str, Any]) -> None:
     Console().print(table)
     if not result["complete"]:
         console.print(f"stopped: {result['stopped']}. Go on with --restart.", markup=False)
-    console.print(f"written to {result['output']}; figure: {result['figure']}", markup=False)
+    figure = f"; figure: {result['figure']}" if result["figure"] else ""
+    console.print(f"written to {result['output']}{figure}", markup=False)
 
 
 def _add_single(table: Table, result: dict[str, Any]) -> None:

@@ -25,7 +25,7 @@ from halberd.plugins.reporters import ExtXYZReporter, ProgressReporter, ThermoRe
 from halberd.plugins.structures import read_structure
 from halberd.plugins.uncertainty_guard import UncertaintyGuard
 from halberd.potentials.constants import EV_IN_KJ_PER_MOL, NM_IN_ANGSTROM
-from halberd.potentials.errors import BackendError, ConfigurationError, OutputError, RunStopped
+from halberd.potentials.errors import BackendError, ConfigurationError, DataError, OutputError, RunStopped
 from halberd.potentials.files import replacing
 from halberd.samplers.interruption import Interruption
 from halberd.samplers.last_good import LastGood, raise_not_finite
@@ -193,12 +193,15 @@ class MolecularDynamics:
             self._complete_system(True, checkpoint.step)
             restore(simulation, checkpoint)
             self._good.remember()
+            self._warm_up()
+            # Once more: custom integrators draw random numbers whenever somebody asks for a kinetic energy.
+            restore(simulation, checkpoint)
         else:
             self._refuse_to_overwrite()
             self.folder.mkdir(parents=True, exist_ok=True)
             self._complete_system(False, 0)
             self._start()
-        self._warm_up()
+            self._warm_up()
         self._attach_reporters(restart)
         bar = ProgressReporter(settings.steps, settings.ensemble) if progress else None
         if bar is not None:
@@ -340,8 +343,11 @@ class MolecularDynamics:
         """
         if barostats(self.system):
             seed_barostats(self.system, self.settings.seed, self.simulation.currentStep)
-            self.simulation.context.reinitialize(preserveState=True)
+            context = self.simulation.context
+            everything = context.createCheckpoint()
+            context.reinitialize(preserveState=True)
             self._warm_up()
+            context.loadCheckpoint(everything)
 
     def _close(self) -> None:
         for reporter in self.simulation.reporters:
@@ -358,14 +364,19 @@ class MolecularDynamics:
     def _report(self, steps_done: int, seconds: float, stopped: str | None) -> dict[str, Any]:
         settings = self.settings
         n_atoms = self.topology.getNumAtoms()
-        log = read_log(self.outputs["csv"])
+        try:
+            log = read_log(self.outputs["csv"])
+        except DataError:
+            if stopped is None:
+                raise
+            log = {}  # stopped before the first row
         means: dict[str, float | None] = {}
         errors: dict[str, float | None] = {}
         for key in ("temperature_K", "pressure_bar", "density_g_cm3"):
             mean, error = mean_and_error(log[key]) if key in log else (float("nan"), float("nan"))
             means[key] = None if math.isnan(mean) else mean
             errors[key] = None if math.isnan(error) else error
-        drift = energy_drift(log, n_atoms) if settings.ensemble == "NVE" else float("nan")
+        drift = energy_drift(log, n_atoms) if settings.ensemble == "NVE" and log else float("nan")
         figure = self.folder / "run.png"
         target = None if settings.ensemble == "NVE" or settings.temperature_end is not None else settings.temperature
         extra = {}
@@ -373,7 +384,8 @@ class MolecularDynamics:
             watched = np.loadtxt(self.outputs["uncertainty"], delimiter=",", skiprows=1, ndmin=2)
             if len(watched):
                 extra[settings.watch_quantity.replace("_", " ")] = (watched[:, 1], watched[:, 2])
-        run_plot(log, figure, f"{settings.ensemble} of {n_atoms} atoms, {self.model.name}", target, extra)
+        if log:
+            run_plot(log, figure, f"{settings.ensemble} of {n_atoms} atoms, {self.model.name}", target, extra)
         trajectories = [self.outputs[kind] for kind in ("dcd", "xtc") if kind in settings.reporters]
         result = {
             "trajectory": str(trajectories[0]) if trajectories else None,
@@ -389,7 +401,7 @@ class MolecularDynamics:
             if self._guard is None
             else {"largest": self._guard.largest, "n_above": self._guard.n_above},
             "output": str(self.folder),
-            "figure": str(figure),
+            "figure": str(figure) if log else None,
             "seconds": seconds,
         }
         with replacing(self.folder / "report.json") as temporary:

@@ -43,7 +43,8 @@ def read_log(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
     try:
         with open(path, encoding="utf-8") as handle:
             titles = [title.strip().strip('"') for title in handle.readline().lstrip("#").split(",")]
-            rows = np.loadtxt(handle, delimiter=",", ndmin=2)
+            lines = handle.readlines()
+            rows = np.loadtxt(lines, delimiter=",", ndmin=2) if lines else np.zeros((0, len(titles)))
     except OSError as error:
         raise DataError(f"Run log '{path}' cannot be read: {error.strerror}.") from error
     if not rows.size:

@@ -337,6 +337,7 @@ def test_full_device_without_a_mount(argon, tmp_path):
         def report(self, simulation, state):
             for reporter in simulation.reporters:
                 if hasattr(reporter, "_out"):
+                    reporter._out.close()
                     reporter._out = open("/dev/full", "w")  # noqa: SIM115
 
     prepared.simulation.reporters.append(Fill())
@@ -418,7 +419,8 @@ def test_watching_warns_saves_and_stops(unsure, tmp_path):
 
     with pytest.warns(UncertaintyWarning, match=r"max_f is \S+ on atom \d+ \(Ar\) at step 20") as caught:
         run_md(watched("warn"), progress=False)
-    assert len(caught) == 1  # once, not at every look
+    # Once, not at every look.
+    assert len([each for each in caught if each.category is UncertaintyWarning]) == 1
     assert run_md(watched("save"), progress=False)["uncertainty"]["n_above"] == 3
     frames = ase.io.read(tmp_path / "save" / "uncertain.extxyz", ":")
     assert [frame.info["step"] for frame in frames] == [20, 40, 60]
@@ -531,8 +533,8 @@ def test_a_model_variable_from_the_configuration(unsure, tmp_path):
     assert sigma[1:] == pytest.approx([frame.info["sigma"] for frame in frames], abs=1e-6)
     with pytest.raises(ConfigurationError, match="Did you mean 'committee_sigma'"):
         run_md(dataclasses.replace(run, output=str(tmp_path / "a"), variables={"sigma": {"kind": "comittee_sigma"}}))
+    bad = {"sigma": {"kind": "committee_sigma", "colour": 3}}
     with pytest.raises(ConfigurationError, match="variable 'sigma'"):
-        bad = {"sigma": {"kind": "committee_sigma", "colour": 3}}
         run_md(dataclasses.replace(run, output=str(tmp_path / "b"), variables=bad))
 
 
@@ -604,7 +606,7 @@ def test_round_trips_are_counted():
     assert round_trips(walk) == 2
 
 
-# -- long ---------------------------------------------------------------------------------------------------------------
+# -- long -------------------------------------------------------------------------------------------------------------
 
 
 MEMORY = """
