@@ -76,9 +76,12 @@ def export(
     precision: Annotated[str | None, typer.Option(help="single or double; the model's own if omitted.")] = None,
     charge: Annotated[float | None, typer.Option(help="Total charge, for models that take it.")] = None,
     multiplicity: Annotated[int | None, typer.Option(help="Spin multiplicity, for models that take it.")] = None,
+    engine: Annotated[str, typer.Option(help="halberd, or gromacs for NNPot.")] = "halberd",
+    periodic: Annotated[bool, typer.Option(help="GROMACS: whether the system is periodic.")] = True,
     as_json: JsonOption = False,
 ) -> None:
     """Convert a model into a self-contained .pt file that needs neither mace-torch nor e3nn."""
+    from halberd.potentials.errors import ConfigurationError
     from halberd.potentials.files import check_writable
     from halberd.potentials.loading import load
 
@@ -92,9 +95,18 @@ def export(
         charge=charge,
         multiplicity=multiplicity,
     )
-    loaded.save(output)
+    if engine == "gromacs":
+        from halberd.plugins.gromacs_export import export_for_gromacs
+
+        text = export_for_gromacs(loaded, output, periodic)
+        if not as_json:
+            sys.stdout.write(text)
+    elif engine == "halberd":
+        loaded.save(output)
+    else:
+        raise ConfigurationError(f"There is no engine '{engine}' to export for; there are halberd and gromacs.")
     if as_json:
-        print_json({"model": str(output), **loaded.sidecar()})
+        print_json({"model": str(output), "engine": engine, **loaded.sidecar()})
     else:
         console.print(f"{loaded!r} -> {output}", markup=False)
 
