@@ -2,7 +2,7 @@
 
 GROMACS hands over what the ``.mdp`` file lists: here positions (nm, float32), atomic numbers (int32) and, for periodic
 systems, the box (rows, nm) and which directions are periodic. It takes an energy in kJ/mol and differentiates it
-itself. The file holds a neighbour search of plain torch functions, so that it needs no library but GROMACS' own libtorch.
+itself. The file holds a neighbour search of plain torch functions, and needs no library but GROMACS' own libtorch.
 """
 
 import os

@@ -123,7 +123,8 @@ forces = np.asarray(lmp.numpy.extract_atom("f"))[order].copy()
 positions = np.asarray(lmp.numpy.extract_atom("x"))[order].copy()
 energy = lmp.get_thermo("pe")  # atoms are at rest, and the pressure is that of the virial
 pressure = [lmp.get_thermo(name) for name in ("pxx", "pyy", "pzz", "pxy", "pxz", "pyz")]
-lmp.commands_string("velocity all create 10.0 7\ntimestep 0.0005\nrun 0")
+for command in ("velocity all create 10.0 7", "timestep 0.0005", "run 0"):
+    lmp.command(command)
 total = lmp.get_thermo("etotal")
 lmp.command("run 100")
 np.savez(sys.argv[4], forces=forces, positions=positions, energy=energy, pressure=pressure,
