@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from halberd.plugins.learned_potential import LearnedPotential
     from halberd.plugins.plumed_force import PlumedForce
     from halberd.plugins.reporters import ExtXYZReporter, ProgressReporter
+    from halberd.plugins.uncertainty_guard import UncertaintyGuard
 
 _HOMES = {
     "DisagreementReporter": "halberd.plugins.disagreement_reporter",
@@ -18,6 +19,7 @@ _HOMES = {
     "ExtXYZReporter": "halberd.plugins.reporters",
     "PlumedForce": "halberd.plugins.plumed_force",
     "ProgressReporter": "halberd.plugins.reporters",
+    "UncertaintyGuard": "halberd.plugins.uncertainty_guard",
 }
 
 __all__ = [
@@ -27,6 +29,7 @@ __all__ = [
     "LearnedPotential",
     "PlumedForce",
     "ProgressReporter",
+    "UncertaintyGuard",
 ]
 
 

@@ -9,7 +9,9 @@ from typing import Any
 import openmm
 
 from halberd.plugins.backends import BACKENDS, installed_versions, self_test
+from halberd.plugins.plumed_kernel import open_plumed
 from halberd.potentials.ace_operator import operator_problem
+from halberd.potentials.errors import MissingDependencyError
 
 _PACKAGES = (
     "halberd-md",
@@ -25,7 +27,10 @@ _PACKAGES = (
     "ase",
     "mdtraj",
     "rdkit",
+    "hillclimber",
     "plumed",
+    "openmmml",
+    "openmmtools",
 )
 
 
@@ -47,12 +52,10 @@ def diagnose() -> dict[str, Any]:
         backends[backend] = problem is None
         if problem is not None:
             problems.append(_advice(backend, problem, versions))
-    backends["plumed"] = _has_plumed()
-    if not backends["plumed"]:
-        problems.append(
-            "plumed: no kernel found. Only PLUMED-biased runs need one; "
-            "get it with: pip install --no-deps hillclimber==0.1.8"
-        )
+    plumed = _plumed_problem()
+    backends["plumed"] = plumed is None
+    if plumed is not None:
+        problems.append(f"plumed: {plumed} Only PLUMED-biased runs need it.")
     ace = operator_problem()
     if ace is not None:
         problems.append(f"operator ace: {ace}. Linear ACE and PACE models run without it, five to ten times slower.")
@@ -87,11 +90,9 @@ def _advice(backend: str, problem: str, versions: dict[str, str]) -> str:
     return text
 
 
-def _has_plumed() -> bool:
+def _plumed_problem() -> str | None:
     try:
-        import plumed
-
-        plumed.Plumed().finalize()
-    except Exception:  # missing package, missing kernel, kernel that does not load
-        return False
-    return True
+        open_plumed().finalize()
+    except MissingDependencyError as error:
+        return str(error)
+    return None

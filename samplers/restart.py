@@ -72,7 +72,10 @@ def write_checkpoint(
         "sizes": {os.path.relpath(each, path.parent): each.stat().st_size for each in outputs if each.exists()},
         "extra": extra or {},
     }
-    with replacing(path) as temporary, zipfile.ZipFile(temporary, "w", zipfile.ZIP_DEFLATED) as archive:
+    with (
+        replacing(path) as temporary,
+        zipfile.ZipFile(temporary, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive,
+    ):
         archive.writestr("facts.json", json.dumps(facts))
         archive.writestr("checkpoint.bin", simulation.context.createCheckpoint())
         archive.writestr("state.xml", openmm.XmlSerializer.serialize(state))

@@ -63,17 +63,23 @@ def test_public_names_exist():
         halberd.plugins.Nothing  # noqa: B018
 
 
-@pytest.mark.parametrize("number", range(5))
-def test_readme_code_runs(number, tmp_path):
-    """Every Python block of the README runs as it stands."""
-    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(encoding="utf-8"), flags=re.DOTALL)
-    assert len(blocks) == 5
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+BLOCKS = [
+    pytest.param(block, id=f"{page.stem}-{number}")
+    for page in PAGES
+    for number, block in enumerate(re.findall(r"```python\n(.*?)```", page.read_text(encoding="utf-8"), re.DOTALL))
+]
+
+
+def test_pages_hold_code():
+    assert len(BLOCKS) == 11
+
+
+@pytest.mark.parametrize("block", BLOCKS)
+def test_documented_code_runs(block, tmp_path):
+    """Every Python block of README and docs runs as it stands."""
     result = subprocess.run(
-        [sys.executable, "-W", "ignore", "-c", blocks[number]],
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-        check=False,
+        [sys.executable, "-W", "ignore", "-c", block], cwd=tmp_path, capture_output=True, text=True, check=False
     )
     assert result.returncode == 0, result.stderr
 
