@@ -20,7 +20,7 @@ from openmm import app, unit
 from halberd.plugins.ase_calculator import HalberdCalculator
 from halberd.plugins.learned_potential import elements_of
 from halberd.plugins.plots import run_plot
-from halberd.plugins.plumed_force import PlumedForce
+from halberd.plugins.plumed_force import PlumedForce, read_script
 from halberd.plugins.reporters import ExtXYZReporter, ProgressReporter, ThermoReporter
 from halberd.plugins.structures import read_structure
 from halberd.plugins.uncertainty_guard import UncertaintyGuard
@@ -122,7 +122,7 @@ class MolecularDynamics:
     def fingerprint(self) -> dict[str, Any]:
         """What a continuation must share with the run that wrote a checkpoint."""
         numbers = np.array(elements_of(self.topology), dtype=np.int64)
-        script = None if self.settings.plumed is None else Path(self.settings.plumed).read_text(encoding="utf-8")
+        script = None if self.settings.plumed is None else read_script(Path(self.settings.plumed))
         return {
             "composition": hashlib.sha256(numbers.tobytes()).hexdigest()[:16],
             "number of atoms": len(numbers),

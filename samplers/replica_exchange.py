@@ -37,6 +37,8 @@ def run_replica_exchange(
 ) -> dict[str, Any]:
     """Run copies at several temperatures that exchange places.
 
+    openmmtools draws the seeds of thermostats and velocities itself: two runs with one seed differ.
+
     ``settings.steps`` are those of every replica; they exchange every ``exchange_interval`` of them, and that is when
     frames are kept.
 
@@ -84,7 +86,7 @@ def run_replica_exchange(
         if not storage.is_file():
             raise RestartError(f"There is no '{storage}'. Start the run without --restart.")
         sampler = multistate.ReplicaExchangeSampler.from_storage(reporter)
-        if len(sampler._thermodynamic_states) != len(temperatures):
+        if sampler.n_states != len(temperatures):
             raise RestartError(f"'{storage}' holds another number of replicas; use the settings it was made with.")
     else:
         if storage.exists():
@@ -105,7 +107,7 @@ def run_replica_exchange(
             timestep=settings.timestep * unit.femtosecond,
             collision_rate=settings.friction / unit.picosecond,
             n_steps=settings.exchange_interval,
-            reassign_velocities=start is None,
+            reassign_velocities=True,  # they belong to another temperature after an exchange
         )
         sampler = multistate.ReplicaExchangeSampler(mcmc_moves=move, number_of_iterations=wanted)
         np.random.seed(settings.seed)  # noqa: NPY002  (what openmmtools draws exchanges from)

@@ -51,7 +51,7 @@ def linear(tmp_path_factory):
         frames.append(Frame(atoms, generator.normal(), generator.standard_normal((9, 3)), None, "default"))
     fit = AceFit(AceSettings(("H", "C", "O"), cutoff=4.0, order=2, degree=4))
     fit.add(frames)
-    return fit.solve(committee=4, seed=1).model
+    return fit.solve(committee=4, seed=1)
 
 
 NAMES = ("sigma", "largest", "smooth", "descriptor", "similarity")
@@ -108,11 +108,22 @@ def test_values_are_those_of_the_calculator(committee, ethanol):
     assert largest <= smooth <= largest + np.log(9) / 50.0
 
 
+def test_exact_sigma_as_a_variable(linear, ethanol):
+    model = linear.with_exact_sigma()
+    topology, positions = topology_from_atoms(ethanol)
+    results = HalberdCalculator(model).evaluate(ethanol)
+    value, gradient = committee_sigma(model, topology).evaluate(positions)
+    assert value == pytest.approx(results["energy_std"] * 96.48533212, abs=2e-5)
+    np.testing.assert_allclose(-gradient, results["sigma_forces"] * 964.8533212, atol=1e-4)
+    with pytest.raises(ConfigurationError, match="no members to compare"):
+        largest_force_uncertainty(model, topology)
+
+
 def test_largest_uncertainty_of_a_compiled_linear_model(linear, ethanol):
     topology, positions = topology_from_atoms(ethanol)
-    results = HalberdCalculator(linear).evaluate(ethanol)
+    results = HalberdCalculator(linear.model).evaluate(ethanol)
     spread = disagreement(results["energies_committee"], results["forces_committee"])
-    variable = largest_force_uncertainty(linear, topology, epsilon=0.3)
+    variable = largest_force_uncertainty(linear.model, topology, epsilon=0.3)
     value, gradient = variable.evaluate(positions)
     assert value == pytest.approx(spread.relative(0.3).max(), rel=1e-6)
     direction = np.random.default_rng(1).standard_normal(positions.shape)
@@ -231,6 +242,6 @@ def test_what_cannot_be_a_variable(committee, single, linear, ethanol):
     with pytest.raises(ConfigurationError, match="not among the atoms the model sees"):
         descriptor_component(single, topology, 0, of=[3], atoms=[0, 1, 2])
     with pytest.raises(ModelError, match="MACE"):
-        descriptor_component(linear, topology, 0)
+        descriptor_component(linear.model, topology, 0)
     with pytest.raises(ConfigurationError, match="noise level"):
         similarity_log_density("gfn2-chnof", topology, "qm9-small", -1.0)
