@@ -26,6 +26,8 @@ from halberd.potentials.errors import ConfigurationError, OutputError
 #: Files that are only ever appended to; the others are written anew each time.
 _APPENDED = re.compile(r"(?<![\w-])FILE=([^\s,}]+)")
 _WALKER, _WALKERS_DIR = re.compile(r"WALKERS_ID=(\d+)"), re.compile(r"WALKERS_DIR=([^\s,}]+)")
+#: Actions whose FILE is read.
+_READS = re.compile(r"(?<!\w)(EXTERNAL|READ|INCLUDE)(?!\w)")
 _COMMENT = re.compile(r"#.*")
 
 
@@ -124,9 +126,10 @@ class PlumedSession:
         self._bias = np.zeros(1)
         self._values = {name: np.zeros(1) for name in self._variables}
         self._pulls = {name: np.zeros(1) for name in self._variables}
-        self._claim_files()
+        self._check_files()
         self._plumed = open_plumed()
         self._finalize = weakref.finalize(self, self._plumed.finalize)
+        PlumedSession._open.update({str(file): self for file in self.files})
         try:
             self._start(n_atoms, timestep, kT, restart, log)
         except Exception as error:
@@ -149,7 +152,7 @@ class PlumedSession:
             # Flushed after every step that wrote something, so that a killed run loses no line.
             cmd("readInputLines", "\n".join([*self._lines, "FLUSH STRIDE=1"]) + "\n")
 
-    def _claim_files(self) -> None:
+    def _check_files(self) -> None:
         for file in self.files:
             owner = PlumedSession._open.get(str(file))
             if owner is not None and owner.alive:
@@ -157,12 +160,11 @@ class PlumedSession:
                     f"PLUMED of another simulation in this program is writing to '{file}'. Close it (close()), or give "
                     "this one another folder=. A copied System is another simulation, too."
                 )
-            PlumedSession._open[str(file)] = self
 
     @property
     def alive(self) -> bool:
         """Whether PLUMED is still there."""
-        return bool(self._finalize.alive) if hasattr(self, "_finalize") else True
+        return bool(self._finalize.alive)
 
     @property
     def needs_parameters(self) -> bool:
@@ -174,6 +176,8 @@ class PlumedSession:
         """Files of the script that grow line by line, such as COLVAR and HILLS, whether they exist yet or not."""
         names: list[str] = []
         for line in (_COMMENT.sub("", line) for line in self._lines):
+            if _READS.search(line):
+                continue
             found = _APPENDED.findall(line)
             walker = _WALKER.search(line)
             if walker:  # hills of this walker, beside those of the others
@@ -208,9 +212,11 @@ class PlumedSession:
         forces : array, shape (N, 3), kJ/mol/nm
             PLUMED's own memory: read it before the next call.
         """
-        if self._restart:
+        if self._restart and step > 0:
+            # A run that goes on from its very first step leaves out a hill there by right.
+            if self._step is None or step != self._step + 1:
+                self._pretend_first_step(step, positions, box, parameters or {})
             self._restart = False
-            self._pretend_first_step(step, positions, box, parameters or {})
         self.complete(step)
         self._step = step
         self._compute(step, positions, box, parameters or {})
@@ -334,7 +340,7 @@ def absolute_inputs(script: str, folder: Path) -> str:
     lines = []
     for line in script.splitlines():
         pattern = r"(?<![\w-])(STRUCTURE|REFERENCE|TEMPLATE|GRID_RFILE|STATE_RFILE|NDX_FILE)=([^\s,}/][^\s,}]*)"
-        if re.search(r"(?<!\w)(EXTERNAL|READ|INCLUDE)(?!\w)", line):
+        if _READS.search(line):
             pattern = r"(?<![\w-])(FILE)=([^\s,}/][^\s,}]*)"
         lines.append(re.sub(pattern, resolve, line))
     return "\n".join(lines)

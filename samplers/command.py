@@ -105,6 +105,8 @@ def _show(settings: Any, result: dict[str, Any]) -> None:
     table.add_column("value", justify="right")
     if "walkers" in result:
         for number, report in enumerate(result["walkers"]):
+            if report["steps"] == 0:
+                continue
             table.add_row(f"walker {number}: temperature, K", f"{report['mean']['temperature_K']:.5g}")
     elif "temperatures_K" in result:
         for temperature, energy in zip(result["temperatures_K"], result["potential_kj_mol"], strict=True):

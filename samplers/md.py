@@ -189,7 +189,7 @@ class MolecularDynamics:
         if restart:
             checkpoint = read_checkpoint(checkpoint_file)
             check_fingerprint(checkpoint, self._fingerprint, checkpoint_file)
-            cut_outputs(self.folder, checkpoint)
+            cut_outputs(self.folder, checkpoint, list(self.outputs.values()))
             self._complete_system(True, checkpoint.step)
             restore(simulation, checkpoint)
             self._good.remember()
@@ -202,7 +202,9 @@ class MolecularDynamics:
             self._complete_system(False, 0)
             self._start()
             self._warm_up()
-        self._attach_reporters(restart)
+            # A run that is killed early can go on, too.
+            self._checkpoint(checkpoint_file)
+        self._attach_reporters()
         bar = ProgressReporter(settings.steps, settings.ensemble) if progress else None
         if bar is not None:
             simulation.reporters.append(bar)
@@ -255,8 +257,10 @@ class MolecularDynamics:
             for _ in range(3):
                 self.simulation.context.getState(energy=True, forces=True)
 
-    def _attach_reporters(self, append: bool) -> None:
+    def _attach_reporters(self) -> None:
         settings, outputs = self.settings, self.outputs
+        # What is there now belongs to a run that goes on.
+        old = {kind: file.exists() for kind, file in outputs.items()}
         interval = settings.report_interval
         reporters = self.simulation.reporters
         virial = self._virial() if self.periodic else None
@@ -266,16 +270,14 @@ class MolecularDynamics:
             for _ in range(3):
                 virial(state.getPositions(asNumpy=True)._value, box)
         # The log comes with every run: the closing report is made from it.
-        reporters.append(ThermoReporter(str(outputs["csv"]), interval, virial, append=append))
+        reporters.append(ThermoReporter(str(outputs["csv"]), interval, virial, append=old["csv"]))
         if "dcd" in settings.reporters:
-            reporters.append(app.DCDReporter(str(outputs["dcd"]), interval, append=append))
+            reporters.append(app.DCDReporter(str(outputs["dcd"]), interval, append=old["dcd"]))
         if "xtc" in settings.reporters:
-            # A run that was stopped before its first frame has no file to append to.
-            again = append and outputs["xtc"].exists()
-            reporters.append(app.XTCReporter(str(outputs["xtc"]), interval, append=again))
+            reporters.append(app.XTCReporter(str(outputs["xtc"]), interval, append=old["xtc"]))
         if "extxyz" in settings.reporters:
             model = self.model if settings.frame_sigma else None
-            reporters.append(ExtXYZReporter(outputs["extxyz"], interval, append=append, model=model))
+            reporters.append(ExtXYZReporter(outputs["extxyz"], interval, append=old["extxyz"], model=model))
         if settings.watch_interval is not None:
             self._guard = UncertaintyGuard(
                 settings.watch_model or self.model,
@@ -285,7 +287,7 @@ class MolecularDynamics:
                 action=settings.watch_action,
                 file=outputs["uncertainty"],
                 frames=outputs["uncertain frames"],
-                append=append,
+                append=old["uncertainty"],
             )
             self._guard.warm_up(self.simulation)
             reporters.append(self._guard)

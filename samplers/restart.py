@@ -12,6 +12,7 @@ import json
 import os
 import struct
 import zipfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -133,14 +134,24 @@ def restore(simulation: app.Simulation, checkpoint: Checkpoint) -> None:
     simulation.currentStep = checkpoint.step
 
 
-def cut_outputs(folder: Path, checkpoint: Checkpoint) -> None:
-    """Cut output files back to their length at the checkpoint.
+def cut_outputs(folder: Path, checkpoint: Checkpoint, outputs: Sequence[Path] = ()) -> None:
+    """Cut output files back to their length at the checkpoint, and delete those it knows nothing of.
+
+    Parameters
+    ----------
+    folder : path
+    checkpoint : Checkpoint
+    outputs : sequence of paths
+        Files that the run may have begun since.
 
     Raises
     ------
     RestartError
         If one is missing or shorter than it was.
     """
+    for file in outputs:
+        if file.exists() and os.path.relpath(file, folder) not in checkpoint.sizes:
+            file.unlink()
     for name, size in checkpoint.sizes.items():
         file = folder / name
         if not file.is_file() or file.stat().st_size < size:

@@ -68,21 +68,29 @@ def run_walkers(settings: MDSettings, restart: bool, progress: bool, start_or_re
         reason = interruption.reason
     for process, each in zip(processes, walkers, strict=True):
         note = Path(each.output) / _FAILURE
-        if process.exitcode != 0:
+        # Whoever is told to stop before it has begun ends at once.
+        if process.exitcode != 0 and not (told and process.exitcode == -signal.SIGTERM):
             text = note.read_text(encoding="utf-8") if note.exists() else f"it ended with code {process.exitcode}."
             raise HalberdError(f"Walker in '{each.output}' failed: {text} The others have written checkpoints.")
-    reports = [json.loads((Path(each.output) / "report.json").read_text(encoding="utf-8")) for each in walkers]
+    reports: list[dict[str, Any]] = [
+        {"complete": False, "stopped": "it had not begun", "steps": 0}
+        if process.exitcode != 0
+        else json.loads((Path(each.output) / "report.json").read_text(encoding="utf-8"))
+        for process, each in zip(processes, walkers, strict=True)
+    ]
     for report in reports:
         report.pop("settings", None)
     figure = Path(settings.output) / "walkers.png"
-    _plot(walkers, figure)
+    begun = [each for each, report in zip(walkers, reports, strict=True) if report.get("figure")]
+    if begun:
+        _plot(begun, figure)
     return {
         "walkers": reports,
         "complete": all(report["complete"] for report in reports),
         "stopped": reason or next((report["stopped"] for report in reports if report["stopped"]), None),
         "steps": min(report["steps"] for report in reports),
         "output": settings.output,
-        "figure": str(figure),
+        "figure": str(figure) if begun else None,
         "seconds": time.perf_counter() - start,
     }
 

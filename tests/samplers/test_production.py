@@ -386,6 +386,49 @@ def test_checkpoints_by_the_clock_and_a_time_limit(argon, tmp_path):
     assert result["steps"] == done + 20
 
 
+@pytest.mark.parametrize("step", [5, 55])
+def test_killed_before_a_file_is_known_to_a_checkpoint(step, unsure, tmp_path):
+    """Before the first checkpoint, and between a checkpoint and the next one when a new file was begun."""
+    (tmp_path / "plumed.dat").write_text(METAD)
+    run = settings(
+        {**unsure, **dimer(tmp_path)}, tmp_path, steps=100, checkpoint_interval=50, report_interval=5,
+        watch_interval=53, watch_action="save", watch_threshold=0.0, plumed=str(tmp_path / "plumed.dat"),
+        reporters=["csv", "xtc", "dcd"],
+    )  # fmt: skip
+    run_md(dataclasses.replace(run, output=str(tmp_path / "whole")), progress=False)
+    prepared = MolecularDynamics(run)
+
+    class Killed(BaseException):
+        pass
+
+    class Kill:
+        def describeNextReport(self, simulation):
+            return {"steps": step - simulation.currentStep % step, "periodic": None, "include": []}
+
+        def report(self, simulation, state):
+            raise Killed
+
+    attach = prepared._attach_reporters
+
+    def attach_and_kill():
+        attach()
+        prepared.simulation.reporters.append(Kill())
+
+    prepared._attach_reporters = attach_and_kill
+    with pytest.raises(Killed):
+        prepared.run(progress=False)
+    assert run_md(run, start_or_restart=True, progress=False)["complete"]
+    whole, found = (read_log(tmp_path / name / "log.csv") for name in ("whole", "out"))
+    for column in whole:
+        np.testing.assert_allclose(found[column], whole[column], rtol=1e-6, err_msg=column)
+    assert [frame.info["step"] for frame in ase.io.read(tmp_path / "out" / "uncertain.extxyz", ":")] == [53]
+    assert len((tmp_path / "out" / "uncertainty.csv").read_text().splitlines()) == 2
+    for file in ("COLVAR", "HILLS"):
+        np.testing.assert_allclose(rows_of(tmp_path / "whole" / file), rows_of(tmp_path / "out" / file), atol=1e-6)
+    for file in ("trajectory.xtc", "trajectory.dcd"):
+        assert len(mdtraj.load(tmp_path / "out" / file, top=tmp_path / "out" / "topology.pdb")) == 20
+
+
 def test_continuing_where_nothing_is(argon, tmp_path):
     with pytest.raises(RestartError, match="no restart file"):
         run_md(settings(argon, tmp_path, steps=20), restart=True, progress=False)
@@ -543,6 +586,7 @@ def test_walkers_share_their_hills(argon, tmp_path):
     script = METAD.replace(
         "FILE=HILLS", "FILE=HILLS WALKERS_N={walkers} WALKERS_ID={walker} WALKERS_DIR=.. WALKERS_RSTRIDE=10"
     )
+    script = script.replace("AT=0.6 KAPPA=500", "AT=0.42 KAPPA=5000")  # close enough to meet each other's hills
     (tmp_path / "plumed.dat").write_text(script)
     run = settings(
         {**argon, **dimer(tmp_path)}, tmp_path, steps=1000, plumed=str(tmp_path / "plumed.dat"), walkers=2,
@@ -555,14 +599,17 @@ def test_walkers_share_their_hills(argon, tmp_path):
     first, second = (rows_of(out / f"HILLS.{k}") for k in range(2))
     assert len(first) == len(second) == 99
     assert not np.allclose(first[:, 1], second[:, 1])  # seeds of their own
-    # A walker's bias holds the hills of both.
-    colvar = rows_of(out / "walker-0" / "COLVAR")
-    late = colvar[-1]
-    alone = 0.1 * np.exp(-0.5 * ((late[1] - first[:, 1]) / 0.02) ** 2).sum()
-    assert late[2] > 1.3 * alone
     assert Path(result["figure"]).exists()
     assert run_md(dataclasses.replace(run, steps=1100), restart=True, progress=False)["steps"] == 1100
     assert len(rows_of(out / "HILLS.0")) == 109
+    # A walker's bias holds the hills of both: those of the other's first run, whenever each process ran.
+    late = rows_of(out / "walker-0" / "COLVAR")[-1]
+    own, others = (
+        0.1 * np.exp(-0.5 * ((late[1] - hills[:, 1]) / 0.02) ** 2).sum()
+        for hills in (rows_of(out / "HILLS.0")[:-1], second)
+    )
+    assert others > 0.2
+    assert late[2] > own + 0.9 * others
     (tmp_path / "plumed.dat").write_text(METAD)
     with pytest.raises(ConfigurationError, match="does not hold"):
         run_md(run, progress=False)
