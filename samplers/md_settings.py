@@ -200,6 +200,8 @@ class MDSettings:
                 raise ConfigurationError(
                     "Replica exchange runs in NVT or NPT, without plumed, walkers or fast_model; leave these out."
                 )
+            if self.ensemble == "NPT" and self.barostat != "isotropic":
+                raise ConfigurationError("Replica exchange at constant pressure needs barostat: isotropic.")
 
     def stage(self, number: int, values: Mapping[str, Any]) -> MDSettings:
         """Settings of a stage of equilibration.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import logging
 import time
@@ -25,7 +26,7 @@ from halberd.potentials.files import replacing
 from halberd.samplers.interruption import Interruption
 from halberd.samplers.md import check_folder
 from halberd.samplers.md_settings import MDSettings
-from halberd.samplers.md_system import barostats, build_system
+from halberd.samplers.md_system import build_system
 from halberd.samplers.platforms import find_platform
 from halberd.samplers.run_log import mean_and_error
 
@@ -93,10 +94,10 @@ def run_replica_exchange(
             raise OutputError(f"'{folder}' holds a run already ('{STORAGE}'). Go on with it by --restart.")
         folder.mkdir(parents=True, exist_ok=True)
         topology, positions = read_structure(settings.structure)
-        system = build_system(settings, topology, positions).system
-        for index in reversed(range(system.getNumForces())):
-            if system.getForce(index) in barostats(system):
-                system.removeForce(index)  # openmmtools adds its own
+        if settings.ensemble == "NPT" and topology.getPeriodicBoxVectors() is None:
+            raise ConfigurationError(f"ensemble is NPT, but '{settings.structure}' has no periodic cell; use NVT.")
+        # openmmtools adds thermostat and barostat itself.
+        system = build_system(dataclasses.replace(settings, ensemble="NVT"), topology, positions).system
         if start is None:
             place = states.SamplerState(positions * unit.nanometer, box_vectors=system.getDefaultPeriodicBoxVectors())
         else:
@@ -112,7 +113,7 @@ def run_replica_exchange(
         sampler = multistate.ReplicaExchangeSampler(mcmc_moves=move, number_of_iterations=wanted)
         np.random.seed(settings.seed)  # noqa: NPY002  (what openmmtools draws exchanges from)
         sampler.create(thermodynamic, [place] * len(temperatures), reporter)
-        if settings.minimize:
+        if settings.minimize and start is None:
             sampler.minimize()
     sampler.sampler_context_cache = sampler.energy_context_cache = contexts
     stopped = _loop(sampler, wanted, settings, progress)
@@ -125,8 +126,7 @@ def _loop(sampler: Any, wanted: int, settings: MDSettings, progress: bool) -> st
     task = bar.add_task("replica exchange", total=wanted, completed=sampler.iteration)
     with Interruption(settings.max_hours) as interruption, bar:
         while sampler.iteration < wanted and interruption.reason is None:
-            ahead = min(1, wanted - sampler.iteration)
-            sampler.extend(ahead) if sampler.is_completed else sampler.run(ahead)
+            sampler.extend(1) if sampler.is_completed else sampler.run(1)
             bar.update(task, completed=sampler.iteration)
     return None if sampler.iteration >= wanted else interruption.reason
 

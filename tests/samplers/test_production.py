@@ -649,6 +649,22 @@ def test_replica_exchange_samples_each_temperature(argon, tmp_path):
         run_md(dataclasses.replace(run, steps=3010, output=str(tmp_path / "b")), progress=False)
 
 
+def test_replicas_at_constant_pressure(argon, tmp_path):
+    run = settings(
+        argon, tmp_path, steps=120, exchange_interval=40, replica_temperatures=[40.0, 44.0], ensemble="NPT",
+        pressure=50.0, minimize=True,
+    )  # fmt: skip
+    result = run_md(run, progress=False)
+    assert result["complete"]
+    out = tmp_path / "out"
+    frames = mdtraj.load(out / "temperature-44.dcd", top=out / "topology.pdb")
+    assert np.ptp(frames.unitcell_lengths) > 0
+    with pytest.raises(ConfigurationError, match="needs barostat: isotropic"):
+        dataclasses.replace(run, barostat="flexible")
+    with pytest.raises(ConfigurationError, match="no periodic cell"):
+        run_md(dataclasses.replace(run, output=str(tmp_path / "b"), structure=dimer(tmp_path)["structure"]))
+
+
 def test_round_trips_are_counted():
     walk = np.array([[0, 2], [1, 1], [2, 0], [1, 1], [0, 2], [1, 2], [0, 1]])
     assert round_trips(walk) == 2
