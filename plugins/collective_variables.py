@@ -64,7 +64,6 @@ class CollectiveVariable:
             module = torch.jit.script(VARIABLE_MODULES[periodic](variable, index, periodic, scale).eval())
         self.name = name
         self.periodic = periodic
-        self._module = module
         self._callback = ModuleCallback(module, periodic, [], "cpu")
 
     def force(self, backend: str = "torchforce", forceGroup: int = 0) -> openmm.Force:
@@ -83,9 +82,9 @@ class CollectiveVariable:
         """
         force: openmm.Force
         if choose_backend(backend) == "torchforce":
-            force = import_openmmtorch().TorchForce(self._module)
+            force = import_openmmtorch().TorchForce(self._callback.master)
         else:
-            force = openmm.PythonForce(ModuleCallback(self._module, self.periodic, [], "cpu"), {})
+            force = openmm.PythonForce(ModuleCallback(self._callback.master, self.periodic, [], "cpu"), {})
         force.setUsesPeriodicBoundaryConditions(self.periodic)
         force.setForceGroup(forceGroup)
         force.setName(self.name)

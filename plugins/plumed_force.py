@@ -74,7 +74,6 @@ class PlumedCallback:
         self.recipe = recipe
         self.periodic = periodic
         self.session: PlumedSession | None = None
-        self.error: Exception | None = None
         self._told = False
 
     def start(self) -> PlumedSession:
@@ -96,11 +95,9 @@ class PlumedCallback:
             parameters = dict(state.getParameters()) if session.needs_parameters else None
             positions = state.getPositions(asNumpy=True)._value
             result = session.evaluate(int(state.getStepCount()), positions, box, parameters)
-        except HalberdError as error:
-            self.error = error
+        except HalberdError:
             raise
         except Exception as error:
-            self.error = error
             raise RuntimeError("halberd's PlumedForce failed:\n" + traceback.format_exc()) from error
         if session.stopped and not self._told:
             self._told = True

@@ -212,6 +212,8 @@ class PlumedSession:
         forces : array, shape (N, 3), kJ/mol/nm
             PLUMED's own memory: read it before the next call.
         """
+        if not self.alive:
+            raise ConfigurationError("PLUMED of this force has been closed. Make a new PlumedForce to go on.")
         if self._restart and step > 0:
             # A run that goes on from its very first step leaves out a hill there by right.
             if self._step is None or step != self._step + 1:

@@ -30,13 +30,18 @@ class ModuleCallback:
         Context parameters, in the order the module takes them.
     device : str
         Torch device to evaluate on.
+
+    Attributes
+    ----------
+    master : torch.jit.ScriptModule
+        The module.
     """
 
     def __init__(self, module: torch.jit.ScriptModule, periodic: bool, parameters: list[str], device: str) -> None:
         self.periodic = periodic
         self.parameters = parameters
         self.device = device
-        self._master = module
+        self.master = module
         self._frozen: torch.jit.ScriptModule | None = None
 
     def __call__(self, state: Any) -> tuple[float, np.ndarray]:
@@ -73,7 +78,7 @@ class ModuleCallback:
         """
         if self._frozen is None:
             with quiet_torchscript():
-                self._frozen = torch.jit.freeze(self._master.to(self.device).eval())
+                self._frozen = torch.jit.freeze(self.master.to(self.device).eval())
         positions = torch.tensor(positions_nm, dtype=torch.float64, device=self.device, requires_grad=True)
         arguments = [positions]
         if self.periodic:
@@ -86,7 +91,7 @@ class ModuleCallback:
     def __getstate__(self) -> dict[str, Any]:
         buffer = io.BytesIO()
         with quiet_torchscript():
-            torch.jit.save(self._master, buffer)
+            torch.jit.save(self.master, buffer)
         return {
             "module": buffer.getvalue(),
             "periodic": self.periodic,

@@ -320,6 +320,12 @@ def test_a_models_uncertainty_as_an_argument(mace_files, ethanol, tmp_path):
     assert state.getPotentialEnergy()._value == pytest.approx(-0.5 * value, rel=1e-9)
     np.testing.assert_allclose(state.getForces(asNumpy=True)._value, 0.5 * gradient, rtol=1e-9, atol=1e-9)
     force.close()
+    with pytest.raises(openmm.OpenMMException, match="has been closed"):
+        context.getState(energy=True)
+    again = openmm.XmlSerializer.deserialize(openmm.XmlSerializer.serialize(system))
+    context = openmm.Context(again, openmm.VerletIntegrator(0.0005), REFERENCE)
+    context.setPositions(positions)
+    assert context.getState(energy=True).getPotentialEnergy()._value == pytest.approx(-0.5 * value, rel=1e-9)
 
 
 def test_xml_and_copies_hold_the_recipe(tmp_path):
