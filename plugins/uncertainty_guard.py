@@ -168,22 +168,21 @@ class UncertaintyGuard:
         self, simulation: app.Simulation, positions: NDArray[np.float64], box: NDArray[np.float64]
     ) -> tuple[float, int, Atoms]:
         """Value, its atom (-1 for the whole structure) and a frame with labels, of a geometry in nm."""
-        numbers = elements_of(simulation.topology)
         periodic = simulation.system.usesPeriodicBoundaryConditions()
         if self._look is None:
+            self._numbers = elements_of(simulation.topology)
             kind = CommitteeMonitor if self.quantity == "max_f" else SigmaOnly
-            self._look = kind(self._model, numbers, periodic)
+            self._look = kind(self._model, self._numbers, periodic)
         if isinstance(self._look, CommitteeMonitor):
             seen = self._look.observe(positions, box)
             uncertainty = seen.spread.relative(self.epsilon)
             frame = labelled(seen, uncertainty, int(simulation.currentStep))
             return float(uncertainty.max()), int(uncertainty.argmax()), frame
         sigma = self._look(positions, box)
-        frame = Atoms(
-            numbers, positions * NM_IN_ANGSTROM, cell=box * NM_IN_ANGSTROM if periodic else None, pbc=periodic
-        )
+        cell = box * NM_IN_ANGSTROM if periodic else None
+        frame = Atoms(self._numbers, positions * NM_IN_ANGSTROM, cell=cell, pbc=periodic)
         frame.info.update(step=int(simulation.currentStep), sigma=sigma)
-        return sigma / len(numbers), -1, frame
+        return sigma / len(self._numbers), -1, frame
 
     def _act(self, step: int, value: float, atom: int, frame: Atoms, entered: bool) -> None:
         where = f" on atom {atom} ({frame.symbols[atom]})" if atom >= 0 else ""

@@ -381,11 +381,16 @@ class MolecularDynamics:
         drift = energy_drift(log, n_atoms) if settings.ensemble == "NVE" and log else float("nan")
         figure = self.folder / "run.png"
         target = None if settings.ensemble == "NVE" or settings.temperature_end is not None else settings.temperature
-        extra = {}
-        if self._guard is not None and self.outputs["uncertainty"].exists():
-            watched = np.loadtxt(self.outputs["uncertainty"], delimiter=",", skiprows=1, ndmin=2)
+        extra, uncertainty = {}, None
+        if self._guard is not None:
+            lines = self.outputs["uncertainty"].read_text(encoding="utf-8").splitlines()[1:]
+            # Of the whole run, looks before a restart included.
+            watched = np.loadtxt(lines, delimiter=",", ndmin=2) if lines else np.zeros((0, 4))
+            values = watched[:, 2]
+            n_above = int((~(values <= self._guard.threshold)).sum())
+            uncertainty = {"largest": float(values.max(initial=0.0)), "n_above": n_above}
             if len(watched):
-                extra[settings.watch_quantity.replace("_", " ")] = (watched[:, 1], watched[:, 2])
+                extra[settings.watch_quantity.replace("_", " ")] = (watched[:, 1], values)
         if log:
             run_plot(log, figure, f"{settings.ensemble} of {n_atoms} atoms, {self.model.name}", target, extra)
         trajectories = [self.outputs[kind] for kind in ("dcd", "xtc") if kind in settings.reporters]
@@ -399,9 +404,7 @@ class MolecularDynamics:
             "mean": means,
             "error": errors,
             "drift": None if math.isnan(drift) else drift,
-            "uncertainty": None
-            if self._guard is None
-            else {"largest": self._guard.largest, "n_above": self._guard.n_above},
+            "uncertainty": uncertainty,
             "output": str(self.folder),
             "figure": str(figure) if log else None,
             "seconds": seconds,
