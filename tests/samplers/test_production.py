@@ -626,27 +626,28 @@ def test_walkers_share_their_hills(argon, tmp_path):
 def test_replica_exchange_samples_each_temperature(argon, tmp_path):
     """A cold crystal is harmonic: 3/2 kT per atom of potential energy at every temperature. Neighbours exchange."""
     run = settings(
-        argon, tmp_path, steps=3000, exchange_interval=20, replica_temperatures=[20.0, 23.0, 26.0], friction=20.0,
+        argon, tmp_path, steps=7500, exchange_interval=50, replica_temperatures=[20.0, 24.0, 29.0, 35.0], friction=5.0,
         timestep=4.0,
     )  # fmt: skip
     result = run_md(run, progress=False)
     assert result["complete"]
     assert result["iterations"] == 150
-    assert all(0.2 < ratio <= 1 for ratio in result["acceptance"])
+    assert all(0.1 < ratio <= 1 for ratio in result["acceptance"])
     means = [each["mean"] for each in result["potential_kj_mol"]]
-    slope = (means[2] - means[0]) / (0.00831446 * 6.0)
-    assert slope == pytest.approx(1.5 * 31, rel=0.35)  # its standard error is 12 %
+    slope = (means[3] - means[0]) / (0.00831446 * 15.0)
+    # openmmtools draws the seeds, so every run is another one. The standard error is 6 %; anharmonicity takes 10 %.
+    assert slope == pytest.approx(1.5 * 31, rel=0.35)
     out = tmp_path / "out"
-    for temperature in (20, 23, 26):
+    for temperature in (20, 24, 29, 35):
         frames = mdtraj.load(out / f"temperature-{temperature}.dcd", top=out / "topology.pdb")
         assert len(frames) == 150
     assert Path(result["figure"]).exists()
-    further = run_md(dataclasses.replace(run, steps=3200), restart=True, progress=False)
+    further = run_md(dataclasses.replace(run, steps=8000), restart=True, progress=False)
     assert further["iterations"] == 160
     with pytest.raises(OutputError, match="holds a run already"):
         run_md(run, progress=False)
     with pytest.raises(ConfigurationError, match="not a multiple"):
-        run_md(dataclasses.replace(run, steps=3010, output=str(tmp_path / "b")), progress=False)
+        run_md(dataclasses.replace(run, steps=7510, output=str(tmp_path / "b")), progress=False)
 
 
 def test_replicas_at_constant_pressure(argon, tmp_path):
