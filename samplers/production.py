@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import time
 from pathlib import Path
 from typing import Any
 
@@ -51,9 +53,11 @@ def run_md(
         restart = has_checkpoint(settings)
     elif restart and not has_checkpoint(settings):
         raise RestartError(f"There is no restart file '{folder / CHECKPOINT}'. Start the run without --restart.")
-    state, unfinished = _equilibrate(settings, restart, progress)
+    began = time.monotonic()
+    state, unfinished = _equilibrate(settings, restart, progress, began)
     if unfinished is not None:
         return unfinished
+    settings = _with_time_left(settings, began)
     if settings.replica_temperatures is not None:
         from halberd.samplers.replica_exchange import run_replica_exchange
 
@@ -70,8 +74,16 @@ def has_checkpoint(settings: MDSettings) -> bool:
     return found or (settings.replica_temperatures is not None and (folder / "replicas.nc").exists())
 
 
+def _with_time_left(settings: MDSettings, began: float) -> MDSettings:
+    """Settings whose limit by the clock is what is left of it."""
+    if settings.max_hours is None:
+        return settings
+    left = settings.max_hours - (time.monotonic() - began) / 3600.0
+    return dataclasses.replace(settings, max_hours=max(left, 1e-9))
+
+
 def _equilibrate(
-    settings: MDSettings, restart: bool, progress: bool
+    settings: MDSettings, restart: bool, progress: bool, began: float
 ) -> tuple[openmm.State | None, dict[str, Any] | None]:
     """Run the stages that are left; returns the state to go on from, or the report of a stage that was stopped."""
     if restart and (Path(settings.output) / CHECKPOINT).exists():
@@ -85,7 +97,7 @@ def _equilibrate(
         if not (restart and file.exists() and read_checkpoint(file).step >= stage.steps):
             Path(settings.output).mkdir(parents=True, exist_ok=True)
             continues = restart and file.exists()
-            result = MolecularDynamics(stage, state).run(continues, progress)
+            result = MolecularDynamics(_with_time_left(stage, began), state).run(continues, progress)
             if not result["complete"]:
                 return None, {**result, "stage": number}
         state = openmm.XmlSerializer.deserialize(read_checkpoint(file).state)
