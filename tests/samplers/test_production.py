@@ -429,6 +429,13 @@ def test_killed_before_a_file_is_known_to_a_checkpoint(step, unsure, tmp_path):
         assert len(mdtraj.load(tmp_path / "out" / file, top=tmp_path / "out" / "topology.pdb")) == 20
 
 
+def test_a_run_shorter_than_its_report_interval(argon, tmp_path):
+    result = run_md(settings(argon, tmp_path, steps=5, report_interval=10), progress=False)
+    assert result["complete"]
+    assert result["figure"] is None
+    assert result["mean"]["temperature_K"] is None
+
+
 def test_continuing_where_nothing_is(argon, tmp_path):
     with pytest.raises(RestartError, match="no restart file"):
         run_md(settings(argon, tmp_path, steps=20), restart=True, progress=False)
