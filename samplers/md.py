@@ -173,8 +173,8 @@ class MolecularDynamics:
             ``trajectory``, ``steps``, ``complete`` (whether all steps are made), ``stopped`` (why not, or ``None``),
             ``us_per_atom_step``, ``ns_per_day``, ``mean`` {``temperature_K``, ``pressure_bar``, ``density_g_cm3``},
             ``error`` (standard errors of these), ``drift`` (eV per atom and ps, NVE only; else ``None``),
-            ``uncertainty`` (``None``, or ``largest``, ``n_above``), ``output``, ``figure``, ``seconds``. Means and figure
-            are ``None`` if the run was shorter than ``report_interval``.
+            ``uncertainty`` (``None``, or ``largest``, ``n_above``), ``output``, ``figure``, ``seconds``.
+            Means and figure are ``None`` if the run was shorter than ``report_interval``.
 
         Raises
         ------
