@@ -33,7 +33,7 @@ from halberd.potentials.loading import ModelSource, load
 from halberd.potentials.mace_descriptor import mace_descriptor
 from halberd.potentials.reference_set import ReferenceSet
 from halberd.potentials.similarity_score import SimilarityScore
-from halberd.potentials.site_model import quiet_torchscript
+from halberd.potentials.site_model import SiteModel, quiet_torchscript
 
 
 class CollectiveVariable:
@@ -144,7 +144,7 @@ def committee_sigma(
     if not loaded.has_sigma_column:
         check_committee(loaded)
     particles, numbers, periodic = _particles(topology, atoms)
-    structure = StructureEnergy(loaded, loaded.species_of(numbers, labels=particles), skin, torch.get_num_threads())
+    structure = _structure(loaded, numbers, particles, skin)
     module = CommitteeSigma(structure, spread_module(loaded, numbers))
     return CollectiveVariable(module, particles, periodic, EV_IN_KJ_PER_MOL, f"sigma: {loaded.name}")
 
@@ -182,7 +182,7 @@ def largest_force_uncertainty(
     loaded = smooth_twice(load(model))
     check_committee(loaded)
     particles, numbers, periodic = _particles(topology, atoms)
-    structure = StructureEnergy(loaded, loaded.species_of(numbers, labels=particles), skin, torch.get_num_threads())
+    structure = _structure(loaded, numbers, particles, skin)
     module = LargestForceUncertainty(structure, float(epsilon), float(sharpness))
     return CollectiveVariable(module, particles, periodic, 1.0, f"largest f: {loaded.name}")
 
@@ -229,8 +229,7 @@ def descriptor_component(
         if direction.shape != (n_features,) or not np.isfinite(direction).all():
             raise ConfigurationError(f"component has shape {direction.shape}; it must be finite, ({n_features},).")
     particles, numbers, periodic = _particles(topology, atoms)
-    species = descriptor.species_of(numbers, labels=particles)
-    structure = StructureEnergy(descriptor, species, skin, torch.get_num_threads())
+    structure = _structure(descriptor, numbers, particles, skin)
     module = DescriptorProjection(structure, _chosen(of, particles, topology), torch.tensor(direction))
     return CollectiveVariable(module, particles, periodic, 1.0, f"descriptor: {loaded.name}")
 
@@ -283,6 +282,10 @@ def similarity_log_density(
 def _particles(topology: app.Topology, atoms: Iterable[int] | None) -> tuple[list[int] | None, list[int], bool]:
     particles = None if atoms is None else checked_atoms(atoms, topology)
     return particles, elements_of(topology, particles), topology.getPeriodicBoxVectors() is not None
+
+
+def _structure(model: SiteModel, numbers: list[int], particles: list[int] | None, skin: float) -> StructureEnergy:
+    return StructureEnergy(model, model.species_of(numbers, labels=particles), skin, torch.get_num_threads())
 
 
 def _chosen(of: Iterable[int] | None, particles: list[int] | None, topology: app.Topology) -> torch.Tensor:

@@ -44,13 +44,10 @@ class MDSystem:
     system : openmm.System
     model : SiteModel
         What drives it.
-    n_repartitioned : int
-        Hydrogens that got another mass.
     """
 
     system: openmm.System
     model: SiteModel
-    n_repartitioned: int
 
 
 def build_system(settings: MDSettings, topology: app.Topology, positions: np.ndarray) -> MDSystem:
@@ -70,12 +67,11 @@ def build_system(settings: MDSettings, topology: app.Topology, positions: np.nda
     )
     if settings.fast_model is not None:
         _add_fast_force(system, settings, topology)
-    count = 0
     if settings.hydrogen_mass is not None:
-        count = repartition_hydrogen_mass(system, topology, positions, settings.hydrogen_mass)
+        repartition_hydrogen_mass(system, topology, positions, settings.hydrogen_mass)
     if settings.ensemble == "NPT":
         system.addForce(make_barostat(settings))
-    return MDSystem(system, model, count)
+    return MDSystem(system, model)
 
 
 def _add_fast_force(system: openmm.System, settings: MDSettings, topology: app.Topology) -> None:
