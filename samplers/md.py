@@ -43,6 +43,15 @@ from halberd.samplers.restart import check_fingerprint, cut_outputs, read_checkp
 from halberd.samplers.run_log import energy_drift, mean_and_error, read_log
 
 CHECKPOINT = "restart.zip"
+#: Kind -> name of a file that grows during a run.
+OUTPUTS = {
+    "csv": "log.csv",
+    "dcd": "trajectory.dcd",
+    "xtc": "trajectory.xtc",
+    "extxyz": "frames.extxyz",
+    "uncertainty": "uncertainty.csv",
+    "uncertain frames": "uncertain.extxyz",
+}
 #: Steps between looks at signals and the clock; OpenMM's Simulation makes no more at a time either.
 _CHUNK = 10
 
@@ -142,15 +151,7 @@ class MolecularDynamics:
     @property
     def outputs(self) -> dict[str, Path]:
         """Kind -> file that grows during a run."""
-        names = {
-            "csv": "log.csv",
-            "dcd": "trajectory.dcd",
-            "xtc": "trajectory.xtc",
-            "extxyz": "frames.extxyz",
-            "uncertainty": "uncertainty.csv",
-            "uncertain frames": "uncertain.extxyz",
-        }
-        return {kind: self.folder / name for kind, name in names.items()}
+        return {kind: self.folder / name for kind, name in OUTPUTS.items()}
 
     def _growing(self) -> list[Path]:
         return [*self.outputs.values(), *(self._plumed.files if self._plumed is not None else [])]
@@ -198,7 +199,7 @@ class MolecularDynamics:
             # Once more: custom integrators draw random numbers whenever somebody asks for a kinetic energy.
             restore(simulation, checkpoint)
         else:
-            self._refuse_to_overwrite()
+            refuse_to_overwrite(self.folder)
             self.folder.mkdir(parents=True, exist_ok=True)
             self._complete_system(False, 0)
             self._start()
@@ -217,14 +218,6 @@ class MolecularDynamics:
             self._close()
         seconds = time.perf_counter() - start
         return self._report(simulation.currentStep - first_step, seconds, stopped)
-
-    def _refuse_to_overwrite(self) -> None:
-        for file in (*self.outputs.values(), self.folder / CHECKPOINT):
-            if file.exists():
-                raise OutputError(
-                    f"'{self.folder}' holds a run already ('{file.name}'). Go on with it by --restart (restart=True), "
-                    "choose another output folder, or delete it."
-                )
 
     def _complete_system(self, restart: bool, step: int) -> None:
         """Add what needs the folder, and start random streams that OpenMM does not store."""
@@ -422,3 +415,13 @@ def check_folder(folder: Path) -> None:
         existing = existing.parent
     if not existing.is_dir() or not os.access(existing, os.W_OK):
         raise OutputError(f"The output folder '{folder}' cannot be written: permission denied. Choose another place.")
+
+
+def refuse_to_overwrite(folder: Path) -> None:
+    """Raise an OutputError if a folder holds a run already."""
+    for name in (*OUTPUTS.values(), CHECKPOINT):
+        if (folder / name).exists():
+            raise OutputError(
+                f"'{folder}' holds a run already ('{name}'). Go on with it by --restart (restart=True), "
+                "choose another output folder, or delete it."
+            )

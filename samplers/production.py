@@ -10,7 +10,7 @@ from typing import Any
 import openmm
 
 from halberd.potentials.errors import RestartError
-from halberd.samplers.md import CHECKPOINT, MolecularDynamics
+from halberd.samplers.md import CHECKPOINT, MolecularDynamics, refuse_to_overwrite
 from halberd.samplers.md_settings import MDSettings
 from halberd.samplers.restart import read_checkpoint
 
@@ -88,8 +88,8 @@ def _equilibrate(
     """Run the stages that are left; returns the state to go on from, or the report of a stage that was stopped."""
     if restart and (Path(settings.output) / CHECKPOINT).exists():
         return None, None  # that checkpoint holds everything
-    if not restart and settings.equilibration and (Path(settings.output) / CHECKPOINT).exists():
-        MolecularDynamics(settings)._refuse_to_overwrite()
+    if not restart and settings.equilibration:
+        refuse_to_overwrite(Path(settings.output))
     state: openmm.State | None = None
     for number, values in enumerate(settings.equilibration, start=1):
         stage = settings.stage(number, values)
