@@ -20,9 +20,9 @@ from ase.calculators.emt import EMT
 from openmm import unit
 
 from halberd.plugins import HalberdCalculator, LearnedPotential
-from halberd.plugins.fit import fit_file
-from halberd.plugins.plots import new_figure, save_figure
-from halberd.plugins.structures import topology_from_atoms
+from halberd.plugins.commands.fit_file import fit_file
+from halberd.plugins.evaluation.figures import new_figure, save_figure
+from halberd.plugins.forces.topology import topology_from_atoms
 
 
 def cell(generator: np.random.Generator, size: int = 2) -> Atoms:

@@ -15,8 +15,8 @@ import ase.io
 import numpy as np
 from ase.build import bulk
 
-from halberd.samplers.hal_loop import run_hal
-from halberd.samplers.hal_settings import HALSettings
+from halberd.samplers.hal.loop import run_hal
+from halberd.samplers.hal.settings import HALSettings
 
 
 @contextlib.contextmanager

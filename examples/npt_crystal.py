@@ -16,8 +16,8 @@ import numpy as np
 from ase import Atoms
 from ase.io import write
 
-from halberd.samplers.md_settings import MDSettings
-from halberd.samplers.production import run_md
+from halberd.samplers.md.production import run_md
+from halberd.samplers.md.settings import MDSettings
 
 
 def dry_ice(cells: int = 2) -> Atoms:

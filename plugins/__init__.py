@@ -5,21 +5,22 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from halberd.plugins.ase_calculator import HalberdCalculator
-    from halberd.plugins.disagreement_reporter import DisagreementReporter
-    from halberd.plugins.learned_potential import LearnedPotential
-    from halberd.plugins.plumed_force import PlumedForce
-    from halberd.plugins.reporters import ExtXYZReporter, ProgressReporter
-    from halberd.plugins.uncertainty_guard import UncertaintyGuard
+    from halberd.plugins.forces.learned_potential import LearnedPotential
+    from halberd.plugins.hosts.ase_calculator import HalberdCalculator
+    from halberd.plugins.plumed.force import PlumedForce
+    from halberd.plugins.reporters.disagreement import DisagreementReporter
+    from halberd.plugins.reporters.extxyz import ExtXYZReporter
+    from halberd.plugins.reporters.progress import ProgressReporter
+    from halberd.plugins.reporters.uncertainty_guard import UncertaintyGuard
 
 _HOMES = {
-    "DisagreementReporter": "halberd.plugins.disagreement_reporter",
-    "HalberdCalculator": "halberd.plugins.ase_calculator",
-    "LearnedPotential": "halberd.plugins.learned_potential",
-    "ExtXYZReporter": "halberd.plugins.reporters",
-    "PlumedForce": "halberd.plugins.plumed_force",
-    "ProgressReporter": "halberd.plugins.reporters",
-    "UncertaintyGuard": "halberd.plugins.uncertainty_guard",
+    "DisagreementReporter": "halberd.plugins.reporters.disagreement",
+    "HalberdCalculator": "halberd.plugins.hosts.ase_calculator",
+    "LearnedPotential": "halberd.plugins.forces.learned_potential",
+    "ExtXYZReporter": "halberd.plugins.reporters.extxyz",
+    "PlumedForce": "halberd.plugins.plumed.force",
+    "ProgressReporter": "halberd.plugins.reporters.extxyz",
+    "UncertaintyGuard": "halberd.plugins.reporters.uncertainty_guard",
 }
 
 __all__ = [

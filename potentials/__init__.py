@@ -1,13 +1,13 @@
 """Physics: species and edges in, site energies out. Knows no simulation engine."""
 
-from halberd.potentials.ace_fit import AceFit
-from halberd.potentials.ace_settings import AceSettings
-from halberd.potentials.committee import committee
-from halberd.potentials.fit_rows import FitWeights
-from halberd.potentials.last_layer import LastLayerFit
+from halberd.potentials.ace.fit import AceFit
+from halberd.potentials.ace.settings import AceSettings
+from halberd.potentials.committees.committee import committee
 from halberd.potentials.loading import load
+from halberd.potentials.mace.last_layer_fit import LastLayerFit
 from halberd.potentials.pretrained import pretrained, pretrained_names
-from halberd.potentials.site_model import SiteModel
+from halberd.potentials.regression.weighted_rows import FitWeights
+from halberd.potentials.sites.site_model import SiteModel
 
 __all__ = [
     "AceFit",

@@ -1,7 +1,7 @@
 """Checks that every site model must pass; call them from the tests of a new model.
 
 >>> from halberd.potentials.conformance import check_site_model
->>> from halberd.potentials.lennard_jones import lennard_jones
+>>> from halberd.potentials.sites.lennard_jones import lennard_jones
 >>> check_site_model(lennard_jones([18], cutoff=6.0))
 
 Each check raises :class:`ModelError` with what was found and what was allowed.
@@ -17,10 +17,10 @@ from tempfile import TemporaryDirectory
 import numpy as np
 import torch
 
-from halberd.potentials.ace_model import with_compiled_sites
+from halberd.potentials.ace.model import with_compiled_sites
 from halberd.potentials.errors import ModelError
-from halberd.potentials.neighbors import NeighborList
-from halberd.potentials.site_model import SiteModel, quiet_torchscript
+from halberd.potentials.sites.site_model import SiteModel, quiet_torchscript
+from halberd.potentials.sites.verlet_list import NeighborList
 
 #: Largest deviation allowed for what should be equal, relative to the largest energy or gradient at hand. Double:
 #: rounding of a sum of a few thousand terms. Single: the same, 2^29 times coarser.

@@ -13,8 +13,8 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from halberd.potentials.ace_model import with_compiled_sites
-from halberd.potentials.committee import committee
+from halberd.potentials.ace.model import with_compiled_sites
+from halberd.potentials.committees.committee import committee
 from halberd.potentials.errors import (
     ConfigurationError,
     HalberdError,
@@ -22,10 +22,11 @@ from halberd.potentials.errors import (
     did_you_mean,
     missing_dependency,
 )
-from halberd.potentials.pace_file import is_pace_file
-from halberd.potentials.pace_model import load_pace
+from halberd.potentials.pace.file import is_pace_file
+from halberd.potentials.pace.model import load_pace
 from halberd.potentials.pretrained import is_pretrained, pretrained_names, pretrained_path
-from halberd.potentials.site_model import SiteModel, atomic_number_of, dtype_of, is_halberd_file
+from halberd.potentials.sites.elements import atomic_number_of
+from halberd.potentials.sites.site_model import SiteModel, dtype_of, is_halberd_file
 
 ModelSource: TypeAlias = str | os.PathLike[str] | SiteModel
 
@@ -148,7 +149,7 @@ def _load_mace(path: Path, options: dict[str, Any], dtype: Any) -> SiteModel:
     import torch
 
     import_mace(f"read '{path}'")
-    from halberd.potentials.mace import site_model_from_mace
+    from halberd.potentials.mace.network import site_model_from_mace
 
     try:
         model = torch.load(path, map_location="cpu", weights_only=False)

@@ -6,7 +6,7 @@ from importlib import resources
 from pathlib import Path
 
 from halberd.potentials.errors import ConfigurationError, did_you_mean
-from halberd.potentials.site_model import SiteModel, dtype_of
+from halberd.potentials.sites.site_model import SiteModel, dtype_of
 
 #: Name -> file in the package's ``data`` folder.
 _MODELS = {"gfn2-chnof": "gfn2-chnof.pt"}

@@ -144,8 +144,8 @@ def cluster(generator: np.random.Generator, symbols: tuple[str, ...], n_atoms: i
 
 def random_ace(symbols: tuple[str, ...] = ("Al", "Si"), members: int = 0, seed: int = 0, **settings: Any):
     """Basis and coefficients of a linear ACE that nobody fitted; some eV/angstrom of force at a bond length."""
-    from halberd.potentials.ace_basis import AceBasis
-    from halberd.potentials.ace_settings import AceSettings
+    from halberd.potentials.ace.basis import AceBasis
+    from halberd.potentials.ace.settings import AceSettings
 
     basis = AceBasis(AceSettings(symbols, **{"order": 3, "degree": 7, "cutoff": 4.5, **settings}))
     shape = (basis.n_functions, members) if members else basis.n_functions
@@ -167,17 +167,17 @@ def alloy() -> Atoms:
 
 def topology_of(atoms: Atoms):
     """OpenMM topology and positions (nm) of an ASE structure."""
-    from halberd.plugins.structures import topology_from_atoms
+    from halberd.plugins.forces.topology import topology_from_atoms
 
     return topology_from_atoms(atoms)
 
 
 def call(capsys: Any, monkeypatch: pytest.MonkeyPatch, *arguments: object) -> tuple[int, str, str]:
     """Run ``halberd`` in this process; faster."""
-    from halberd.plugins import cli
+    from halberd.plugins.commands import app
 
     monkeypatch.setattr(sys, "argv", ["halberd", *map(str, arguments)])
     with pytest.raises(SystemExit) as ending:
-        cli.main()
+        app.main()
     captured = capsys.readouterr()
     return int(ending.value.code or 0), captured.out, captured.err

@@ -12,8 +12,8 @@ from openmm import unit
 
 from halberd.plugins import HalberdCalculator, LearnedPotential
 from halberd.potentials.constants import EV_PER_ANGSTROM3_IN_BAR, GAS_CONSTANT_KJ_PER_MOL_K
-from halberd.potentials.lennard_jones import lennard_jones
-from halberd.samplers.run_log import mean_and_error
+from halberd.potentials.sites.lennard_jones import lennard_jones
+from halberd.samplers.runs.log import mean_and_error
 from tests.conftest import topology_of
 
 KJ = unit.kilojoules_per_mole

@@ -26,9 +26,9 @@ from chains import box
 from openmm import app, unit
 
 from halberd.plugins import ExtXYZReporter, LearnedPotential, ProgressReporter
-from halberd.plugins.plots import new_figure, save_figure
-from halberd.plugins.structures import topology_from_atoms
-from halberd.samplers.run_log import mean_and_error
+from halberd.plugins.evaluation.figures import new_figure, save_figure
+from halberd.plugins.forces.topology import topology_from_atoms
+from halberd.samplers.runs.log import mean_and_error
 
 EXPERIMENT = 1.13  # g/cm^3, PEG 400 at 293 K
 

@@ -27,8 +27,8 @@ import numpy as np
 from ase import Atoms
 from rich.progress import track
 
-from halberd.plugins.evaluate import evaluate_file
-from halberd.plugins.qm9 import draw_qm9
+from halberd.plugins.evaluation.evaluate import evaluate_file
+from halberd.plugins.molecules.qm9 import draw_qm9
 from halberd.potentials import load
 from halberd.potentials.files import replacing
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from halberd.plugins.plots import BLUE, GREY, new_figure, save_figure
+from halberd.plugins.evaluation.figures import BLUE, GREY, new_figure, save_figure
 
 folder = Path(sys.argv[1] if len(sys.argv) > 1 else "production_out")
 hills = np.loadtxt(folder / "HILLS", comments="#", ndmin=2)

@@ -13,8 +13,8 @@ from pathlib import Path
 
 import fragments
 
-from halberd.samplers.generation import generate
-from halberd.samplers.similarity_sampler import SamplerOptions
+from halberd.samplers.generation.annealing import SamplerOptions
+from halberd.samplers.generation.generator import generate
 
 
 def main() -> None:

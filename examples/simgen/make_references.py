@@ -20,12 +20,12 @@ from rdkit import Chem, RDLogger
 from rdkit.Chem import AllChem
 from rich.progress import track
 
-from halberd.plugins.molecule_files import read_molecules
-from halberd.plugins.molecules import numbers_of
-from halberd.plugins.qm9 import draw_qm9
+from halberd.plugins.molecules.bonding import numbers_of
+from halberd.plugins.molecules.files import read_molecules
+from halberd.plugins.molecules.qm9 import draw_qm9
 from halberd.potentials import load
-from halberd.potentials.reference_set import ReferenceSet
-from halberd.samplers.batch_relaxation import relax
+from halberd.potentials.simgen.reference_set import ReferenceSet
+from halberd.samplers.generation.relaxation import relax
 
 RDLogger.DisableLog("rdApp.*")
 ELEMENTS = ("H", "C", "N", "O")

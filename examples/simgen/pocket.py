@@ -16,8 +16,8 @@ import fragments
 import numpy as np
 from ase.build import nanotube
 
-from halberd.samplers.generation import generate
-from halberd.samplers.similarity_sampler import SamplerOptions
+from halberd.samplers.generation.annealing import SamplerOptions
+from halberd.samplers.generation.generator import generate
 
 
 def main() -> None:

@@ -20,14 +20,14 @@ from ase.data import atomic_numbers
 from openmm import unit
 
 from halberd.plugins import LearnedPotential
-from halberd.plugins.force_builder import HAL_TAU
-from halberd.plugins.structures import topology_from_atoms
+from halberd.plugins.forces.builder import HAL_TAU
+from halberd.plugins.forces.topology import topology_from_atoms
 from halberd.potentials import load
-from halberd.potentials.ace_basis import AceBasis
-from halberd.potentials.ace_model import ace_site_model
-from halberd.potentials.ace_operator import operator_problem
-from halberd.potentials.ace_radial import bond_length
-from halberd.potentials.ace_settings import AceSettings
+from halberd.potentials.ace.basis import AceBasis
+from halberd.potentials.ace.compiled_operator import operator_problem
+from halberd.potentials.ace.model import ace_site_model
+from halberd.potentials.ace.settings import AceSettings
+from halberd.potentials.sites.elements import bond_length
 
 
 def alloy(size: int, symbols: tuple[str, ...], fraction: float = 0.1, seed: int = 0) -> Atoms:

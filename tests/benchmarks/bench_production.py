@@ -23,11 +23,11 @@ from ase.build import molecule
 from openmm import app
 
 from halberd.plugins import HalberdCalculator, LearnedPotential, PlumedForce
-from halberd.plugins.structures import topology_from_atoms
-from halberd.plugins.uncertainty_guard import UncertaintyGuard
+from halberd.plugins.forces.topology import topology_from_atoms
+from halberd.plugins.reporters.uncertainty_guard import UncertaintyGuard
 from halberd.potentials import LastLayerFit, load
-from halberd.potentials.labels import Frame
-from halberd.samplers.restart import write_checkpoint
+from halberd.potentials.frames.labelled import Frame
+from halberd.samplers.runs.restart import write_checkpoint
 
 SCRIPT = (
     "d: DISTANCE ATOMS=1,2\nMETAD ARG=d SIGMA=0.02 HEIGHT=0.5 PACE=500 FILE=HILLS\nPRINT ARG=d STRIDE=500 FILE=COLVAR"

@@ -33,9 +33,9 @@ from ase.build import molecule
 from ase.md.verlet import VelocityVerlet
 
 from halberd.plugins import LearnedPotential
-from halberd.plugins.structures import topology_from_atoms
+from halberd.plugins.forces.topology import topology_from_atoms
 from halberd.potentials.loading import import_mace
-from halberd.potentials.neighbors import NeighborList
+from halberd.potentials.sites.verlet_list import NeighborList
 
 warnings.filterwarnings("ignore")
 logging.disable(logging.WARNING)

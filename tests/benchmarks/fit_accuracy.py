@@ -28,7 +28,7 @@ def fit(arguments: list[str]) -> dict:
     command = ["fit", *arguments, "--json"]
     print("  halberd " + " ".join(Path(a).name if "/" in a else a for a in command), flush=True)
     result = subprocess.run(
-        [sys.executable, "-W", "ignore", "-m", "halberd.plugins.cli", *command],
+        [sys.executable, "-W", "ignore", "-m", "halberd.plugins.commands.app", *command],
         capture_output=True,
         text=True,
         check=False,

@@ -33,17 +33,17 @@ from ase.md.langevin import Langevin
 from ase.md.velocitydistribution import MaxwellBoltzmannDistribution
 
 from halberd.plugins import HalberdCalculator
-from halberd.plugins.evaluate import predict
-from halberd.plugins.plots import new_figure, save_figure
+from halberd.plugins.evaluation.figures import new_figure, save_figure
+from halberd.plugins.evaluation.prediction import predict
+from halberd.plugins.labelling.worker import label, make_calculator
 from halberd.potentials import AceFit, AceSettings
-from halberd.potentials.error_table import error_report
-from halberd.potentials.labels import read_frames
-from halberd.samplers.biased_settings import BiasedSettings
-from halberd.samplers.hal_loop import run_hal
-from halberd.samplers.hal_settings import HALSettings
-from halberd.samplers.hal_tasks import WalkerTask, run_walker
-from halberd.samplers.label_process import label, make_calculator
-from halberd.samplers.processes import make_executor
+from halberd.potentials.frames.error_table import error_report
+from halberd.potentials.frames.labelled import read_frames
+from halberd.samplers.hal.loop import run_hal
+from halberd.samplers.hal.settings import HALSettings
+from halberd.samplers.hal.tasks import WalkerTask, run_walker
+from halberd.samplers.hal.walker_settings import BiasedSettings
+from halberd.samplers.runs.processes import make_executor
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "examples" / "alsi10"))
 from structures import alsi_cell

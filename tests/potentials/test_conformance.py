@@ -8,7 +8,7 @@ import torch
 from halberd.potentials import SiteModel, committee, pretrained
 from halberd.potentials.conformance import check_site_model
 from halberd.potentials.errors import ModelError
-from halberd.potentials.lennard_jones import lennard_jones
+from halberd.potentials.sites.lennard_jones import lennard_jones
 
 
 def test_lennard_jones_passes():

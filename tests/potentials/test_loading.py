@@ -11,8 +11,8 @@ import torch
 
 from halberd.potentials import SiteModel, load, pretrained, pretrained_names
 from halberd.potentials.errors import ConfigurationError, ModelFileError, OutputError, UnknownElementError
-from halberd.potentials.lennard_jones import lennard_jones
 from halberd.potentials.loading import check_source
+from halberd.potentials.sites.lennard_jones import lennard_jones
 
 
 def test_pretrained_by_name_and_by_function():
@@ -171,7 +171,7 @@ def test_unknown_element_names_the_atom():
 
 
 def test_newer_format_is_refused(tmp_path, monkeypatch):
-    monkeypatch.setattr("halberd.potentials.site_model.FORMAT_VERSION", 99)
+    monkeypatch.setattr("halberd.potentials.sites.site_model.FORMAT_VERSION", 99)
     lennard_jones([18]).save(tmp_path / "future.pt")
     monkeypatch.undo()
     with pytest.raises(ModelFileError, match="has format 99"):

@@ -8,9 +8,9 @@ import pytest
 from ase.build import bulk
 from ase.calculators.emt import EMT
 
-from halberd.potentials.ace_fit import AceFit
-from halberd.potentials.ace_settings import AceSettings
-from halberd.potentials.labels import Frame
+from halberd.potentials.ace.fit import AceFit
+from halberd.potentials.ace.settings import AceSettings
+from halberd.potentials.frames.labelled import Frame
 
 BASIS = {"order": 2, "degree": 6, "cutoff": 4.0, "pair_cutoff": 4.5}
 

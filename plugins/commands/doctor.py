@@ -1,0 +1,98 @@
+"""What is installed, what works, and what to do about the rest."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable
+from typing import Any
+
+import openmm
+
+from halberd.plugins.forces.backends import BACKENDS, installed_versions, self_test
+from halberd.plugins.plumed.kernel import open_plumed
+from halberd.potentials.ace.compiled_operator import operator_problem
+from halberd.potentials.errors import MissingDependencyError
+
+_PACKAGES = (
+    "halberd-md",
+    "openmm",
+    "torch",
+    "acellera-openmmtorch-cpu",
+    "acellera-openmmtorch-cu12",
+    "acellera-openmmtorch-cu13",
+    "openmmtorch",
+    "vesin-torch",
+    "mace-torch",
+    "e3nn",
+    "ase",
+    "mdtraj",
+    "rdkit",
+    "hillclimber",
+    "plumed",
+    "openmmml",
+    "openmmtools",
+)
+
+
+def diagnose() -> dict[str, Any]:
+    """Look at the installation.
+
+    Returns
+    -------
+    dict
+        ``versions`` {name: version}, ``platforms`` [name], ``backends`` {name: whether it works}, ``operators`` {name:
+        whether it is compiled}, ``problems`` [text].
+    """
+    versions = {"python": sys.version.split()[0], **installed_versions(_PACKAGES)}
+    platforms = [openmm.Platform.getPlatform(i).getName() for i in range(openmm.Platform.getNumPlatforms())]
+    problems = _plugin_problems(openmm.Platform.getPluginLoadFailures())
+    backends = {}
+    for backend in BACKENDS:
+        problem = self_test(backend)
+        backends[backend] = problem is None
+        if problem is not None:
+            problems.append(_advice(backend, problem, versions))
+    plumed = _plumed_problem()
+    backends["plumed"] = plumed is None
+    if plumed is not None:
+        problems.append(f"plumed: {plumed} Only PLUMED-biased runs need it.")
+    ace = operator_problem()
+    if ace is not None:
+        problems.append(f"operator ace: {ace}. Linear ACE and PACE models run without it, five to ten times slower.")
+    return {
+        "versions": versions,
+        "platforms": platforms,
+        "backends": backends,
+        "operators": {"ace": ace is None},
+        "problems": problems,
+    }
+
+
+def _plugin_problems(failures: Iterable[str]) -> list[str]:
+    """Boil OpenMM's complaints, one per plugin file, down to one line per missing library."""
+    causes = {failure.split(": ")[1] if ": " in failure else failure for failure in failures}
+    return [
+        f"OpenMM could not load plugins that need {cause}; only the GPU platform they belong to is affected."
+        for cause in sorted(causes)
+        if not cause.startswith("libOpenMM")  # a plugin that needs another plugin: not the cause
+    ]
+
+
+def _advice(backend: str, problem: str, versions: dict[str, str]) -> str:
+    text = f"backend {backend}: {problem}."
+    if backend == "torchforce":
+        text += (
+            " The set that works together is openmm 8.5.2, torch 2.10 to 2.12 and acellera-openmmtorch-cpu 1.10"
+            " (-cu12, -cu13 on a GPU): pip install 'halberd-md[cpu]'. Until then use backend='python'."
+        )
+    elif tuple(int(part) for part in versions["openmm"].split(".")[:2]) < (8, 5):
+        text += " PythonForce needs OpenMM 8.5 or newer."
+    return text
+
+
+def _plumed_problem() -> str | None:
+    try:
+        open_plumed().finalize()
+    except MissingDependencyError as error:
+        return str(error)
+    return None

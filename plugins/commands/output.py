@@ -1,0 +1,44 @@
+"""How commands print: JSON for programs, tables for people."""
+
+from __future__ import annotations
+
+import json
+import sys
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+#: Where people read; stays off standard output, which belongs to ``--json``.
+console = Console(stderr=True)
+
+
+JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object on standard output.")]
+
+
+def print_json(result: dict[str, Any]) -> None:
+    """Print a result as one JSON object on standard output."""
+    sys.stdout.write(json.dumps(result, indent=2, sort_keys=False) + "\n")
+
+
+def error_table(report: dict[str, Any], title: str = "errors") -> Table:
+    """Lay an error report out for people, in meV."""
+    properties = [name for name in ("energy", "forces", "virial") if name in report]
+    units = {"energy": "meV/atom", "forces": "meV/Å", "virial": "meV/atom"}
+    took = f" ({report['seconds']:.1f} s)" if "seconds" in report else ""
+    table = Table(title=f"{title} over {report['n_frames']} frames{took}")
+    table.add_column("config type")
+    table.add_column("frames", justify="right")
+    for name in properties:
+        for kind in ("MAE", "RMSE"):
+            table.add_column(f"{name} {kind}\n{units[name]}", justify="right")
+    rows = dict(report["per_config_type"])
+    if len(rows) > 1 or not rows:
+        rows["all"] = report
+    for config_type, row in rows.items():
+        cells = [
+            f"{1e3 * row[name][kind]:.4g}" if name in row else "-" for name in properties for kind in ("mae", "rmse")
+        ]
+        table.add_row(config_type, str(row["n_frames"]), *cells)
+    return table

@@ -1,0 +1,1 @@
+"""Errors of models against labels, and the figures that commands leave behind."""

@@ -1,0 +1,1 @@
+"""A site model becomes an OpenMM Force: the one place that knows TorchForce, PythonForce and Topology."""

@@ -1,0 +1,107 @@
+"""Carrying a halberd force module in ``openmm.PythonForce``, for hosts without a working TorchForce.
+
+The callback holds the scripted module and pickles as its TorchScript bytes, so serialised Systems are
+self-contained. Loading such XML runs a pickle: load only files you trust.
+"""
+
+from __future__ import annotations
+
+import io
+import traceback
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+
+from halberd.potentials.errors import HalberdError, StabilityError
+from halberd.potentials.sites.site_model import quiet_torchscript
+
+
+class ModuleCallback:
+    """Evaluate a scripted force module for an OpenMM State.
+
+    Parameters
+    ----------
+    module : torch.jit.ScriptModule
+        One of :data:`halberd.plugins.forces.module.FORCE_MODULES`, scripted.
+    periodic : bool
+    parameters : list of str
+        Context parameters, in the order the module takes them.
+    device : str
+        Torch device to evaluate on.
+
+    Attributes
+    ----------
+    master : torch.jit.ScriptModule
+        The module.
+    """
+
+    def __init__(self, module: torch.jit.ScriptModule, periodic: bool, parameters: list[str], device: str) -> None:
+        self.periodic = periodic
+        self.parameters = parameters
+        self.device = device
+        self.master = module
+        self._frozen: torch.jit.ScriptModule | None = None
+
+    def __call__(self, state: Any) -> tuple[float, np.ndarray]:
+        """Return the energy (kJ/mol) and forces (kJ/mol/nm) of a State.
+
+        OpenMM keeps only the text of an exception, so the text carries the traceback.
+        """
+        try:
+            return self._evaluate(state)
+        except (HalberdError, torch.jit.Error) as error:
+            if "halberd:" in str(error):
+                raise StabilityError(str(error)[str(error).rindex("halberd:") :].strip()) from None
+            raise
+        except Exception as error:
+            raise RuntimeError("halberd's PythonForce failed:\n" + traceback.format_exc()) from error
+
+    def _evaluate(self, state: Any) -> tuple[float, np.ndarray]:
+        box = np.asarray(state.getPeriodicBoxVectors(asNumpy=True)._value) if self.periodic else None
+        values = state.getParameters() if self.parameters else None
+        parameters = [values[name] for name in self.parameters] if values is not None else []
+        return self.evaluate(state.getPositions(asNumpy=True)._value, box, parameters)
+
+    def evaluate(
+        self, positions_nm: np.ndarray, box: np.ndarray | None = None, parameters: Sequence[float] = ()
+    ) -> tuple[float, np.ndarray]:
+        """Return the energy (kJ/mol) and forces (kJ/mol/nm) of a geometry.
+
+        Parameters
+        ----------
+        positions_nm : array, shape (N, 3), nm
+        box : array, shape (3, 3), nm, optional
+        parameters : sequence of float
+            Values of the context parameters, in the order the module takes them.
+        """
+        if self._frozen is None:
+            with quiet_torchscript():
+                self._frozen = torch.jit.freeze(self.master.to(self.device).eval())
+        positions = torch.tensor(positions_nm, dtype=torch.float64, device=self.device, requires_grad=True)
+        arguments = [positions]
+        if self.periodic:
+            arguments.append(torch.tensor(box, dtype=torch.float64, device=self.device))
+        arguments += [torch.tensor(value, dtype=torch.float64) for value in parameters]
+        energy = self._frozen(*arguments)
+        (gradient,) = torch.autograd.grad(energy, positions)
+        return float(energy.detach()), -gradient.cpu().numpy()
+
+    def __getstate__(self) -> dict[str, Any]:
+        buffer = io.BytesIO()
+        with quiet_torchscript():
+            torch.jit.save(self.master, buffer)
+        return {
+            "module": buffer.getvalue(),
+            "periodic": self.periodic,
+            "parameters": self.parameters,
+            "device": self.device,
+        }
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        import vesin_torch  # noqa: F401  (the module holds one of its classes)
+
+        with quiet_torchscript():
+            module = torch.jit.load(io.BytesIO(state["module"]), map_location="cpu")
+        self.__init__(module, state["periodic"], state["parameters"], state["device"])  # type: ignore[misc]

@@ -1,0 +1,1 @@
+"""Other programs that run halberd's models: ASE, openmm-ml, GROMACS, LAMMPS. Stays unimported until one is used."""

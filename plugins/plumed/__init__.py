@@ -1,0 +1,1 @@
+"""PLUMED as an OpenMM force; knows no learned model."""

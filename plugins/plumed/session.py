@@ -1,0 +1,356 @@
+"""PLUMED's side of a run: its protocol, and the rule of when a step counts.
+
+PLUMED computes (``performCalcNoUpdate``) as often as it is asked to, and acts, deposits hills and writes lines, only
+in ``update``. OpenMM asks for energies more often than it makes steps: for Monte Carlo moves of the box, for reporters,
+in minimisations. But within a step the integrator is the last to ask. So when an evaluation arrives whose step number
+is one higher than that of the evaluation before it, that one was the integrator's, its step has been made, and only
+then is PLUMED updated. Nothing else can deposit anything, and no reporter has to take care.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import weakref
+from collections.abc import Mapping
+from pathlib import Path
+from typing import ClassVar, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from halberd.plugins.plumed.kernel import open_plumed
+from halberd.potentials.errors import ConfigurationError, OutputError
+
+#: Files that are only ever appended to; the others are written anew each time.
+_APPENDED = re.compile(r"(?<![\w-])FILE=([^\s,}]+)")
+_WALKER, _WALKERS_DIR = re.compile(r"WALKERS_ID=(\d+)"), re.compile(r"WALKERS_DIR=([^\s,}]+)")
+#: Actions whose FILE is read.
+_READS = re.compile(r"(?<!\w)(EXTERNAL|READ|INCLUDE)(?!\w)")
+_COMMENT = re.compile(r"#.*")
+
+
+class Variable(Protocol):
+    """A collective variable that is computed outside PLUMED."""
+
+    def evaluate(
+        self, positions: NDArray[np.float64], box: NDArray[np.float64] | None
+    ) -> tuple[float, NDArray[np.float64]]:
+        """Value and gradient (N, 3) per nm, from positions (N, 3) and box (3, 3) in nm."""
+
+
+class EnergySource(Protocol):
+    """What computes the energy that PLUMED's ``ENERGY`` stands for."""
+
+    def __call__(
+        self, positions: NDArray[np.float64], box: NDArray[np.float64] | None, parameters: Mapping[str, float]
+    ) -> tuple[float, NDArray[np.float64]]:
+        """Energy, kJ/mol, and forces (N, 3), kJ/mol/nm."""
+
+
+class PlumedSession:
+    """One instance of PLUMED that follows one simulation.
+
+    Parameters
+    ----------
+    script : str
+        PLUMED input.
+    masses : array, shape (N,), dalton
+    charges : array, shape (N,), elementary charges
+    timestep : float, ps
+    kT : float, optional
+        kJ/mol, for actions that ask the engine for it.
+    restart : bool
+        Continue files that exist; otherwise PLUMED keeps old ones under the name ``bck.0.NAME``.
+    folder : path
+        Where PLUMED's relative file names start.
+    log : str
+        PLUMED's own log.
+    variables : mapping
+        Name -> variable that the script takes with ``EXTRACV NAME=...``.
+    energy : callable, optional
+        See :class:`EnergySource`; without it a script that asks for ``ENERGY`` is an error.
+
+    Attributes
+    ----------
+    stopped : bool
+        Whether PLUMED asked for the run to end (``COMMITTOR``, say).
+
+    Raises
+    ------
+    MissingDependencyError
+        If there is no PLUMED.
+    ConfigurationError
+        If PLUMED refuses the script, or another simulation of this process writes to the same files.
+    OutputError
+        If the folder does not exist.
+    """
+
+    #: Files that sessions of this process write to.
+    _open: ClassVar[weakref.WeakValueDictionary[str, PlumedSession]] = weakref.WeakValueDictionary()
+
+    def __init__(
+        self,
+        script: str,
+        masses: NDArray[np.float64],
+        charges: NDArray[np.float64],
+        timestep: float,
+        *,
+        kT: float | None = None,
+        restart: bool = False,
+        folder: str | os.PathLike[str] = ".",
+        log: str = "plumed.log",
+        variables: Mapping[str, Variable] | None = None,
+        energy: EnergySource | None = None,
+    ) -> None:
+        self.folder = Path(folder).absolute()
+        if not self.folder.is_dir():
+            raise OutputError(f"PLUMED's folder '{folder}' does not exist. Create it first.")
+        self._lines = [line for line in script.splitlines() if _COMMENT.sub("", line).strip()]
+        self.stopped = False
+        self.stopped_at: int | None = None
+        self._variables = dict(variables or {})
+        self._energy = energy
+        self._step: int | None = None
+        self._restart = restart
+        n_atoms = len(masses)
+        # PLUMED keeps pointers to these.
+        self._masses = np.ascontiguousarray(masses, dtype=np.float64)
+        self._charges = np.ascontiguousarray(charges, dtype=np.float64)
+        self._forces = np.zeros((n_atoms, 3))
+        self._box = np.zeros((3, 3))
+        self._virial = np.zeros((3, 3))
+        self._stop = np.zeros(1, dtype=np.int32)
+        self._flag = np.zeros(1, dtype=np.int32)
+        self._bias = np.zeros(1)
+        self._values = {name: np.zeros(1) for name in self._variables}
+        self._pulls = {name: np.zeros(1) for name in self._variables}
+        self._check_files()
+        self._plumed = open_plumed()
+        self._finalize = weakref.finalize(self, self._plumed.finalize)
+        PlumedSession._open.update({str(file): self for file in self.files})
+        try:
+            self._start(n_atoms, timestep, kT, restart, log)
+        except Exception as error:
+            self._finalize()
+            raise ConfigurationError(f"PLUMED does not accept the script: {_explain(error)}") from error
+
+    def _start(self, n_atoms: int, timestep: float, kT: float | None, restart: bool, log: str) -> None:
+        cmd = self._plumed.cmd
+        for quantity in ("setMDEnergyUnits", "setMDLengthUnits", "setMDTimeUnits"):
+            cmd(quantity, 1.0)  # both use kJ/mol, nm and ps
+        cmd("setMDEngine", "halberd-OpenMM")
+        cmd("setNatoms", n_atoms)
+        cmd("setTimestep", float(timestep))
+        if kT is not None:
+            cmd("setKbT", float(kT))
+        cmd("setRestart", int(restart))
+        with contextlib.chdir(self.folder):
+            cmd("setLogFile", log)
+            cmd("init")
+            # Flushed after every step that wrote something, so that a killed run loses no line.
+            cmd("readInputLines", "\n".join([*self._lines, "FLUSH STRIDE=1"]) + "\n")
+
+    def _check_files(self) -> None:
+        for file in self.files:
+            owner = PlumedSession._open.get(str(file))
+            if owner is not None and owner.alive:
+                raise ConfigurationError(
+                    f"PLUMED of another simulation in this program is writing to '{file}'. Close it (close()), or give "
+                    "this one another folder=. A copied System is another simulation, too."
+                )
+
+    @property
+    def alive(self) -> bool:
+        """Whether PLUMED is still there."""
+        return bool(self._finalize.alive)
+
+    @property
+    def needs_parameters(self) -> bool:
+        """Whether evaluations should bring the Context's parameters along."""
+        return self._energy is not None
+
+    @property
+    def files(self) -> list[Path]:
+        """Files of the script that grow line by line, such as COLVAR and HILLS, whether they exist yet or not."""
+        names: list[str] = []
+        for line in (_COMMENT.sub("", line) for line in self._lines):
+            if _READS.search(line):
+                continue
+            found = _APPENDED.findall(line)
+            walker = _WALKER.search(line)
+            if walker:  # hills of this walker, beside those of the others
+                place = _WALKERS_DIR.search(line)
+                found = [f"{place.group(1) if place else '.'}/{(found or ['HILLS'])[0]}.{walker.group(1)}"]
+            names += found
+        return [Path(os.path.normpath(self.folder / name)) for name in dict.fromkeys(names)]
+
+    # -- evaluating -------------------------------------------------------------------------------------------
+
+    def evaluate(
+        self,
+        step: int,
+        positions: NDArray[np.float64],
+        box: NDArray[np.float64] | None = None,
+        parameters: Mapping[str, float] | None = None,
+    ) -> tuple[float, NDArray[np.float64]]:
+        """Bias of a geometry; counts the step before, if ``step`` is the next one.
+
+        Parameters
+        ----------
+        step : int
+            Steps made so far.
+        positions : array, shape (N, 3), nm
+        box : array, shape (3, 3), nm, optional
+        parameters : mapping, optional
+            Context parameters, for the energy source.
+
+        Returns
+        -------
+        energy : float, kJ/mol
+        forces : array, shape (N, 3), kJ/mol/nm
+            PLUMED's own memory: read it before the next call.
+        """
+        if not self.alive:
+            raise ConfigurationError("PLUMED of this force has been closed. Make a new PlumedForce to go on.")
+        if self._restart and step > 0:
+            # A run that goes on from its very first step leaves out a hill there by right.
+            if self._step is None or step != self._step + 1:
+                self._pretend_first_step(step, positions, box, parameters or {})
+            self._restart = False
+        self.complete(step)
+        self._step = step
+        self._compute(step, positions, box, parameters or {})
+        return float(self._bias[0]), self._forces
+
+    def complete(self, step: int) -> None:
+        """Let PLUMED act on the step before ``step``, if that was the one evaluated last; otherwise do nothing."""
+        if self._step is not None and step == self._step + 1:
+            done, self._step = self._step, None
+            self._update()
+            if self._stop[0] and not self.stopped:
+                self.stopped, self.stopped_at = True, done
+
+    def _update(self) -> None:
+        # Hills of other walkers are looked for under relative names.
+        with contextlib.chdir(self.folder):
+            self._plumed.cmd("update")
+
+    def _compute(
+        self,
+        step: int,
+        positions: NDArray[np.float64],
+        box: NDArray[np.float64] | None,
+        parameters: Mapping[str, float],
+    ) -> None:
+        cmd = self._plumed.cmd
+        self._positions = np.ascontiguousarray(positions, dtype=np.float64)
+        if box is not None:
+            self._box[:] = box
+        self._forces.fill(0.0)
+        self._virial.fill(0.0)
+        cmd("setStep", int(step))
+        cmd("setPositions", self._positions)
+        cmd("setBox", self._box)
+        cmd("setMasses", self._masses)
+        cmd("setCharges", self._charges)
+        cmd("setForces", self._forces)
+        cmd("setVirial", self._virial)
+        cmd("setStopFlag", self._stop)
+        cmd("prepareDependencies")
+        engine_forces = self._give_energy(positions, box, parameters)
+        gradients = self._give_variables(positions, box)
+        cmd("shareData")
+        cmd("performCalcNoUpdate")
+        cmd("getBias", self._bias)
+        if engine_forces is not None:
+            self._forces -= engine_forces
+        for name, gradient in gradients.items():
+            self._forces += self._pulls[name][0] * gradient
+
+    def _give_energy(
+        self, positions: NDArray[np.float64], box: NDArray[np.float64] | None, parameters: Mapping[str, float]
+    ) -> NDArray[np.float64] | None:
+        """Hand the engine's energy and forces over if the script uses them; PLUMED scales forces to bias an energy."""
+        self._plumed.cmd("isEnergyNeeded", self._flag)
+        if not self._flag[0]:
+            return None
+        if self._energy is None:
+            raise ConfigurationError(
+                "The PLUMED script uses ENERGY, but this force was made without an energy to give; leave energy=True."
+            )
+        energy, forces = self._energy(positions, box, parameters)
+        self._forces[:] = forces
+        self._plumed.cmd("setEnergy", float(energy))
+        return forces
+
+    def _give_variables(
+        self, positions: NDArray[np.float64], box: NDArray[np.float64] | None
+    ) -> dict[str, NDArray[np.float64]]:
+        gradients = {}
+        for name, variable in self._variables.items():
+            self._plumed.cmd(f"isExtraCVNeeded {name}", self._flag)
+            if not self._flag[0]:
+                continue
+            self._values[name][0], gradients[name] = variable.evaluate(positions, box)
+            self._pulls[name].fill(0.0)
+            self._plumed.cmd(f"setExtraCV {name}", self._values[name])
+            self._plumed.cmd(f"setExtraCVForce {name}", self._pulls[name])
+        return gradients
+
+    def _pretend_first_step(
+        self,
+        step: int,
+        positions: NDArray[np.float64],
+        box: NDArray[np.float64] | None,
+        parameters: Mapping[str, float],
+    ) -> None:
+        """Make the step that PLUMED will not count.
+
+        METAD and its kin skip their first step, because most engines repeat the last one of the run before. This one
+        does not, so the step is made up, and what it writes is taken back.
+        """
+        sizes = {file: file.stat().st_size for file in self.files if file.exists()}
+        self._compute(step - 1, positions, box, parameters)
+        self._update()
+        self._stop[0] = 0
+        for file, size in sizes.items():
+            os.truncate(file, size)
+
+    def close(self, step: int | None = None) -> None:
+        """Finish PLUMED: files are complete after it.
+
+        Parameters
+        ----------
+        step : int, optional
+            Steps the simulation has made, so that the last one counts, too.
+        """
+        if self.alive:
+            if step is not None:
+                self.complete(step)
+            self._finalize()
+
+
+def absolute_inputs(script: str, folder: Path) -> str:
+    """Make relative names of files that a script reads (structures, references, grids) start at a folder."""
+
+    def resolve(match: re.Match[str]) -> str:
+        name = match.group(2)
+        return f"{match.group(1)}={folder.absolute() / name}" if (folder / name).is_file() else match.group(0)
+
+    lines = []
+    for line in script.splitlines():
+        pattern = r"(?<![\w-])(STRUCTURE|REFERENCE|TEMPLATE|GRID_RFILE|STATE_RFILE|NDX_FILE)=([^\s,}/][^\s,}]*)"
+        if _READS.search(line):
+            pattern = r"(?<![\w-])(FILE)=([^\s,}/][^\s,}]*)"
+        lines.append(re.sub(pattern, resolve, line))
+    return "\n".join(lines)
+
+
+def _explain(error: Exception) -> str:
+    """The lines of a PLUMED message that say something; the rest is the place in its source."""
+    lines = [line.strip() for line in str(error).splitlines()]
+    noise = re.compile(r"^(\+{3}.*|\(?tools/.*|.*\.(cpp|h):\d+.*|in function .*|message follows.*|)$")
+    useful = [line for line in lines if not noise.match(line)]
+    return " ".join(useful or lines or [repr(error)])

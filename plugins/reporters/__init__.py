@@ -1,0 +1,1 @@
+"""What watches an OpenMM run: frames, logs, progress, and how far a committee disagrees."""

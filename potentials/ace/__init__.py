@@ -1,0 +1,1 @@
+"""Linear ACE: basis, evaluation on ordinary torch or a compiled operator, and its Bayesian fit."""

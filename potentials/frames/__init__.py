@@ -1,0 +1,1 @@
+"""Labelled structures: read, checked, compared with predictions; knows no model."""

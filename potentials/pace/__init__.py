@@ -1,0 +1,1 @@
+"""Potentials of pacemaker and ML-PACE, read into ACE's evaluator."""

@@ -1,0 +1,370 @@
+"""The site-model contract: species and edges in, site energies out.
+
+A site model is a TorchScript-compatible module ::
+
+    forward(species: int64[N], edge_index: int64[2, E], edge_vectors: float[E, 3]) -> float[N] or float[N, K]
+
+``edge_index[0]`` is the centre atom i, ``edge_index[1]`` its neighbour j, ``edge_vectors = r_j - r_i`` in angstrom
+with the periodic image included. All pairs closer than ``cutoff`` are listed in both directions, in any order. The
+result is the energy of every site in eV, measured from the atomic self-energies ``e0s``; a committee returns one
+column per member. A descriptor is the same call returning ``float[N, D]``.
+
+Self-energies stay outside the module, in float64: they are constants of the composition, four orders of magnitude
+larger than the differences that matter, and single precision would eat the latter.
+"""
+
+from __future__ import annotations
+
+import copy
+import io
+import json
+import os
+import warnings
+import zipfile
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import ase.data
+import numpy as np
+import torch
+from numpy.typing import ArrayLike, NDArray
+
+from halberd.potentials.errors import ConfigurationError, ModelError, ModelFileError, UnknownElementError
+from halberd.potentials.files import replacing
+from halberd.potentials.sites.elements import atomic_number_of
+
+#: Entry inside a ``.pt`` file that holds everything but the TorchScript.
+SIDECAR = "halberd.json"
+FORMAT_VERSION = 1
+
+#: Value of ``metadata["columns"]`` of models with two columns that are no committee: the mean energy, and one whose sum
+#: over the sites is the standard deviation of the energy.
+MEAN_AND_SIGMA = "mean, sigma"
+
+_DTYPES = {"single": torch.float32, "double": torch.float64}
+
+Restriction = Callable[[Sequence[int]], "SiteModel"]
+
+
+def dtype_of(precision: str | torch.dtype) -> torch.dtype:
+    """Translate ``'single'`` or ``'double'`` into a torch dtype.
+
+    Raises
+    ------
+    ConfigurationError
+        For any other word.
+    """
+    if isinstance(precision, torch.dtype):
+        return precision
+    try:
+        return _DTYPES[precision]
+    except (KeyError, TypeError):
+        raise ConfigurationError(f"precision is {precision!r}; it must be 'single' or 'double'.") from None
+
+
+class SiteModel:
+    """A site-energy module together with what is needed to use it.
+
+    Parameters
+    ----------
+    module : torch.nn.Module
+        Follows the contract in this module's documentation. Scripted on first need.
+    cutoff : float
+        Interaction range of one edge, angstrom.
+    atomic_numbers : sequence of int
+        What species 0, 1, ... stand for.
+    e0s : array, shape (S,) or (S, K), eV, optional
+        Self-energy of each species; one column per member where committee members differ. Zero if omitted.
+    n_columns : int, optional
+        Number K of committee columns. ``None`` means that the module returns shape (N,).
+    metadata : dict, optional
+        JSON-compatible: ``name``, what it was fitted to, citation, version.
+    restriction : callable, optional
+        Given atomic numbers, returns an equivalent, cheaper model for these elements alone.
+
+    Raises
+    ------
+    ModelError
+        If the parts do not fit together.
+    """
+
+    def __init__(
+        self,
+        module: torch.nn.Module,
+        cutoff: float,
+        atomic_numbers: Sequence[int],
+        *,
+        e0s: ArrayLike | None = None,
+        n_columns: int | None = None,
+        metadata: dict[str, Any] | None = None,
+        restriction: Restriction | None = None,
+    ) -> None:
+        self.module = module.eval()
+        self.cutoff = float(cutoff)
+        self.atomic_numbers = tuple(int(z) for z in atomic_numbers)
+        self.e0s = np.zeros(len(self.atomic_numbers)) if e0s is None else np.asarray(e0s, dtype=np.float64)
+        self.n_columns = n_columns
+        self.metadata = dict(metadata or {})
+        self.restriction = restriction
+        if not np.isfinite(self.cutoff) or self.cutoff <= 0:
+            raise ModelError(f"A site model needs a positive cutoff in angstrom, got {cutoff!r}.")
+        if len(set(self.atomic_numbers)) != len(self.atomic_numbers) or not self.atomic_numbers:
+            raise ModelError(f"atomic_numbers must be distinct and not empty, got {self.atomic_numbers}.")
+        if self.e0s.shape[0] != len(self.atomic_numbers):
+            raise ModelError(f"e0s must have {len(self.atomic_numbers)} rows, one per species, got {self.e0s.shape}.")
+        for parameter in self.module.parameters():
+            parameter.requires_grad_(False)
+
+    # -- what it is ---------------------------------------------------------------------------------------------
+
+    @property
+    def name(self) -> str:
+        """Name of the model, for force names and messages."""
+        return str(self.metadata.get("name", "unnamed"))
+
+    @property
+    def has_sigma_column(self) -> bool:
+        """Whether the columns are the mean energy and its exact standard deviation instead of members."""
+        return self.metadata.get("columns") == MEAN_AND_SIGMA
+
+    @property
+    def symbols(self) -> tuple[str, ...]:
+        """Chemical symbols of species 0, 1, ..."""
+        return tuple(ase.data.chemical_symbols[z] for z in self.atomic_numbers)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Floating-point type of the parameters."""
+        for tensor in [*self.module.parameters(), *self.module.buffers()]:
+            if tensor.is_floating_point():
+                return tensor.dtype
+        return torch.float64
+
+    @property
+    def device(self) -> torch.device:
+        """Where the parameters live."""
+        for tensor in [*self.module.parameters(), *self.module.buffers()]:
+            return tensor.device
+        return torch.device("cpu")
+
+    def __repr__(self) -> str:
+        columns = "" if self.n_columns is None else f", {self.n_columns} members"
+        if "columns" in self.metadata:
+            columns = f", columns: {self.metadata['columns']}"
+        precision = "single" if self.dtype == torch.float32 else "double"
+        return f"SiteModel({self.name!r}, {' '.join(self.symbols)}, cutoff {self.cutoff:g} A, {precision}{columns})"
+
+    # -- using it -----------------------------------------------------------------------------------------------
+
+    def __call__(self, species: torch.Tensor, edge_index: torch.Tensor, edge_vectors: torch.Tensor) -> torch.Tensor:
+        """Evaluate the module; see the contract above for shapes and units."""
+        result: torch.Tensor = self.module(species, edge_index, edge_vectors)
+        return result
+
+    def species_of(self, atomic_numbers: Iterable[int], labels: Sequence[int] | None = None) -> torch.Tensor:
+        """Translate atomic numbers into species indices.
+
+        Parameters
+        ----------
+        atomic_numbers : iterable of int, length N
+        labels : sequence of int, length N, optional
+            What to call the atoms in a message; 0, 1, ... if omitted.
+
+        Returns
+        -------
+        torch.Tensor, int64, shape (N,)
+
+        Raises
+        ------
+        UnknownElementError
+            Names the first atom whose element the model was not made for, and the elements it knows.
+        """
+        index = {z: s for s, z in enumerate(self.atomic_numbers)}
+        species = []
+        for atom, z in enumerate(atomic_numbers):
+            if int(z) not in index:
+                label = atom if labels is None else labels[atom]
+                symbol = (
+                    ase.data.chemical_symbols[int(z)] if 0 <= int(z) < len(ase.data.chemical_symbols) else str(int(z))
+                )
+                raise UnknownElementError(
+                    f"Atom {label} is {symbol}, which model '{self.name}' was not made for; it knows "
+                    f"{', '.join(self.symbols)}. Use another model or change the structure."
+                )
+            species.append(index[int(z)])
+        return torch.tensor(species, dtype=torch.int64)
+
+    def self_energy(self, atomic_numbers: Iterable[int]) -> float | NDArray[np.float64]:
+        """Sum of the atomic self-energies E0 of a composition, eV; shape (K,) if members differ."""
+        total = self.e0s[self.species_of(atomic_numbers).numpy()].sum(axis=0)
+        return float(total) if np.ndim(total) == 0 else np.asarray(total)
+
+    def restrict(self, elements: Iterable[str | int]) -> SiteModel:
+        """Return an equivalent model for some of the elements only.
+
+        Models that carry weights per element get smaller and faster; the others are returned as they are. The
+        energies of structures made of these elements do not change.
+
+        Parameters
+        ----------
+        elements : iterable of str or int
+            Symbols or atomic numbers to keep.
+
+        Raises
+        ------
+        UnknownElementError
+            If the model does not know one of them.
+        """
+        wanted = {atomic_number_of(element) for element in elements}
+        unknown = wanted - set(self.atomic_numbers)
+        if unknown or not wanted:
+            asked = ", ".join(ase.data.chemical_symbols[z] for z in sorted(unknown)) or "no element at all"
+            raise UnknownElementError(
+                f"Model '{self.name}' was asked for {asked}; it knows {', '.join(self.symbols)}. "
+                "Ask for some of these, or use another model."
+            )
+        if self.restriction is None or wanted == set(self.atomic_numbers):
+            return self
+        return self.restriction(sorted(wanted))
+
+    def to(self, dtype: torch.dtype | None = None, device: torch.device | str | None = None) -> SiteModel:
+        """Return a copy with other precision or on another device; self if nothing changes."""
+        if (dtype is None or dtype == self.dtype) and (device is None or torch.device(device) == self.device):
+            return self
+        module = copy.deepcopy(self.module).to(device=device, dtype=dtype)
+        moved = self.replaced(module)
+        if self.restriction is not None:
+            restriction = self.restriction
+            moved.restriction = lambda elements: restriction(elements).to(dtype, device)
+        return moved
+
+    # -- scripting and files ------------------------------------------------------------------------------------
+
+    def scripted(self) -> torch.jit.ScriptModule:
+        """The module as TorchScript.
+
+        A module may have a method ``before_scripting()`` that prepares it in place, and a submodule ``portable``
+        that does the same work wherever torch runs: files hold that one.
+
+        Raises
+        ------
+        ModelError
+            If torch cannot script it; the message carries torch's own.
+        """
+        if not isinstance(self.module, torch.jit.ScriptModule):
+            try:
+                with quiet_torchscript():
+                    prepare: Any = getattr(self.module, "before_scripting", None)
+                    if prepare is not None:
+                        prepare()
+                    self.module = torch.jit.script(self.module)
+            except Exception as error:  # torch raises half a dozen types here, RuntimeError and OSError among them
+                raise ModelError(f"Model '{self.name}' cannot be converted to TorchScript: {error}") from error
+        return self.module
+
+    def sidecar(self) -> dict[str, Any]:
+        """Everything but the module, as saved inside the ``.pt`` file."""
+        return {
+            "format_version": FORMAT_VERSION,
+            "cutoff": self.cutoff,
+            "atomic_numbers": list(self.atomic_numbers),
+            "e0s": self.e0s.tolist(),
+            "n_columns": self.n_columns,
+            "metadata": self.metadata,
+        }
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write a self-contained ``.pt`` file: TorchScript, elements, cutoff, self-energies, metadata.
+
+        The file is written under a temporary name and renamed, and loads without the package the model came from.
+
+        Raises
+        ------
+        OutputError
+            If the place cannot be written.
+        ModelError
+            If the module cannot be scripted.
+        """
+        scripted = self.scripted()
+        module = getattr(scripted, "portable", scripted)
+        with replacing(path) as temporary, quiet_torchscript():
+            # By way of a buffer: torch names the folder inside the archive after the file, here a temporary one.
+            buffer = _serialise(module, json.dumps(self.sidecar(), sort_keys=True))
+            temporary.write_bytes(buffer)
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> SiteModel:
+        """Read a ``.pt`` file written by :meth:`save`.
+
+        Raises
+        ------
+        ModelFileError
+            If the file is missing, damaged, or not halberd's.
+        """
+        path = Path(path)
+        extra = {SIDECAR: ""}
+        try:
+            with quiet_torchscript():
+                module = torch.jit.load(str(path), map_location="cpu", _extra_files=extra)
+        except (RuntimeError, ValueError, OSError) as error:
+            first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+            raise ModelFileError(f"'{path}' cannot be read as a halberd model: {first}") from error
+        if not extra[SIDECAR]:
+            raise ModelFileError(
+                f"'{path}' is a TorchScript file, but not a halberd model: it has no {SIDECAR}. "
+                "Give the original model file, or export it with 'halberd export'."
+            )
+        sidecar = json.loads(extra[SIDECAR])
+        if sidecar["format_version"] > FORMAT_VERSION:
+            raise ModelFileError(
+                f"'{path}' has format {sidecar['format_version']}, this halberd reads up to {FORMAT_VERSION}. "
+                "Upgrade halberd."
+            )
+        return cls(
+            module,
+            sidecar["cutoff"],
+            sidecar["atomic_numbers"],
+            e0s=sidecar["e0s"],
+            n_columns=sidecar["n_columns"],
+            metadata=sidecar["metadata"],
+        )
+
+    def replaced(self, module: torch.nn.Module) -> SiteModel:
+        """Return the same model with another module that computes the same."""
+        return SiteModel(
+            module,
+            self.cutoff,
+            self.atomic_numbers,
+            e0s=self.e0s,
+            n_columns=self.n_columns,
+            metadata=self.metadata,
+        )
+
+
+def is_halberd_file(path: str | os.PathLike[str]) -> bool:
+    """Whether a file is a zip archive that carries halberd's sidecar."""
+    if not zipfile.is_zipfile(path):
+        return False
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return any(name.endswith(f"extra/{SIDECAR}") for name in archive.namelist())
+    except zipfile.BadZipFile:
+        return False
+
+
+class quiet_torchscript(warnings.catch_warnings):
+    """Silence torch's notes about TorchScript itself; everything else still shows."""
+
+    def __enter__(self) -> None:
+        super().__enter__()
+        # mace-torch annotates empty lists in constructors; harmless, and not ours to change.
+        warnings.filterwarnings("ignore", message="The TorchScript type system doesn't support instance-level")
+        warnings.filterwarnings("ignore", message=r".*torch\.jit\..* is (deprecated|not supported)", append=False)
+        warnings.filterwarnings("ignore", message=r".*TorchScript.* is deprecated", append=False)
+
+
+def _serialise(module: torch.jit.ScriptModule, sidecar: str) -> bytes:
+    buffer = io.BytesIO()
+    torch.jit.save(module, buffer, _extra_files={SIDECAR: sidecar})
+    return buffer.getvalue()

@@ -1,0 +1,255 @@
+"""``halberd generate`` and ``halberd metrics``."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from halberd.plugins.commands.output import JsonOption, console, print_json
+from halberd.potentials.errors import ConfigurationError
+
+
+def generate(
+    n: Annotated[int | None, typer.Option("--n", help="Molecules wanted.", min=1)] = None,
+    heavy_atoms: Annotated[str | None, typer.Option(help="Heavy atoms to generate: 8, or a range 7:9.")] = None,
+    shape: Annotated[
+        str | None, typer.Option(help="gaussian, gaussian:1,1,2, line:8, circle:4, or a file of points.")
+    ] = None,
+    scaffold: Annotated[str | None, typer.Option(help="SDF (or other) file of fragments to build around.")] = None,
+    host: Annotated[str | None, typer.Option(help="File of a host whose atoms are kept clear of.")] = None,
+    output: Annotated[Path, typer.Option("--output", "-o", help=".sdf, .extxyz, .xyz or .pdb file.")] = Path(
+        "generated.sdf"
+    ),
+    seed: Annotated[int | None, typer.Option(help="Random seed.")] = None,
+    model: Annotated[str | None, typer.Option(help="MACE: pretrained name or file.")] = None,
+    references: Annotated[str | None, typer.Option(help="qm9, qm9-small, joined, or a file of molecules.")] = None,
+    elements: Annotated[str | None, typer.Option(help="Elements to make molecules of, such as C,N,O.")] = None,
+    coverage: Annotated[float | None, typer.Option(help="Weight of the coverage sum, 0 to 1.")] = None,
+    particles: Annotated[int | None, typer.Option(help="Particles per molecule.", min=1)] = None,
+    levels: Annotated[int | None, typer.Option(help="Noise levels.", min=4)] = None,
+    integrator: Annotated[str | None, typer.Option(help="heun or langevin.")] = None,
+    strength: Annotated[float | None, typer.Option(help="Factor of the shape's pull.")] = None,
+    relax_scaffold: Annotated[
+        bool | None, typer.Option("--relax-scaffold/--fix-scaffold", help="Let the scaffold move in the end.")
+    ] = None,
+    sweep: Annotated[bool | None, typer.Option("--sweep/--no-sweep", help="Sweep over elements by energy.")] = None,
+    unique: Annotated[bool | None, typer.Option("--unique/--duplicates", help="Keep one of each molecule.")] = None,
+    batch: Annotated[int | None, typer.Option(help="Molecules that are generated together.", min=1)] = None,
+    max_attempts: Annotated[
+        int | None, typer.Option(help="Attempts at most; three times --n if omitted.", min=1)
+    ] = None,
+    platform: Annotated[str | None, typer.Option(help="OpenMM platform.")] = None,
+    device: Annotated[str | None, typer.Option(help="cpu or cuda, for what is computed beside OpenMM.")] = None,
+    threads: Annotated[int | None, typer.Option(help="CPU threads.", min=1)] = None,
+    config: Annotated[Path | None, typer.Option(help="YAML file of settings; flags win over it.")] = None,
+    picture: Annotated[bool, typer.Option("--picture/--no-picture", help="Draw a sheet beside the output.")] = True,
+    with_metrics: Annotated[bool, typer.Option("--metrics/--no-metrics", help="Measure what came out.")] = True,
+    as_json: JsonOption = False,
+) -> None:
+    """Generate molecules from the similarity of atoms to reference molecules: no training, any shape."""
+    import torch
+
+    from halberd.plugins.molecules.files import draw_molecules
+    from halberd.samplers.generation.generator import generate as run
+    from halberd.samplers.generation.settings import GenerationSettings
+    from halberd.samplers.runs.settings_file import from_mapping, read_yaml
+
+    if threads is not None:
+        torch.set_num_threads(threads)
+    values: dict[str, Any] = {} if config is None else read_yaml(config)
+    flags = {
+        "n": n,
+        "heavy_atoms": heavy_atoms,
+        "shape": shape,
+        "scaffold": scaffold,
+        "host": host,
+        "seed": seed,
+        "model": model,
+        "device": device,
+        "references": references,
+        "coverage": coverage,
+        "sweep": sweep,
+        "unique": unique,
+        "batch": batch,
+        "max_attempts": max_attempts,
+    }
+    values.update({key: value for key, value in flags.items() if value is not None})
+    sampler = {
+        "elements": None if elements is None else [each.strip() for each in elements.split(",")],
+        "particles": particles,
+        "n_levels": levels,
+        "integrator": integrator,
+        "strength": strength,
+        "platform": platform,
+    }
+    values["sampler"] = {
+        **(values.get("sampler") or {}),
+        **{key: value for key, value in sampler.items() if value is not None},
+    }
+    if relax_scaffold is not None:
+        values["finish"] = {**(values.get("finish") or {}), "relax_scaffold": relax_scaffold}
+    if "heavy_atoms" in values:
+        values["heavy_atoms"] = str(values["heavy_atoms"])
+    settings = from_mapping(GenerationSettings, values, f"'{config}'" if config else "the command line")
+    started = time.perf_counter()
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        with _progress() as tell:
+            made = run(settings, output=output, progress=tell)
+    for text in dict.fromkeys(str(w.message) for w in caught if str(w.message).startswith("halberd:")):
+        console.print(f"[yellow]{text.removeprefix('halberd: ')}[/]")
+    sheet = output.with_suffix(".png")
+    if picture:
+        draw_molecules(sheet, made.molecules)
+    measured: dict[str, Any] = {}
+    if with_metrics:
+        with _progress() as tell:
+            measured = _measure(made.atoms, made.distinct_attempts, tell, posebusters=None, xtb=0)
+        measured.update(made.rates())
+    result = {
+        "output": str(output),
+        "picture": str(sheet) if picture else None,
+        "requested": settings.n,
+        "written": len(made.molecules),
+        "attempts": made.attempts,
+        "failures": made.failures,
+        "metrics": measured,
+        "seconds": {**made.seconds, "all": time.perf_counter() - started},
+        "settings": dataclasses.asdict(settings),
+    }
+    if as_json:
+        print_json(result)
+    else:
+        _print_summary(result)
+    if len(made.molecules) < settings.n:
+        raise typer.Exit(1)
+
+
+def metrics(
+    file: Annotated[Path, typer.Argument(help="Molecules with hydrogens: SDF, extended XYZ ...; or 'qm9'.")],
+    attempts: Annotated[int | None, typer.Option(help="Attempts behind them, failures included.", min=1)] = None,
+    sample: Annotated[int | None, typer.Option(help="Measure so many, drawn at random.", min=1)] = None,
+    seed: Annotated[int, typer.Option(help="Seed of that draw.")] = 0,
+    posebusters: Annotated[bool | None, typer.Option("--posebusters/--no-posebusters", help="Run PoseBusters.")] = None,
+    xtb: Annotated[int, typer.Option(help="Relax so many with GFN2-xTB.", min=0)] = 0,
+    as_json: JsonOption = False,
+) -> None:
+    """Measure molecules by their geometries: stability, validity, uniqueness, novelty, PoseBusters, strain."""
+    import numpy as np
+
+    from halberd.plugins.molecules.files import read_molecules
+    from halberd.plugins.molecules.qm9 import draw_qm9
+
+    if str(file) == "qm9":
+        structures = draw_qm9(sample or 1000, seed)
+    else:
+        structures = read_molecules(file)
+        if sample is not None and sample < len(structures):
+            chosen = np.sort(np.random.default_rng(seed).choice(len(structures), sample, replace=False))
+            structures = [structures[k] for k in chosen]
+    if attempts is not None and attempts < len(structures):
+        raise ConfigurationError(f"--attempts is {attempts}, but there are {len(structures)} molecules.")
+    with _progress() as tell:
+        result = _measure(structures, attempts, tell, posebusters, xtb)
+    if as_json:
+        print_json({"file": str(file), "metrics": result})
+    else:
+        Console().print(metrics_table(result, f"{file}: {result['molecules']} molecules"))
+
+
+def _measure(
+    structures: list[Any], attempts: int | None, tell: Callable[[str, float], None], posebusters: bool | None, xtb: int
+) -> dict[str, Any]:
+    """Measure; what optional packages are needed for is left out where they are not installed and not asked for."""
+    import importlib.util
+
+    from halberd.plugins.molecules.metrics import measure
+    from halberd.plugins.molecules.qm9 import known_smiles
+
+    has_buster = importlib.util.find_spec("posebusters") is not None
+    known = None
+    if importlib.util.find_spec("qm9pack") is not None:
+        tell("reading the SMILES of QM9", 0.0)
+        known = known_smiles()
+    return measure(
+        structures,
+        attempts,
+        known=known,
+        posebusters=has_buster if posebusters is None else posebusters,
+        xtb=xtb,
+        progress=tell,
+    )
+
+
+@contextmanager
+def _progress() -> Iterator[Callable[[str, float], None]]:
+    """A bar on standard error; yields what to tell it."""
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TextColumn("{task.percentage:3.0f} %"),
+        TimeElapsedColumn(),
+    )
+    with Progress(*columns, console=console, transient=True) as bar:
+        task = bar.add_task("starting", total=1.0)
+        yield lambda what, part: bar.update(task, description=what, completed=part)
+
+
+def metrics_table(result: dict[str, Any], title: str) -> Table:
+    """Lay metrics out for people."""
+    table = Table(title=title)
+    table.add_column("metric")
+    table.add_column("value", justify="right")
+    table.add_column("of")
+    rows = {
+        "validity": ("sanitised, one piece, no radicals or charges", "attempts"),
+        "validity_rdkit": ("RDKit finds bonds, one piece", "attempts"),
+        "uniqueness": ("different molecules", "valid"),
+        "novelty": ("not in QM9", "unique"),
+        "posebusters": ("PoseBusters, all checks", "valid"),
+        "atom_stability": ("atoms stable (EDM)", "atoms"),
+        "molecule_stability": ("molecules stable (EDM)", "attempts"),
+    }
+    for key, (name, of) in rows.items():
+        value = result.get(key)
+        table.add_row(name, "not measured" if value is None else f"{100 * value:.1f} %", of)
+    for key, name in {
+        "diversity": "diversity (1 - mean Tanimoto)",
+        "heavy_atoms": "heavy atoms, mean",
+        "rings": "rings, mean",
+        "sp3": "sp3 part of carbon, mean",
+        "qed": "QED, mean",
+    }.items():
+        if result.get(key) is not None:
+            table.add_row(name, f"{result[key]:.2f}", "valid")
+    if result.get("xtb") and result["xtb"]["strain_eV"] is not None:
+        table.add_row(
+            "GFN2-xTB strain, median", f"{result['xtb']['strain_eV']:.2f} eV", f"{result['xtb']['molecules']}"
+        )
+        table.add_row("GFN2-xTB RMSD, median", f"{result['xtb']['rmsd_A']:.2f} Å", f"{result['xtb']['molecules']}")
+    return table
+
+
+def _print_summary(result: dict[str, Any]) -> None:
+    """What came out, what did not and why."""
+    out = Console()
+    if result["metrics"]:
+        out.print(metrics_table(result["metrics"], "what was generated"))
+    table = Table(title=f"{result['attempts']} attempts", show_header=False)
+    table.add_row("molecules", f"{result['written']} of {result['requested']}")
+    for cause, count in sorted(result["failures"].items(), key=lambda item: -item[1]):
+        table.add_row(f"failed: {cause}", str(count))
+    table.add_row("seconds", f"{result['seconds']['total']:.0f}")
+    out.print(table)
+    written = [result["output"], *([result["picture"]] if result["picture"] else [])]
+    console.print(f"written: {', '.join(written)}", markup=False)

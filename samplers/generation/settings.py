@@ -1,0 +1,135 @@
+"""Settings of a generation run."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+from halberd.potentials.errors import ConfigurationError
+from halberd.samplers.generation.annealing import SamplerOptions
+from halberd.samplers.generation.finishing import FinishOptions
+from halberd.samplers.runs.settings_file import from_mapping
+
+
+@dataclasses.dataclass(frozen=True)
+class GenerationSettings:
+    """What to generate.
+
+    Attributes
+    ----------
+    n : int
+        Molecules wanted.
+    heavy_atoms : str
+        ``8``, or a range ``7:9`` with both ends, from which the size of each molecule is drawn, or ``references``:
+        sizes as often as they occur in the reference set. Without the scaffold's.
+    shape : str
+        See :func:`halberd.plugins.molecules.shapes.parse_shape`.
+    beta : float
+        How exclusively the nearest points of a cloud attract, 1/angstrom^2.
+    scaffold : str, optional
+        File of a fragment, or several, that every molecule holds and that does not move.
+    host : str, optional
+        File of a host or pocket whose atoms are kept clear of. Give its cavity as ``shape``.
+    model : str
+        MACE whose descriptors and forces are used: a pretrained name or a file.
+    precision : {'single', 'double'}, optional
+        Of the model; its own if omitted.
+    device : str
+        Where relaxation and scores outside the Context are computed: ``cpu``, or ``cuda`` beside
+        ``sampler: {platform: CUDA}``.
+    references : str
+        Shipped reference set or a file of molecules; ``auto`` takes ``qm9`` up to 9 heavy atoms (the
+        scaffold's included), and ``joined`` above.
+    coverage : float
+        Weight of the coverage sum of the score, 0 to 1.
+    widths : mapping
+        Element -> width of the kernel.
+    inverse_width : float, optional
+        A constant inverse square width of the kernel.
+    balance : float
+        How far the weights of the elements are evened out, 0 to 1.
+    seed : int
+    batch : int
+        Molecules that are generated together.
+    max_attempts : int, optional
+        After which to stop; three times ``n`` if omitted.
+    unique : bool
+        Whether to keep one of each molecule only; the others count as duplicates.
+    sweep : bool
+        Whether to sweep over the elements by energy in the end.
+    sampler : SamplerOptions
+    finish : FinishOptions
+    """
+
+    n: int = 100
+    heavy_atoms: str = "7:9"
+    shape: str = "gaussian"
+    beta: float = 5.0
+    scaffold: str | None = None
+    host: str | None = None
+    model: str = "gfn2-chnof"
+    precision: str | None = None
+    device: str = "cpu"
+    references: str = "auto"
+    coverage: float = 0.0
+    widths: Mapping[str, float] = dataclasses.field(default_factory=dict)
+    inverse_width: float | None = None
+    balance: float = 0.25
+    seed: int = 0
+    batch: int = 50
+    max_attempts: int | None = None
+    unique: bool = True
+    sweep: bool = False
+    sampler: SamplerOptions = dataclasses.field(default_factory=SamplerOptions)
+    finish: FinishOptions = dataclasses.field(default_factory=FinishOptions)
+
+    def __post_init__(self) -> None:
+        for name in ("sampler", "finish"):
+            value, kind = getattr(self, name), {"sampler": SamplerOptions, "finish": FinishOptions}[name]
+            if isinstance(value, Mapping):
+                object.__setattr__(self, name, from_mapping(kind, _tuples(value), f"'{name}'"))
+        if self.n < 1 or self.batch < 1:
+            raise ConfigurationError(f"n and batch must be at least 1, got {self.n} and {self.batch}.")
+        if self.max_attempts is not None and self.max_attempts < 1:
+            raise ConfigurationError(f"max_attempts is {self.max_attempts}; it must be at least 1.")
+        self.sizes  # noqa: B018  (raises if they are not understood)
+
+    @property
+    def sizes(self) -> range | None:
+        """Heavy atoms to choose from; ``None`` for those of the reference set.
+
+        Raises
+        ------
+        ConfigurationError
+            If ``heavy_atoms`` is not a number or a range.
+        """
+        if self.heavy_atoms == "references":
+            return None
+        parts = str(self.heavy_atoms).split(":")
+        try:
+            low, high = int(parts[0]), int(parts[-1])
+        except ValueError:
+            low = high = 0
+        if len(parts) > 2 or not 1 <= low <= high:
+            raise ConfigurationError(
+                f"heavy_atoms is '{self.heavy_atoms}'; write a number such as 8, a range such as 7:9, or 'references'."
+            )
+        return range(low, high + 1)
+
+    @property
+    def attempts(self) -> int:
+        """Molecules to try at most."""
+        return 3 * self.n if self.max_attempts is None else self.max_attempts
+
+    def fingerprint(self) -> dict[str, Any]:
+        """What a continued run must share: everything but how many molecules are wanted, and in what batches."""
+        values = dataclasses.asdict(self)
+        for name in ("n", "batch", "max_attempts"):
+            values.pop(name)
+        return values
+
+
+def _tuples(values: Mapping[str, Any]) -> dict[str, Any]:
+    """YAML's lists as tuples."""
+    return {key: tuple(value) if isinstance(value, list) else value for key, value in values.items()}

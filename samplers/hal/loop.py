@@ -1,0 +1,413 @@
+"""Hyperactive learning: fit, run towards disagreement, label, fit again, until the tolerance holds.
+
+References
+----------
+van der Oord, Sachs, Kovacs, Ortner, Csanyi, npj Comput. Mater. 9, 168 (2023), arXiv 2210.04225.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Sequence
+from concurrent.futures import BrokenExecutor, Executor
+from pathlib import Path
+from typing import Any
+
+import ase.data
+import ase.io
+import numpy as np
+import torch
+from ase import Atoms
+from rich.console import Console
+from threadpoolctl import threadpool_limits
+
+from halberd.plugins.evaluation.prediction import predict
+from halberd.plugins.hosts.ase_calculator import HalberdCalculator
+from halberd.plugins.labelling.reference import label_to_file
+from halberd.potentials.errors import ConfigurationError, DataError, GeometryError, HalberdError
+from halberd.potentials.files import replacing
+from halberd.potentials.frames.distance_guard import DistanceGuard
+from halberd.potentials.frames.error_table import error_report
+from halberd.potentials.frames.labelled import Frame, read_frames, to_atoms
+from halberd.potentials.sites.site_model import SiteModel
+from halberd.samplers.hal.folder import Iteration, RunFolder, write_json
+from halberd.samplers.hal.frame_selection import select_frames
+from halberd.samplers.hal.model import Fit, Fitted, ModelFitter
+from halberd.samplers.hal.report import describe, draw_learning, report_iteration
+from halberd.samplers.hal.settings import HALSettings
+from halberd.samplers.hal.tasks import WalkerTask, run_walker
+from halberd.samplers.hal.walker import SELECTED, Outcome
+from halberd.samplers.runs.processes import locked, make_executor
+
+
+class HyperactiveLearning:
+    """One run, new or to be continued.
+
+    Parameters
+    ----------
+    settings : HALSettings
+    executor : concurrent.futures.Executor, optional
+        Where walkers and labels run: dask.distributed, Parsl and mpi4py provide one. It must see the run's folder. A
+        pool of ``settings.workers`` processes if omitted.
+    progress : bool
+        Print a line per iteration on standard error.
+
+    Raises
+    ------
+    DataError, ConfigurationError, GeometryError
+        Before anything is computed: unreadable files, elements of starts that no initial frame has, starts closer
+        than the distance guard.
+    """
+
+    def __init__(self, settings: HALSettings, executor: Executor | None = None, progress: bool = True) -> None:
+        self.settings = settings
+        self.console = Console(stderr=True, quiet=not progress, highlight=False)
+        self.initial = read_frames(settings.initial)
+        self.starts = [frame.atoms for frame in self.initial if len(frame.atoms) > 1]
+        if settings.starts is not None:
+            self.starts = [frame.atoms for frame in read_frames(settings.starts)]
+        if not self.starts:
+            raise DataError("There is no structure of two atoms or more to start from; give starts.")
+        elements = {int(z) for frame in self.initial for z in frame.atoms.numbers}
+        self._check_starts(elements)
+        self.fitter = ModelFitter(settings.model, sorted(elements))
+        self.fitter.check([frame.atoms for frame in self.initial])
+        self.folder = RunFolder(Path(settings.output))
+        self._executor = executor
+        self._fit: Fit | None = None
+        self._fitted: Fitted | None = None
+
+    def _check_starts(self, elements: set[int]) -> None:
+        for number, atoms in enumerate(self.starts):
+            missing = {int(z) for z in atoms.numbers} - elements
+            if missing:
+                names = ", ".join(ase.data.chemical_symbols[z] for z in sorted(missing))
+                raise ConfigurationError(
+                    f"Start {number} holds {names}, which no initial frame has. Add initial frames with {names}."
+                )
+        guard = DistanceGuard(sorted(elements), self.settings.md.min_distance)
+        for number, atoms in enumerate(self.starts):
+            problem = guard.violation(atoms)
+            if problem is not None:
+                raise GeometryError(f"Start {number} (from 0) cannot be used: {problem}. Change it, or min_distance.")
+        if self.settings.md.cell_move != "none" and not all(atoms.pbc.all() for atoms in self.starts):
+            raise ConfigurationError("cell_move needs periodic starts; some are not.")
+
+    # -- the loop -----------------------------------------------------------------------------------------------
+
+    def run(self) -> dict[str, Any]:
+        """Run until converged or the budget is spent.
+
+        Returns
+        -------
+        dict
+            ``database``, ``model``, ``n_labels``, ``n_failed_labels``, ``iterations``, ``converged``, ``seconds``
+            {``md``, ``label``, ``fit``, ``total``}, ``errors``.
+
+        Raises
+        ------
+        RestartError
+            If the folder belongs to another run; says what differs.
+        OutputError
+            If another process is at work in it.
+        ConfigurationError
+            If the initial frames are too few for the basis, or the calculator cannot be made.
+        HalberdError
+            If a worker process died; the same call goes on.
+        """
+        torch.set_num_threads(self.settings.threads)
+        start = time.perf_counter()
+        # Linear algebra rounds differently on another number of threads, whatever the environment sets.
+        with locked(self.folder.path), threadpool_limits(self.settings.threads):
+            inputs = {"initial": [frame.atoms for frame in self.initial], "starts": self.starts}
+            self.folder.claim(self.settings, inputs)
+            history = self.folder.finished()
+            if history:
+                self.folder.publish(history)
+                self.console.print(f"going on after iteration {history[-1].number}", style="bold")
+            executor = self._executor or make_executor(self.settings.workers)
+            try:
+                while not history or not self._ended(history):
+                    history.append(self._iterate(executor, history))
+            except BrokenExecutor as error:
+                raise HalberdError(
+                    f"A worker process died ({error}). Nothing is lost: the same command goes on. If it dies again, "
+                    "set workers: 0 to see why."
+                ) from error
+            finally:
+                if self._executor is None:
+                    executor.shutdown(cancel_futures=True)
+            draw_learning(history, self.settings, self.folder.path / "learning.png")
+            return self._report(history, time.perf_counter() - start)
+
+    def _ended(self, history: Sequence[Iteration]) -> bool:
+        n_labels = sum(len(it.fit) + len(it.test) for it in history)
+        return (
+            history[-1].held >= self.settings.converged_after
+            or n_labels >= self.settings.max_labels
+            or history[-1].number >= self.settings.max_iterations
+        )
+
+    def _iterate(self, executor: Executor, history: list[Iteration]) -> Iteration:
+        number = len(history)
+        folder = self.folder.iteration(number)
+        folder.mkdir(exist_ok=True)
+        begun = time.perf_counter()
+        outcomes: list[Outcome] = []
+        tasks = self._tasks(history) if number else []
+        n_duplicates = 0
+        if number == 0:
+            to_label = {f"initial{k:04d}": frame for k, frame in enumerate(self.initial)}
+        else:
+            with self.console.status(f"iteration {number}: {self.settings.walkers} walkers"):
+                outcomes = self._walk(tasks, executor)
+            with self.console.status(f"iteration {number}: choosing frames"):
+                to_label, n_duplicates = self._select(outcomes, history)
+        walked = time.perf_counter()
+        with self.console.status(f"iteration {number}: {len(to_label)} labels"):
+            good, n_failed = self._label(executor, to_label, folder)
+        labelled = time.perf_counter()
+        fit_files, test_files = self._split(good, number)
+        tolerance = self._tolerance(history)
+        held = history[-1].held if number else 0
+        for task, outcome in zip(tasks, outcomes, strict=True):
+            whole = task.first_step == 0 and tolerance <= self.settings.md.tolerance
+            held = held + whole if outcome.held else 0
+        with self.console.status(f"iteration {number}: fitting"):
+            iteration = self._fit_model(history, fit_files, test_files, folder)
+            iteration = dataclasses.replace(
+                iteration,
+                n_failed=n_failed,
+                n_duplicates=n_duplicates,
+                tolerance=tolerance,
+                held=held,
+                walkers=[
+                    {**dataclasses.asdict(outcome), "first_step": task.first_step, "start": task.start}
+                    for task, outcome in zip(tasks, outcomes, strict=True)
+                ],
+                seconds={"md": walked - begun, "label": labelled - walked, "fit": time.perf_counter() - labelled},
+            )
+            report_iteration(iteration, self.settings, folder, self._fit, self.folder.path / iteration.model)
+        self.folder.finish(iteration, history)
+        line = describe(iteration, [*history, iteration], self.settings)
+        self.console.print(line, markup=False, soft_wrap=True)
+        return iteration
+
+    def _tolerance(self, history: Sequence[Iteration]) -> float:
+        return self.settings.tolerance_after(sum(walker["held"] for it in history for walker in it.walkers))
+
+    # -- walkers ------------------------------------------------------------------------------------------------
+
+    def _walk(self, tasks: Sequence[WalkerTask], executor: Executor) -> list[Outcome]:
+        return [future.result() for future in [executor.submit(run_walker, task) for task in tasks]]
+
+    def _tasks(self, history: Sequence[Iteration]) -> list[WalkerTask]:
+        """What the walkers of the next iteration do: go on where one was stopped, or begin at the next start."""
+        number, settings = len(history), self.settings
+        md = dataclasses.replace(settings.md, tolerance=self._tolerance(history))
+        begun = sum(walker["first_step"] == 0 for it in history for walker in it.walkers)
+        labelled = [frame.atoms for name in ("fit", "test") for frame in self.folder.frames(history, name)]
+        tasks = []
+        for walker in range(settings.walkers):
+            atoms, first_step, start = self._handed_over(history, walker)
+            if atoms is None:
+                start = begun % len(self.starts)
+                atoms = self.starts[start]
+                begun += 1
+            tasks.append(
+                WalkerTask(
+                    str(self.folder.path / history[-1].model),
+                    str(self.folder.path / history[-1].drive),
+                    _bare(atoms),
+                    md,
+                    str(self.folder.iteration(number) / f"walker{walker}"),
+                    int(np.random.SeedSequence([settings.seed, number, walker]).generate_state(1)[0]),
+                    first_step,
+                    start,
+                    any(_same(atoms, other) for other in labelled),
+                )
+            )
+        return tasks
+
+    def _handed_over(self, history: Sequence[Iteration], walker: int) -> tuple[Atoms | None, int, int]:
+        """Frame, step and start of a trajectory to go on with, if there is one."""
+        before = history[-1]
+        if not self.settings.relay or walker >= len(before.walkers):
+            return None, 0, 0
+        last = before.walkers[walker]
+        folder = self.folder.iteration(before.number)
+        if last["reason"] != "uncertain" or last["step"] == 0 or (folder / f"walker{walker}.failed.json").exists():
+            return None, 0, 0
+        atoms = ase.io.read(folder / f"walker{walker}" / SELECTED)
+        assert isinstance(atoms, Atoms)
+        return atoms, int(last["step"]), int(last["start"])
+
+    def _select(self, outcomes: Sequence[Outcome], history: Sequence[Iteration]) -> tuple[dict[str, Frame], int]:
+        """Frames worth labelling, and how many were not because another one tells the same."""
+        number, settings = len(history), self.settings
+        names, candidates = [], []
+        for walker, outcome in enumerate(outcomes):
+            if outcome.selected_step is not None:
+                atoms = ase.io.read(self.folder.iteration(number) / f"walker{walker}" / SELECTED)
+                assert isinstance(atoms, Atoms)
+                atoms.info["max_f"] = outcome.max_f
+                atoms.arrays["forces"] = atoms.get_forces()
+                names.append(f"walker{walker}")
+                candidates.append(atoms)
+        chosen = list(range(len(candidates)))
+        if len(candidates) > 1:
+            fit, fitted = self._current(history)
+            weight = fit.weights.forces
+            if fitted.posterior.factor is not None and weight > 0 and fitted.posterior.noise > 0:
+                chosen = select_frames(
+                    candidates,
+                    fit.frame_rows,
+                    weight,
+                    fitted.posterior.factor,
+                    fitted.posterior.noise,
+                    self._tolerance(history),
+                    settings.md.epsilon,
+                )
+        n_duplicates = len(candidates) - len(chosen)
+        left = settings.max_labels - sum(len(it.fit) + len(it.test) for it in history)
+        frames = {names[k]: Frame(candidates[k], None, None, None, "hal") for k in sorted(chosen[:left])}
+        return frames, n_duplicates
+
+    # -- labels -------------------------------------------------------------------------------------------------
+
+    def _label(self, executor: Executor, frames: dict[str, Frame], folder: Path) -> tuple[list[Path], int]:
+        """Files of the labelled frames, in order, and the number of failures."""
+        files, futures = [], {}
+        for name, frame in frames.items():
+            path = folder / f"{name}.extxyz"
+            files.append(path)
+            if frame.energy is not None and frame.forces is not None:
+                if not path.is_file():
+                    with replacing(path) as temporary:
+                        ase.io.write(temporary, to_atoms(frame), format="extxyz")
+            elif not path.is_file() and not path.with_suffix(".failed.json").is_file():
+                atoms = _bare(frame.atoms)
+                atoms.info = {k: v for k, v in frame.atoms.info.items() if k in ("step", "sigma", "max_f")}
+                futures[name] = executor.submit(label_to_file, atoms, self.settings.label, path, frame.config_type)
+        for name, future in futures.items():
+            answer = future.result()
+            if not answer["ok"]:
+                self.console.print(f"  label of {name} failed: {answer['reason']}", style="yellow", markup=False)
+        good = [path for path in files if path.is_file()]
+        return good, len(files) - len(good)
+
+    def _split(self, files: Sequence[Path], number: int) -> tuple[list[str], list[str]]:
+        """Assign labelled frames to the fit or, with the given probability, to the test set."""
+        generator = np.random.default_rng([self.settings.seed, number, 77])
+        fit: list[str] = []
+        test: list[str] = []
+        for path in files:
+            is_test = number > 0 and generator.random() < self.settings.test_fraction
+            (test if is_test else fit).append(self.folder.relative(path))
+        return fit, test
+
+    # -- fit ----------------------------------------------------------------------------------------------------
+
+    def _fit_model(
+        self, history: Sequence[Iteration], fit_files: list[str], test_files: list[str], folder: Path
+    ) -> Iteration:
+        settings, number = self.settings.model, len(history)
+        new = [frame for file in fit_files for frame in self.folder.read(file)]
+        test = [*self.folder.frames(history, "test"), *(f for file in test_files for f in self.folder.read(file))]
+        if history and not new:
+            last = history[-1]
+            errors = last.errors
+            if test_files:
+                errors = {**errors, "test": self._errors(test, self.folder.path / last.model)}
+            return dataclasses.replace(last, number=number, fit=[], test=test_files, errors=errors)
+        if not history and not new:
+            raise DataError("No initial frame could be labelled; see the .failed.json files for the reasons.")
+        frames = [*self.folder.frames(history, "fit"), *new]
+        select = number == 0 or (settings.select_every > 0 and number % settings.select_every == 0)
+        if not history or (select and settings.select_degrees):
+            fit = self.fitter.new(frames, select)
+        else:
+            # By way of the file, so that a resumed run computes the same bits.
+            fit = self.fitter.load(self.folder.path / history[-1].state)
+            fit.add(new)
+        fit.save(folder / "fit_state.npz")
+        fit = self.fitter.load(folder / "fit_state.npz")
+        fitted = self.fitter.solve(fit, self.settings.seed + number, f"hal-{number:04d}")
+        fitted.model.save(folder / "model.pt")
+        drive = "model.pt"
+        if settings.sigma == "exact":
+            drive = "drive.pt"
+            fitted.with_exact_sigma().save(folder / drive)
+        self._fit, self._fitted = fit, fitted
+        errors = {"fit": self._errors(frames, fitted.model)}
+        if test:
+            errors["test"] = self._errors(test, fitted.model)
+        return Iteration(
+            number=number,
+            fit=fit_files,
+            test=test_files,
+            n_failed=0,
+            n_duplicates=0,
+            tolerance=0.0,
+            held=0,
+            model=self.folder.relative(folder / "model.pt"),
+            drive=self.folder.relative(folder / drive),
+            state=self.folder.relative(folder / "fit_state.npz"),
+            n_functions=len(fitted.coefficients),
+            n_rows=fit.n_rows,
+            walkers=[],
+            errors=errors,
+            seconds={},
+            details={**fitted.posterior.details, "notes": fitted.notes},
+        )
+
+    def _current(self, history: Sequence[Iteration]) -> tuple[Fit, Fitted]:
+        """The fit behind the current model; solved again after a restart."""
+        if self._fit is None or self._fitted is None:
+            self._fit = self.fitter.load(self.folder.path / history[-1].state)
+            made = int(Path(history[-1].model).parent.name)
+            self._fitted = self.fitter.solve(self._fit, self.settings.seed + made, f"hal-{made:04d}")
+        return self._fit, self._fitted
+
+    def _errors(self, frames: Sequence[Frame], model: SiteModel | Path) -> dict[str, Any]:
+        return error_report(frames, predict(HalberdCalculator(model), frames))
+
+    def _report(self, history: Sequence[Iteration], seconds: float) -> dict[str, Any]:
+        parts = {key: sum(it.seconds[key] for it in history) for key in ("md", "label", "fit")}
+        n_fit, n_test = (sum(len(getattr(it, name)) for it in history) for name in ("fit", "test"))
+        result = {
+            "database": str(self.folder.path / "fit.extxyz"),
+            "model": str(self.folder.path / "model.pt"),
+            "n_labels": n_fit + n_test,
+            "n_fit": n_fit,
+            "n_test": n_test,
+            "n_failed_labels": sum(it.n_failed for it in history),
+            "n_duplicates": sum(it.n_duplicates for it in history),
+            "iterations": history[-1].number,
+            "converged": history[-1].held >= self.settings.converged_after,
+            "errors": history[-1].errors,
+            "seconds": {**parts, "total": sum(parts.values()), "this_call": seconds},
+            "figure": str(self.folder.path / "learning.png"),
+        }
+        write_json(self.folder.path / "report.json", result)
+        return result
+
+
+def _bare(atoms: Atoms) -> Atoms:
+    """A structure without labels or anything else."""
+    return Atoms(atoms.numbers, atoms.positions, cell=atoms.cell, pbc=atoms.pbc)
+
+
+def _same(one: Atoms, other: Atoms) -> bool:
+    """Whether two structures are the same but for the digits that files hold."""
+    return bool(
+        np.array_equal(one.numbers, other.numbers)
+        and np.abs(one.positions - other.positions).max() < 1e-5
+        and np.abs(np.asarray(one.cell) - np.asarray(other.cell)).max() < 1e-5
+    )
+
+
+def run_hal(settings: HALSettings, executor: Executor | None = None, progress: bool = True) -> dict[str, Any]:
+    """Run hyperactive learning; see :meth:`HyperactiveLearning.run`."""
+    return HyperactiveLearning(settings, executor, progress).run()

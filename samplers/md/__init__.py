@@ -1,0 +1,1 @@
+"""Production molecular dynamics: stages, ensembles, walkers, replica exchange, exact restarts."""

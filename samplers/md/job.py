@@ -1,0 +1,52 @@
+"""One run with its equilibration, from settings to a report: what walkers do each, and runs do once."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from pathlib import Path
+from typing import Any
+
+import openmm
+
+from halberd.samplers.md.run import CHECKPOINT, MolecularDynamics, refuse_to_overwrite
+from halberd.samplers.md.settings import MDSettings
+from halberd.samplers.runs.restart import read_checkpoint
+
+
+def has_checkpoint(settings: MDSettings) -> bool:
+    """Whether a job has left anything to go on with."""
+    folder = Path(settings.output)
+    stages = [folder / f"equilibration-{n}" for n in range(1, len(settings.equilibration) + 1)]
+    found = any((each / CHECKPOINT).exists() for each in (folder, *stages))
+    return found or (settings.replica_temperatures is not None and (folder / "replicas.nc").exists())
+
+
+def _with_time_left(settings: MDSettings, began: float) -> MDSettings:
+    """Settings whose limit by the clock is what is left of it."""
+    if settings.max_hours is None:
+        return settings
+    left = settings.max_hours - (time.monotonic() - began) / 3600.0
+    return dataclasses.replace(settings, max_hours=max(left, 1e-9))
+
+
+def _equilibrate(
+    settings: MDSettings, restart: bool, progress: bool, began: float
+) -> tuple[openmm.State | None, dict[str, Any] | None]:
+    """Run the stages that are left; returns the state to go on from, or the report of a stage that was stopped."""
+    if restart and (Path(settings.output) / CHECKPOINT).exists():
+        return None, None  # that checkpoint holds everything
+    if not restart and settings.equilibration:
+        refuse_to_overwrite(Path(settings.output))
+    state: openmm.State | None = None
+    for number, values in enumerate(settings.equilibration, start=1):
+        stage = settings.stage(number, values)
+        file = Path(stage.output) / CHECKPOINT
+        if not (restart and file.exists() and read_checkpoint(file).step >= stage.steps):
+            Path(settings.output).mkdir(parents=True, exist_ok=True)
+            continues = restart and file.exists()
+            result = MolecularDynamics(_with_time_left(stage, began), state).run(continues, progress)
+            if not result["complete"]:
+                return None, {**result, "stage": number}
+        state = openmm.XmlSerializer.deserialize(read_checkpoint(file).state)
+    return state, None

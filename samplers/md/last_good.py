@@ -1,0 +1,126 @@
+"""What is left of a run that explodes: a clear message, and the last frame that was in order."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from pathlib import Path
+
+import ase.io
+import numpy as np
+import openmm
+from ase import Atoms
+from openmm import app, unit
+
+from halberd.plugins.forces.topology import describe_atoms, symbols_of
+from halberd.potentials.constants import EV_PER_ANGSTROM_IN_KJ_PER_MOL_NM, NM_IN_ANGSTROM
+from halberd.potentials.errors import HalberdError, OutputError, StabilityError
+from halberd.potentials.files import replacing
+
+
+class LastGood:
+    """Keeps the last good positions of a simulation.
+
+    Parameters
+    ----------
+    simulation : openmm.app.Simulation
+    folder : path
+        Where ``last_good.extxyz`` goes.
+    periodic : bool
+    """
+
+    def __init__(self, simulation: app.Simulation, folder: Path, periodic: bool) -> None:
+        self._simulation = simulation
+        self._folder = folder
+        self._periodic = periodic
+        self.remember()
+
+    def remember(self) -> None:
+        """Keep the positions if they and the velocities are good; find out early if they are not.
+
+        Raises
+        ------
+        StabilityError
+            Names atoms.
+        """
+        state = self._simulation.context.getState(positions=True, velocities=True)
+        positions = state.getPositions(asNumpy=True).value_in_unit(unit.nanometer)
+        velocities = state.getVelocities(asNumpy=True)._value
+        for values, what in ((positions, "Positions"), (velocities, "Velocities")):
+            if not np.isfinite(values).all():
+                raise_not_finite(self._simulation.topology, values, "the run", what)
+        self.positions = np.array(positions)
+        self.box = state.getPeriodicBoxVectors(asNumpy=True).value_in_unit(unit.nanometer)
+        self.step = self._simulation.currentStep
+
+    @contextlib.contextmanager
+    def naming_atoms(self) -> Iterator[None]:
+        """Turn an explosion into a StabilityError that names atoms, and leave the last good frame behind.
+
+        Raises
+        ------
+        StabilityError
+            If a position, energy or force is no number.
+        OutputError
+            If a file could not be written.
+        """
+        try:
+            yield
+        except OSError as error:
+            if isinstance(error, HalberdError):
+                raise
+            raise OutputError(
+                f"Cannot write to '{self._folder}': {error.strerror or error}. Make room or mend it, then go on from "
+                "the last checkpoint with --restart."
+            ) from error
+        except (openmm.OpenMMException, ValueError, StabilityError) as error:
+            text = str(error)
+            if "nan" not in text.lower() and "not finite" not in text and "infinite" not in text:
+                raise
+            where = self._write()
+            detail = text[text.rindex("halberd:") + 8 :].strip() if "halberd:" in text else text.split(" For more")[0]
+            raise StabilityError(
+                f"The run exploded at step {self._simulation.currentStep}: {detail} {self._suspects()}"
+                f"The last good frame (step {self.step}) is in '{where}'."
+            ) from error
+
+    def _suspects(self) -> str:
+        """Name the atoms behind an explosion: those whose forces are worst in the last good frame.
+
+        By the time positions are not finite, all are: the centre-of-mass correction spreads them.
+        """
+        try:
+            context = self._simulation.context
+            context.setPositions(self.positions)
+            forces = context.getState(forces=True).getForces(asNumpy=True)._value
+        except openmm.OpenMMException:
+            return ""
+        symbols = symbols_of(self._simulation.topology)
+        bad = np.nonzero(~np.isfinite(forces).all(axis=1))[0]
+        if len(bad):
+            return f"Forces are not finite on atoms {describe_atoms(symbols, bad)}. "
+        sizes = np.linalg.norm(forces, axis=1) / EV_PER_ANGSTROM_IN_KJ_PER_MOL_NM
+        worst = np.argsort(sizes)[::-1][:3]
+        return (
+            f"The largest forces before it, up to {sizes[worst[0]]:.3g} eV/angstrom, were on atoms "
+            f"{describe_atoms(symbols, worst)}. "
+        )
+
+    def _write(self) -> Path:
+        path = self._folder / "last_good.extxyz"
+        atoms = Atoms(symbols_of(self._simulation.topology), positions=self.positions * NM_IN_ANGSTROM)
+        if self._periodic:
+            atoms.set_cell(self.box * NM_IN_ANGSTROM)
+            atoms.pbc = True
+        with replacing(path) as temporary:
+            ase.io.write(temporary, atoms, format="extxyz")
+        return path
+
+
+def raise_not_finite(topology: app.Topology, values: np.ndarray, where: str, what: str = "Positions") -> None:
+    """Raise a StabilityError that names the atoms whose positions or velocities are not finite."""
+    bad = np.nonzero(~np.isfinite(values).all(axis=1))[0]
+    symbols = symbols_of(topology)
+    raise StabilityError(
+        f"{what} in {where} are not finite for {len(bad)} of {len(symbols)} atoms: {describe_atoms(symbols, bad)}."
+    )

@@ -1,0 +1,428 @@
+"""Molecular dynamics from settings to results: one run in one folder. ``production.run_md`` adds what is around it."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import math
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import openmm
+from ase import Atoms
+from openmm import app, unit
+
+from halberd.plugins.evaluation.run_figure import run_plot
+from halberd.plugins.forces.topology import elements_of, read_structure
+from halberd.plugins.hosts.ase_calculator import HalberdCalculator
+from halberd.plugins.plumed.force import PlumedForce, read_script
+from halberd.plugins.reporters.extxyz import ExtXYZReporter
+from halberd.plugins.reporters.progress import ProgressReporter
+from halberd.plugins.reporters.thermo import ThermoReporter
+from halberd.plugins.reporters.uncertainty_guard import UncertaintyGuard
+from halberd.potentials.constants import EV_IN_KJ_PER_MOL, NM_IN_ANGSTROM
+from halberd.potentials.errors import BackendError, ConfigurationError, DataError, OutputError, RunStopped
+from halberd.potentials.files import replacing
+from halberd.samplers.md.last_good import LastGood, raise_not_finite
+from halberd.samplers.md.settings import MDSettings
+from halberd.samplers.md.system import (
+    barostats,
+    build_system,
+    make_integrator,
+    make_plumed,
+    seed_barostats,
+    set_temperature,
+)
+from halberd.samplers.runs.interruption import Interruption
+from halberd.samplers.runs.log import energy_drift, mean_and_error, read_log
+from halberd.samplers.runs.platforms import find_platform
+from halberd.samplers.runs.restart import check_fingerprint, cut_outputs, read_checkpoint, restore, write_checkpoint
+
+CHECKPOINT = "restart.zip"
+#: Kind -> name of a file that grows during a run.
+OUTPUTS = {
+    "csv": "log.csv",
+    "dcd": "trajectory.dcd",
+    "xtc": "trajectory.xtc",
+    "extxyz": "frames.extxyz",
+    "uncertainty": "uncertainty.csv",
+    "uncertain frames": "uncertain.extxyz",
+}
+#: Steps between looks at signals and the clock; OpenMM's Simulation makes no more at a time either.
+_CHUNK = 10
+
+
+class MolecularDynamics:
+    """One run: a System, its integrator, its output folder.
+
+    Parameters
+    ----------
+    settings : MDSettings
+    start : openmm.State, optional
+        Positions, velocities and box to start from, instead of those of the structure file at rest.
+
+    Attributes
+    ----------
+    simulation : openmm.app.Simulation
+    folder : pathlib.Path
+
+    Raises
+    ------
+    HalberdError
+        Anything wrong with model, structure, platform or output folder, before the first step and before anything
+        is written.
+    """
+
+    def __init__(self, settings: MDSettings, start: openmm.State | None = None) -> None:
+        self.settings = settings
+        self.topology, self.positions = read_structure(settings.structure)
+        if not np.isfinite(self.positions).all():
+            raise_not_finite(self.topology, self.positions, "the structure")
+        self.periodic = self.topology.getPeriodicBoxVectors() is not None
+        if settings.ensemble == "NPT" and not self.periodic:
+            raise ConfigurationError(
+                f"ensemble is NPT, but '{settings.structure}' has no periodic cell; use NVT, or give it a cell."
+            )
+        built = build_system(settings, self.topology, self.positions)
+        self.system, self.model = built.system, built.model
+        self.folder = Path(settings.output)
+        check_folder(self.folder)
+        seed_barostats(self.system, settings.seed, 0)
+        platform = find_platform(settings.platform, settings.device_index)
+        try:
+            self.simulation = app.Simulation(self.topology, self.system, make_integrator(settings), *platform)
+        except openmm.OpenMMException as error:
+            raise BackendError(
+                f"OpenMM cannot start on platform '{settings.platform or 'of its choice'}': {error} "
+                "'halberd doctor' shows what works here."
+            ) from error
+        self._start_state = start
+        context = self.simulation.context
+        if start is not None:
+            context.setPeriodicBoxVectors(*start.getPeriodicBoxVectors())
+            context.setPositions(start.getPositions())
+        else:
+            context.setPositions(self.positions)
+        self._good = LastGood(self.simulation, self.folder, self.periodic)
+        self._plumed: PlumedForce | None = None
+        self._guard: UncertaintyGuard | None = None
+        # Once: it hashes every weight, and a run writes many checkpoints.
+        self._fingerprint = self.fingerprint()
+
+    # -- parts ------------------------------------------------------------------------------------------------
+
+    def _virial(self) -> Callable[[np.ndarray, np.ndarray], float]:
+        """Make a function that evaluates the trace of the virial, kJ/mol, beside the simulation."""
+        calculator = HalberdCalculator(self.model, skin=self.settings.skin)
+        atoms = Atoms(numbers=elements_of(self.topology), pbc=True)
+
+        def trace(positions: np.ndarray, box: np.ndarray) -> float:
+            atoms.set_cell(box * NM_IN_ANGSTROM)
+            atoms.set_positions(positions * NM_IN_ANGSTROM)
+            stress = calculator.evaluate(atoms)["stress"]
+            return float(-stress[:3].sum() * atoms.get_volume() * EV_IN_KJ_PER_MOL)
+
+        return trace
+
+    def fingerprint(self) -> dict[str, Any]:
+        """What a continuation must share with the run that wrote a checkpoint."""
+        numbers = np.array(elements_of(self.topology), dtype=np.int64)
+        script = None if self.settings.plumed is None else read_script(Path(self.settings.plumed))
+        return {
+            "composition": hashlib.sha256(numbers.tobytes()).hexdigest()[:16],
+            "number of atoms": len(numbers),
+            "periodicity": self.periodic,
+            "model": self.model.name,
+            "weights": self._weights_digest(),
+            "PLUMED script": None if script is None else hashlib.sha256(script.encode()).hexdigest()[:16],
+            **self.settings.fixed_by_restart(),
+        }
+
+    def _weights_digest(self) -> str:
+        digest = hashlib.sha256(self.model.e0s.tobytes())
+        for tensor in [*self.model.module.parameters(), *self.model.module.buffers()]:
+            digest.update(tensor.detach().cpu().numpy().tobytes())
+        return digest.hexdigest()[:16]
+
+    @property
+    def outputs(self) -> dict[str, Path]:
+        """Kind -> file that grows during a run."""
+        return {kind: self.folder / name for kind, name in OUTPUTS.items()}
+
+    def _growing(self) -> list[Path]:
+        return [*self.outputs.values(), *(self._plumed.files if self._plumed is not None else [])]
+
+    # -- running ----------------------------------------------------------------------------------------------
+
+    def run(self, restart: bool = False, progress: bool = True) -> dict[str, Any]:
+        """Run to ``settings.steps``, or to where something asks for an end, and report.
+
+        Parameters
+        ----------
+        restart : bool
+            Go on from the last checkpoint in the output folder.
+        progress : bool
+            Show a bar on standard error.
+
+        Returns
+        -------
+        dict
+            ``trajectory``, ``steps``, ``complete`` (whether all steps are made), ``stopped`` (why not, or ``None``),
+            ``us_per_atom_step``, ``ns_per_day``, ``mean`` {``temperature_K``, ``pressure_bar``, ``density_g_cm3``},
+            ``error`` (standard errors of these), ``drift`` (eV per atom and ps, NVE only; else ``None``),
+            ``uncertainty`` (``None``, or ``largest``, ``n_above``), ``output``, ``figure``, ``seconds``.
+            Means and figure are ``None`` if the run was shorter than ``report_interval``.
+
+        Raises
+        ------
+        StabilityError
+            If the run explodes; the last good frame is then in ``last_good.extxyz``, and the last checkpoint is good.
+        RestartError
+            If there is nothing to restart from, or it is another run.
+        OutputError
+            If the folder cannot be written or is full, or holds a run and ``restart`` is false.
+        """
+        settings, simulation = self.settings, self.simulation
+        checkpoint_file = self.folder / CHECKPOINT
+        if restart:
+            checkpoint = read_checkpoint(checkpoint_file)
+            check_fingerprint(checkpoint, self._fingerprint, checkpoint_file)
+            cut_outputs(self.folder, checkpoint, list(self.outputs.values()))
+            self._complete_system(True, checkpoint.step)
+            restore(simulation, checkpoint)
+            self._good.remember()
+            self._warm_up()
+            # Once more: custom integrators draw random numbers whenever somebody asks for a kinetic energy.
+            restore(simulation, checkpoint)
+        else:
+            refuse_to_overwrite(self.folder)
+            self.folder.mkdir(parents=True, exist_ok=True)
+            self._complete_system(False, 0)
+            self._start()
+            self._warm_up()
+            # A run that is killed early can go on, too.
+            self._checkpoint(checkpoint_file)
+        self._attach_reporters()
+        bar = ProgressReporter(settings.steps, settings.ensemble) if progress else None
+        if bar is not None:
+            simulation.reporters.append(bar)
+        first_step, start = simulation.currentStep, time.perf_counter()
+        try:
+            with Interruption(settings.max_hours) as interruption:
+                stopped = self._loop(checkpoint_file, interruption)
+        finally:
+            self._close()
+        seconds = time.perf_counter() - start
+        return self._report(simulation.currentStep - first_step, seconds, stopped)
+
+    def _complete_system(self, restart: bool, step: int) -> None:
+        """Add what needs the folder, and start random streams that OpenMM does not store."""
+        if self.settings.plumed is not None:
+            self._plumed = make_plumed(self.settings, self.system, self.topology, self.folder, restart)
+            self.system.addForce(self._plumed)
+        seed_barostats(self.system, self.settings.seed, step)
+        if self._plumed is not None or step > 0:
+            self.simulation.context.reinitialize(preserveState=True)
+
+    def _start(self) -> None:
+        context = self.simulation.context
+        with replacing(self.folder / "topology.pdb") as temporary, open(temporary, "w", encoding="utf-8") as handle:
+            app.PDBFile.writeFile(self.topology, self.positions * unit.nanometer, handle, keepIds=True)
+        with self._good.naming_atoms():
+            if self._start_state is not None:
+                context.setVelocities(self._start_state.getVelocities())
+            else:
+                if self.settings.minimize:
+                    self.simulation.minimizeEnergy()
+                context.setVelocitiesToTemperature(self.settings.temperature * unit.kelvin, self.settings.seed)
+            self._good.remember()
+
+    def _warm_up(self) -> None:
+        """Let TorchScript settle.
+
+        Its first evaluations run another, unoptimised program, which rounds differently. A restarted run would
+        leave the original's trajectory if it made them where the original was past them.
+        """
+        with self._good.naming_atoms():
+            for _ in range(3):
+                self.simulation.context.getState(energy=True, forces=True)
+
+    def _attach_reporters(self) -> None:
+        settings, outputs = self.settings, self.outputs
+        # What is there now belongs to a run that goes on.
+        old = {kind: file.exists() for kind, file in outputs.items()}
+        interval = settings.report_interval
+        reporters = self.simulation.reporters
+        virial = self._virial() if self.periodic else None
+        if virial is not None:
+            state = self.simulation.context.getState(positions=True)
+            box = state.getPeriodicBoxVectors(asNumpy=True)._value
+            for _ in range(3):
+                virial(state.getPositions(asNumpy=True)._value, box)
+        # The log comes with every run: the closing report is made from it.
+        reporters.append(ThermoReporter(str(outputs["csv"]), interval, virial, append=old["csv"]))
+        if "dcd" in settings.reporters:
+            reporters.append(app.DCDReporter(str(outputs["dcd"]), interval, append=old["dcd"]))
+        if "xtc" in settings.reporters:
+            reporters.append(app.XTCReporter(str(outputs["xtc"]), interval, append=old["xtc"]))
+        if "extxyz" in settings.reporters:
+            model = self.model if settings.frame_sigma else None
+            reporters.append(ExtXYZReporter(outputs["extxyz"], interval, append=old["extxyz"], model=model))
+        if settings.watch_interval is not None:
+            self._guard = UncertaintyGuard(
+                settings.watch_model or self.model,
+                settings.watch_interval,
+                settings.watch_threshold,
+                quantity=settings.watch_quantity,
+                action=settings.watch_action,
+                file=outputs["uncertainty"],
+                frames=outputs["uncertain frames"],
+                append=old["uncertainty"],
+            )
+            self._guard.warm_up(self.simulation)
+            reporters.append(self._guard)
+
+    def _loop(self, checkpoint_file: Path, interruption: Interruption) -> str | None:
+        """Make steps; returns why it stopped before the last one."""
+        settings, simulation = self.settings, self.simulation
+        written = time.monotonic()
+        stopped: str | None = None
+        with self._good.naming_atoms():
+            while simulation.currentStep < settings.steps and stopped is None:
+                step = simulation.currentStep
+                if settings.temperature_end is not None:
+                    change = settings.temperature_end - settings.temperature
+                    set_temperature(simulation, settings.temperature + change * step / settings.steps)
+                strides = (_CHUNK, settings.report_interval, settings.checkpoint_interval)
+                stopped = self._advance(min(settings.steps - step, *(stride - step % stride for stride in strides)))
+                stopped = stopped or interruption.reason
+                step = simulation.currentStep
+                last = step >= settings.steps or stopped is not None
+                minutes = (time.monotonic() - written) / 60.0
+                by_clock = settings.checkpoint_minutes is not None and minutes >= settings.checkpoint_minutes
+                due = step % settings.checkpoint_interval == 0 or by_clock or last
+                if step % settings.report_interval == 0 or due:
+                    self._good.remember()
+                if due:
+                    self._checkpoint(checkpoint_file)
+                    written = time.monotonic()
+                    if not last:
+                        self._renew_barostats()
+        return None if simulation.currentStep >= settings.steps else stopped
+
+    def _advance(self, steps: int) -> str | None:
+        """Make a few steps; returns a reason to stop, if one came up."""
+        try:
+            self.simulation.step(steps)
+        except RunStopped as error:
+            return str(error)
+        except openmm.OpenMMException as error:
+            if self._plumed is None or not self._plumed.stopped or "PLUMED asked to stop" not in str(error):
+                raise
+        if self._plumed is not None and self._plumed.stopped:
+            return "PLUMED asked for it"
+        return None
+
+    def _checkpoint(self, file: Path) -> None:
+        if self._plumed is not None:
+            self._plumed.complete(self.simulation.currentStep)
+        write_checkpoint(file, self.simulation, self._fingerprint, self._growing())
+
+    def _renew_barostats(self) -> None:
+        """Start the barostat's random stream anew, as a run that is restarted from the checkpoint will.
+
+        OpenMM does not store it. Thus the restarted run makes the very moves that the original would have made.
+        """
+        if barostats(self.system):
+            seed_barostats(self.system, self.settings.seed, self.simulation.currentStep)
+            context = self.simulation.context
+            everything = context.createCheckpoint()
+            context.reinitialize(preserveState=True)
+            self._warm_up()
+            context.loadCheckpoint(everything)
+
+    def _close(self) -> None:
+        for reporter in self.simulation.reporters:
+            if hasattr(reporter, "close"):
+                # On a full disk closing fails as well; the error that counts is on its way.
+                with contextlib.suppress(OSError):
+                    reporter.close()
+        self.simulation.reporters.clear()
+        if self._plumed is not None:
+            self._plumed.close()
+
+    # -- closing ----------------------------------------------------------------------------------------------
+
+    def _report(self, steps_done: int, seconds: float, stopped: str | None) -> dict[str, Any]:
+        settings = self.settings
+        n_atoms = self.topology.getNumAtoms()
+        try:
+            log = read_log(self.outputs["csv"])
+        except DataError:
+            log = {}  # shorter than report_interval
+        means: dict[str, float | None] = {}
+        errors: dict[str, float | None] = {}
+        for key in ("temperature_K", "pressure_bar", "density_g_cm3"):
+            mean, error = mean_and_error(log[key]) if key in log else (float("nan"), float("nan"))
+            means[key] = None if math.isnan(mean) else mean
+            errors[key] = None if math.isnan(error) else error
+        drift = energy_drift(log, n_atoms) if settings.ensemble == "NVE" and log else float("nan")
+        figure = self.folder / "run.png"
+        target = None if settings.ensemble == "NVE" or settings.temperature_end is not None else settings.temperature
+        extra, uncertainty = {}, None
+        if self._guard is not None:
+            lines = self.outputs["uncertainty"].read_text(encoding="utf-8").splitlines()[1:]
+            # Of the whole run, looks before a restart included.
+            watched = np.loadtxt(lines, delimiter=",", ndmin=2) if lines else np.zeros((0, 4))
+            values = watched[:, 2]
+            n_above = int((~(values <= self._guard.threshold)).sum())
+            uncertainty = {"largest": float(values.max(initial=0.0)), "n_above": n_above}
+            if len(watched):
+                extra[settings.watch_quantity.replace("_", " ")] = (watched[:, 1], values)
+        if log:
+            run_plot(log, figure, f"{settings.ensemble} of {n_atoms} atoms, {self.model.name}", target, extra)
+        trajectories = [self.outputs[kind] for kind in ("dcd", "xtc") if kind in settings.reporters]
+        result = {
+            "trajectory": str(trajectories[0]) if trajectories else None,
+            "steps": self.simulation.currentStep,
+            "complete": self.simulation.currentStep >= settings.steps,
+            "stopped": stopped,
+            "us_per_atom_step": 1e6 * seconds / max(1, steps_done) / n_atoms,
+            "ns_per_day": 86400.0 * steps_done * settings.timestep * 1e-6 / max(seconds, 1e-9),
+            "mean": means,
+            "error": errors,
+            "drift": None if math.isnan(drift) else drift,
+            "uncertainty": uncertainty,
+            "output": str(self.folder),
+            "figure": str(figure) if log else None,
+            "seconds": seconds,
+        }
+        with replacing(self.folder / "report.json") as temporary:
+            temporary.write_text(json.dumps({**result, "settings": settings.__dict__}, indent=2), encoding="utf-8")
+        return result
+
+
+def check_folder(folder: Path) -> None:
+    """Raise an OutputError if files could not be created in a folder that may not exist yet."""
+    if folder.exists() and not folder.is_dir():
+        raise OutputError(f"The output folder '{folder}' is a file; choose another name.")
+    existing = folder.absolute()
+    while not existing.exists():
+        existing = existing.parent
+    if not existing.is_dir() or not os.access(existing, os.W_OK):
+        raise OutputError(f"The output folder '{folder}' cannot be written: permission denied. Choose another place.")
+
+
+def refuse_to_overwrite(folder: Path) -> None:
+    """Raise an OutputError if a folder holds a run already."""
+    for name in (*OUTPUTS.values(), CHECKPOINT):
+        if (folder / name).exists():
+            raise OutputError(
+                f"'{folder}' holds a run already ('{name}'). Go on with it by --restart (restart=True), "
+                "choose another output folder, or delete it."
+            )

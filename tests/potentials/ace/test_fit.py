@@ -1,0 +1,339 @@
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+from ase import Atoms
+from ase.build import bulk
+from ase.calculators.lj import LennardJones
+
+from halberd.potentials.ace.design_rows import DesignAssembler
+from halberd.potentials.ace.dimers import dimer
+from halberd.potentials.ace.fit import AceFit
+from halberd.potentials.ace.model import ace_site_model
+from halberd.potentials.ace.model_selection import select_degree
+from halberd.potentials.ace.settings import AceSettings
+from halberd.potentials.errors import ConfigurationError, DataError, OutputError, UnknownElementError
+from halberd.potentials.frames.labelled import Frame
+from halberd.potentials.frames.training_set import check_frames, distance_range, self_energies
+from halberd.potentials.regression.weighted_rows import FitWeights
+from halberd.potentials.sites.structure_energy import StructureEnergy
+from tests.conftest import cluster, random_ace
+
+SYMBOLS = ("Al", "Si")
+E0S = {"Al": -56.5, "Si": -101.25}
+
+
+def labelled(model_basis, coefficients, n_frames, seed, noise=0.0) -> list[Frame]:
+    """Frames labelled by a linear ACE, half of them periodic."""
+    generator = np.random.default_rng(seed)
+    assembler = DesignAssembler(model_basis)
+    frames = []
+    for number in range(n_frames):
+        atoms = cluster(generator, SYMBOLS, 8)
+        if number % 2:
+            atoms.set_cell(np.diag([5.8, 6.2, 6.0]) + generator.normal(scale=0.2, size=(3, 3)))
+            atoms.pbc = True
+        block = assembler.rows([atoms])
+        energy = float(block.energy[0] @ coefficients) + sum(E0S[s] for s in atoms.get_chemical_symbols())
+        forces = block.forces[0] @ coefficients + noise * generator.normal(size=(8, 3))
+        virial = None
+        if number % 2:
+            xx, yy, zz, yz, xz, xy = block.virial[0] @ coefficients
+            virial = np.array([[xx, xy, xz], [xy, yy, yz], [xz, yz, zz]])
+        frames.append(
+            Frame(atoms, energy + noise * generator.normal(), forces, virial, "odd" if number % 2 else "even")
+        )
+    return frames
+
+
+@pytest.fixture(scope="module")
+def truth():
+    return random_ace(SYMBOLS, degree=6, cutoff=4.0, seed=4)
+
+
+@pytest.fixture(scope="module")
+def frames(truth):
+    return labelled(*truth, 40, seed=1)
+
+
+def total_energy(model, atoms: Atoms) -> np.ndarray:
+    energy = StructureEnergy(model, model.species_of(atoms.numbers), 0.0)
+    box = torch.tensor(np.array(atoms.cell))
+    return energy(torch.tensor(atoms.positions), box, torch.tensor(atoms.pbc)).sum(0).numpy()
+
+
+@pytest.mark.parametrize(("solver", "options"), [("ridge", {"ridge": 0.0}), ("blr", {}), ("svd", {})])
+def test_a_known_model_is_recovered_exactly(truth, frames, solver, options):
+    basis, coefficients = truth
+    fit = AceFit(basis.settings, e0s=E0S)
+    fit.add(frames)
+    fitted = fit.solve(solver, repulsion=False, **options)
+    scale = np.abs(coefficients).max()
+    assert np.abs(fitted.coefficients - coefficients).max() < 1e-6 * scale
+    fresh = labelled(basis, coefficients, 4, seed=99)
+    for frame in fresh:
+        expected = frame.energy - sum(E0S[s] for s in frame.atoms.get_chemical_symbols())
+        assert float(total_energy(fitted.model, frame.atoms)) == pytest.approx(expected, abs=1e-6)
+
+
+def test_memory_bound_and_blocks_do_not_change_the_fit(truth, frames):
+    results = []
+    for memory in (2.0, 2000.0):
+        fit = AceFit(truth[0].settings, e0s=E0S, memory_mb=memory)
+        fit.add(frames)
+        results.append(fit.solve("ridge", ridge=1e-6).coefficients)
+    assert np.abs(results[0] - results[1]).max() < 1e-5 * np.abs(results[0]).max()
+
+
+def test_frames_added_later_equal_frames_added_at_once(truth, frames, tmp_path):
+    noisy = labelled(*truth, 30, seed=2, noise=0.05)
+    at_once = AceFit(truth[0].settings, e0s=E0S)
+    at_once.add(noisy)
+    grown = AceFit(truth[0].settings, e0s=E0S)
+    grown.add(noisy[:12])
+    grown.save(tmp_path / "fit.npz")
+    again = AceFit.load(tmp_path / "fit.npz")
+    again.add(noisy[12:])
+    assert again.n_rows == at_once.n_rows
+    assert again.n_frames == 30
+    assert np.array_equal(again.closest, at_once.closest)
+    a, b = at_once.solve().coefficients, again.solve().coefficients
+    assert np.abs(a - b).max() < 1e-5 * np.abs(a).max()
+
+
+def test_same_seed_same_bits(truth, tmp_path):
+    noisy = labelled(*truth, 12, seed=3, noise=0.05)
+    files = []
+    for name in ("a", "b"):
+        fit = AceFit(truth[0].settings, e0s=E0S)
+        fit.add(noisy)
+        fitted = fit.solve(committee=4, seed=7)
+        files.append(fitted.members)
+        fitted.model.save(tmp_path / f"{name}.pt")
+    assert np.array_equal(files[0], files[1])
+    fit = AceFit(truth[0].settings, e0s=E0S)
+    fit.add(noisy)
+    assert not np.array_equal(fit.solve(committee=4, seed=8).members, files[0])
+
+
+def test_committee_is_centred_on_the_mean_and_knows_where_it_is_unsure(truth):
+    noisy = labelled(*truth, 16, seed=5, noise=0.05)
+    fit = AceFit(truth[0].settings, e0s=E0S)
+    fit.add(noisy)
+    fitted = fit.solve(committee=16, seed=0)
+    assert np.abs(fitted.members.mean(axis=1) - fitted.coefficients).max() < 1e-12
+    seen = np.mean([total_energy(fitted.model, frame.atoms).std() for frame in noisy[:4]])
+    strange = cluster(np.random.default_rng(0), SYMBOLS, 8, radius=1.7)
+    assert total_energy(fitted.model, strange).std() > 3 * seen
+
+
+def test_uncertainty_is_calibrated(truth):
+    """Errors on fresh frames are as large as the committee says, within a factor."""
+    basis, coefficients = truth
+    ratios = []
+    for seed in range(4):
+        fit = AceFit(basis.settings, e0s=E0S)
+        fit.add(labelled(basis, coefficients, 10, seed=20 + seed, noise=0.1))
+        fitted = fit.solve(committee=24, seed=seed, prior_power=2.0, repulsion=False)
+        for frame in labelled(basis, coefficients, 12, seed=60 + seed):
+            energies = total_energy(fitted.model, frame.atoms)
+            expected = frame.energy - sum(E0S[s] for s in frame.atoms.get_chemical_symbols())
+            ratios.append((energies.mean() - expected) / energies.std())
+    rms = np.sqrt(np.mean(np.square(ratios)))
+    assert 0.5 < rms < 2.0
+
+
+def lj_frames(n_frames, seed=0, scale=0.12):
+    frames = []
+    for number in range(n_frames):
+        atoms = bulk("Ar", cubic=True) * (2, 1, 1)
+        atoms.rattle(scale, seed=seed + number)
+        atoms.calc = LennardJones(sigma=3.4, epsilon=0.0104, rc=5.4, smooth=True)
+        virial = -atoms.get_volume() * atoms.get_stress(voigt=False)
+        frames.append(Frame(atoms, atoms.get_potential_energy(), atoms.get_forces(), virial, "default"))
+    return frames
+
+
+def test_dimers_rise_monotonically_below_the_closest_distance():
+    fit = AceFit(AceSettings(("Ar",), order=3, degree=9, cutoff=5.5))
+    fit.add(lj_frames(12))
+    fitted = fit.solve(committee=6, seed=0)
+    assert fitted.notes == []
+    assert rises(fitted.model, 18, 18, fit.closest[0, 0])
+
+
+def rises(model, a, b, closest) -> bool:
+    """Whether the dimer energies of the mean and of every member fall with distance up to the closest one."""
+    curves = np.array([total_energy(model, dimer(a, b, r)) for r in np.linspace(0.05, 1.0, 200) * closest])
+    return bool((np.diff(curves, axis=0) < 0).all())
+
+
+def test_holes_in_dimer_curves_are_closed(truth):
+    """A model that somebody made up attracts at short range; the fit to it must not."""
+    fit = AceFit(truth[0].settings, e0s=E0S)
+    fit.add(labelled(*truth, 20, seed=9, noise=0.02))
+    pairs = [(13, 13, 0, 0), (13, 14, 0, 1), (14, 14, 1, 1)]
+    bare = fit.solve(committee=4, seed=0, repulsion=False).model
+    assert not all(rises(bare, a, b, fit.closest[i, j]) for a, b, i, j in pairs)
+    mended = fit.solve(committee=4, seed=0).model
+    assert all(rises(mended, a, b, fit.closest[i, j]) for a, b, i, j in pairs)
+
+
+def test_the_core_does_not_touch_the_data():
+    fit = AceFit(AceSettings(("Ar",), order=2, degree=8, cutoff=5.5))
+    frames = lj_frames(6)
+    fit.add(frames)
+    fitted = fit.solve()
+    without = ace_site_model(fitted.basis, fitted.coefficients)
+    for frame in frames:
+        assert float(total_energy(fitted.model, frame.atoms)) == pytest.approx(
+            float(total_energy(without, frame.atoms)), abs=1e-8
+        )
+
+
+def test_weights_per_property_and_config_type(truth, frames):
+    """A label that contradicts the others is followed or ignored according to its weight."""
+    wrong = [dataclasses.replace(f, energy=f.energy + 1.0) if f.config_type == "odd" else f for f in frames]
+    errors = {}
+    for name, weight in (("kept", 30.0), ("ignored", 0.0)):
+        weights = FitWeights(per_config_type={"odd": (weight, 1.0, 1.0)})
+        fit = AceFit(truth[0].settings, weights, e0s=E0S)
+        fit.add(wrong)
+        fitted = fit.solve("ridge", ridge=0.0, repulsion=False)
+        errors[name] = np.abs(fitted.coefficients - truth[1]).max() / np.abs(truth[1]).max()
+    assert errors["ignored"] < 1e-6
+    assert errors["kept"] > 1e-3
+
+
+def test_evidence_chooses_the_smoothness(truth):
+    fit = AceFit(truth[0].settings, e0s=E0S)
+    fit.add(labelled(*truth, 14, seed=8, noise=0.05))
+    chosen = fit.solve(prior_power="auto")
+    power = chosen.model.metadata["prior_power"]
+    evidence = {p: fit.solve(prior_power=p).posterior.log_evidence for p in (1.0, 2.0, 3.0, 4.0, 5.0)}
+    assert power == max(evidence, key=evidence.get)
+    with pytest.raises(ConfigurationError, match="has no evidence"):
+        fit.solve("svd", prior_power="auto")
+
+
+def test_bic_finds_the_degree_that_made_the_labels():
+    """One assembly of the largest basis judges all smaller ones."""
+    basis, coefficients = random_ace(SYMBOLS, order=3, degree=6, cutoff=4.0, pair_degree=6, seed=3)
+    frames = labelled(basis, coefficients, 30, seed=1, noise=0.02)
+    fit = AceFit(dataclasses.replace(basis.settings, degree=8, pair_degree=8), e0s=E0S)
+    fit.add(frames)
+    choices = select_degree(fit, degrees=(4, 5, 6, 7, 8), orders=(2, 3))
+    best = choices[0]
+    assert (best.order, best.degree) == (3, 6)
+    assert best.n_functions == basis.n_functions
+    # The residual of a sub-basis is that of fitting it on its own.
+    small = AceFit(dataclasses.replace(basis.settings, order=2, degree=5, pair_degree=5), e0s=E0S)
+    small.add(frames)
+    alone = small.solve("ridge", ridge=0.0, repulsion=False)
+    judged = next(c for c in choices if (c.order, c.degree) == (2, 5))
+    system = small.system(restraint=False)
+    assert judged.n_functions == small.basis.n_functions
+    assert judged.residual == pytest.approx(system.residual(alone.coefficients), rel=1e-6)
+
+
+def test_self_energies(frames):
+    e0s, source = self_energies(frames, (13, 14), {"Al": 1.0, 14: 2.0})
+    assert (e0s.tolist(), source) == ([1.0, 2.0], "given")
+    atoms = [Frame(Atoms(s), E0S[s], None, None, "isolated") for s in SYMBOLS]
+    e0s, source = self_energies([*atoms, *frames], (13, 14))
+    assert (e0s.tolist(), source) == ([-56.5, -101.25], "isolated")
+    e0s, source = self_energies(frames, (13, 14))
+    assert source == "average"
+    assert np.abs(e0s - [-56.5, -101.25]).max() < 5.0
+    always = lj_frames(3)
+    assert self_energies(always, (18,))[0][0] == pytest.approx(np.mean([f.energy / 8 for f in always]))
+    with pytest.raises(DataError, match="single atom for Si"):
+        self_energies([atoms[0], *frames], (13, 14), "isolated")
+    with pytest.raises(ConfigurationError, match="not for Si"):
+        self_energies(frames, (13, 14), {"Al": 1.0})
+    with pytest.raises(ConfigurationError, match="'isolated' or 'average'"):
+        self_energies(frames, (13, 14), "guess")
+
+
+def test_distance_range():
+    atoms = Atoms("AlSiSi", positions=[[0, 0, 0], [2.0, 0, 0], [0, 3.5, 0]])
+    shortest, longest = distance_range([Frame(atoms, 0.0, None, None, "")], (13, 14), 4.5)
+    assert longest == pytest.approx(np.hypot(2.0, 3.5))
+    assert shortest[0, 1] == shortest[1, 0] == pytest.approx(2.0)
+    assert shortest[1, 1] == pytest.approx(np.hypot(2.0, 3.5))
+    assert np.isinf(shortest[0, 0])
+
+
+def test_a_cutoff_beyond_all_data_is_noted():
+    atoms = cluster(np.random.default_rng(0), SYMBOLS, 5, radius=1.5)
+    frames = [Frame(atoms, -1.0, np.zeros((5, 3)), None, "")]
+    fit = AceFit(AceSettings(SYMBOLS, order=2, degree=4, cutoff=7.0), e0s=E0S)
+    fit.add(frames)
+    assert "a shorter cutoff would do" in fit.solve().notes[0]
+
+
+def damaged(frames, number, **changes):
+    copies = list(frames[:4])
+    copies[number] = dataclasses.replace(copies[number], **changes)
+    return copies
+
+
+def test_frames_that_cannot_be_fitted(frames):
+    with pytest.raises(DataError, match="no frames"):
+        check_frames([])
+    with pytest.raises(DataError, match="Frames 2 have no energy"):
+        check_frames(damaged(frames, 2, energy=None, forces=None, virial=None))
+    with pytest.raises(DataError, match=r"Frames 1 .* not finite"):
+        check_frames(damaged(frames, 1, forces=np.full((8, 3), np.nan)))
+    flat = frames[0].atoms.copy()
+    flat.pbc = [True, False, False]
+    with pytest.raises(DataError, match=r"Frames 0 .* without a cell vector"):
+        check_frames(damaged(frames, 0, atoms=flat))
+    assert check_frames([*frames[:3], frames[1]]) == [3]
+
+
+def test_fits_that_cannot_be_made(truth, frames):
+    fit = AceFit(truth[0].settings, e0s=E0S)
+    with pytest.raises(DataError, match="No labelled frame"):
+        fit.solve()
+    strange = Frame(Atoms("AlGe", positions=[[0, 0, 0], [0, 0, 2.3]]), 0.0, None, None, "")
+    with pytest.raises(UnknownElementError, match="Frame 1 holds Ge"):
+        fit.add([frames[0], strange])
+    far = Frame(Atoms("AlAl", positions=[[0, 0, 0], [0, 0, 23.0]]), 0.0, None, None, "")
+    with pytest.raises(DataError, match="No two atoms"):
+        fit.add([far])
+    assert fit.n_rows == 0
+    fit.add(frames[:1])
+    with pytest.raises(DataError, match="unknowns"):
+        fit.solve("ridge", ridge=0.0)
+    with pytest.raises(ConfigurationError, match="2 members"):
+        fit.solve(committee=1)
+    with pytest.raises(ConfigurationError, match="three numbers"):
+        FitWeights(energy=-1.0)
+
+
+def test_state_files(tmp_path, truth, frames, monkeypatch):
+    with pytest.raises(DataError, match="does not exist"):
+        AceFit.load(tmp_path / "none.npz")
+    (tmp_path / "bad.npz").write_bytes(b"PK nonsense")
+    with pytest.raises(DataError, match="cannot be read"):
+        AceFit.load(tmp_path / "bad.npz")
+    fit = AceFit(truth[0].settings, e0s=E0S)
+    fit.add(frames[:2])
+    with pytest.raises(OutputError):
+        fit.save(tmp_path / "nowhere" / "fit.npz")
+    fit.save(tmp_path / "fit.npz")
+    before = (tmp_path / "fit.npz").read_bytes()
+
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("pathlib.Path.write_bytes", full)
+    with pytest.raises(OutputError, match="No space left"):
+        fit.save(tmp_path / "fit.npz")
+    monkeypatch.undo()
+    assert (tmp_path / "fit.npz").read_bytes() == before
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["bad.npz", "fit.npz"]

@@ -1,0 +1,64 @@
+"""Replica exchange: ensembles of every temperature, constant pressure, round trips."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import mdtraj
+import numpy as np
+import pytest
+
+from halberd.potentials.errors import ConfigurationError, OutputError
+from halberd.samplers.md.production import run_md
+from halberd.samplers.md.replica_exchange import round_trips
+from tests.samplers.md.conftest import dimer, settings
+
+
+@pytest.mark.physical
+def test_replica_exchange_samples_each_temperature(argon, tmp_path):
+    """A cold crystal is harmonic: 3/2 kT per atom of potential energy at every temperature. Neighbours exchange."""
+    run = settings(
+        argon, tmp_path, steps=7500, exchange_interval=50, replica_temperatures=[20.0, 24.0, 29.0, 35.0], friction=5.0,
+        timestep=4.0,
+    )  # fmt: skip
+    result = run_md(run, progress=False)
+    assert result["complete"]
+    assert result["iterations"] == 150
+    assert all(0.1 < ratio <= 1 for ratio in result["acceptance"])
+    means = [each["mean"] for each in result["potential_kj_mol"]]
+    slope = (means[3] - means[0]) / (0.00831446 * 15.0)
+    # openmmtools draws the seeds, so every run is another one. The standard error is 6 %; anharmonicity takes 10 %.
+    assert slope == pytest.approx(1.5 * 31, rel=0.35)
+    out = tmp_path / "out"
+    for temperature in (20, 24, 29, 35):
+        frames = mdtraj.load(out / f"temperature-{temperature}.dcd", top=out / "topology.pdb")
+        assert len(frames) == 150
+    assert Path(result["figure"]).exists()
+    further = run_md(dataclasses.replace(run, steps=8000), restart=True, progress=False)
+    assert further["iterations"] == 160
+    with pytest.raises(OutputError, match="holds a run already"):
+        run_md(run, progress=False)
+    with pytest.raises(ConfigurationError, match="not a multiple"):
+        run_md(dataclasses.replace(run, steps=7510, output=str(tmp_path / "b")), progress=False)
+
+
+def test_replicas_at_constant_pressure(argon, tmp_path):
+    run = settings(
+        argon, tmp_path, steps=120, exchange_interval=40, replica_temperatures=[40.0, 44.0], ensemble="NPT",
+        pressure=50.0, minimize=True,
+    )  # fmt: skip
+    result = run_md(run, progress=False)
+    assert result["complete"]
+    out = tmp_path / "out"
+    frames = mdtraj.load(out / "temperature-44.dcd", top=out / "topology.pdb")
+    assert np.ptp(frames.unitcell_lengths) > 0
+    with pytest.raises(ConfigurationError, match="needs barostat: isotropic"):
+        dataclasses.replace(run, barostat="flexible")
+    with pytest.raises(ConfigurationError, match="no periodic cell"):
+        run_md(dataclasses.replace(run, output=str(tmp_path / "b"), structure=dimer(tmp_path)["structure"]))
+
+
+def test_round_trips_are_counted():
+    walk = np.array([[0, 2], [1, 1], [2, 0], [1, 1], [0, 2], [1, 2], [0, 1]])
+    assert round_trips(walk) == 2

@@ -1,0 +1,360 @@
+"""Runs from settings to report: files, restart, explosions."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+import ase.io
+import mdtraj
+import numpy as np
+import openmm
+import pytest
+import yaml
+from ase import Atoms
+from ase.build import bulk, molecule
+
+from halberd.plugins.reporters.extxyz import ExtXYZReporter
+from halberd.potentials.errors import (
+    ConfigurationError,
+    DataError,
+    GeometryError,
+    OutputError,
+    RestartError,
+    StabilityError,
+)
+from halberd.potentials.sites.lennard_jones import lennard_jones
+from halberd.samplers.md.production import run_md
+from halberd.samplers.md.run import MolecularDynamics
+from halberd.samplers.md.settings import MDSettings
+from halberd.samplers.runs.log import energy_drift, mean_and_error, read_log
+
+
+@pytest.fixture
+def argon(tmp_path):
+    """A Lennard-Jones crystal and its model, cheap enough for thousands of steps."""
+    atoms = bulk("Ar", "fcc", a=5.3, cubic=True) * (2, 2, 2)
+    ase.io.write(tmp_path / "argon.xyz", atoms, format="extxyz")
+    lennard_jones([18]).save(tmp_path / "lj.pt")
+    return {"structure": str(tmp_path / "argon.xyz"), "model": str(tmp_path / "lj.pt"), "temperature": 40.0}
+
+
+def settings(argon, tmp_path, **more) -> MDSettings:
+    return MDSettings.from_mapping({**argon, "output": str(tmp_path / "out"), "timestep": 2.0, **more})
+
+
+def test_files_and_report(argon, tmp_path):
+    result = run_md(settings(argon, tmp_path, steps=100, report_interval=20, ensemble="NPT"), progress=False)
+    out = tmp_path / "out"
+    assert {p.name for p in out.iterdir()} == {
+        "topology.pdb", "log.csv", "trajectory.dcd", "frames.extxyz", "restart.zip", "report.json", "run.png",
+    }  # fmt: skip
+    assert set(result) >= {"trajectory", "steps", "us_per_atom_step", "mean", "drift"}
+    assert set(result["mean"]) == {"temperature_K", "pressure_bar", "density_g_cm3"}
+    trajectory = mdtraj.load(out / "trajectory.dcd", top=out / "topology.pdb")
+    frames = ase.io.read(out / "frames.extxyz", ":")
+    assert trajectory.n_frames == len(frames) == 5
+    np.testing.assert_allclose(trajectory.xyz[-1] * 10, frames[-1].positions, atol=1e-4)
+    np.testing.assert_allclose(trajectory.unitcell_lengths[-1] * 10, frames[-1].cell.lengths(), atol=1e-4)
+    log = read_log(out / "log.csv")
+    assert list(log["step"]) == [20, 40, 60, 80, 100]
+    # mass / volume, by hand
+    volume = frames[-1].get_volume()
+    assert log["density_g_cm3"][-1] == pytest.approx(32 * 39.948 * 1.66053907 / volume, rel=1e-4)
+    energy = frames[-1].get_potential_energy() * 96.48533212
+    assert log["potential_kj_mol"][-1] == pytest.approx(energy, rel=1e-6)
+    report = json.loads((out / "report.json").read_text())
+    assert report["settings"]["temperature"] == 40.0
+
+
+def test_mean_pressure_is_the_barostats(argon, tmp_path):
+    """The logged virial pressure and OpenMM's Monte Carlo barostat agree."""
+    run = settings(
+        argon, tmp_path, steps=6000, ensemble="NPT", pressure=2000.0, timestep=4.0, friction=5.0,
+        barostat_interval=5, reporters=["csv"], temperature=60.0,
+    )  # fmt: skip
+    run_md(run, progress=False)
+    pressures = read_log(tmp_path / "out" / "log.csv")["pressure_bar"][150:]
+    mean, error = mean_and_error(pressures)
+    assert error < 150
+    assert abs(mean - 2000) < 3.5 * error
+
+
+def test_extended_xyz_has_the_models_energies_and_forces(argon, tmp_path):
+    run_md(settings(argon, tmp_path, steps=20, report_interval=10), progress=False)
+    from halberd.plugins import HalberdCalculator
+
+    frame = ase.io.read(tmp_path / "out" / "frames.extxyz", -1)
+    results = HalberdCalculator(argon["model"]).evaluate(Atoms(frame.symbols, frame.positions, cell=frame.cell, pbc=1))
+    assert frame.get_potential_energy() == pytest.approx(results["energy"], abs=1e-6)
+    np.testing.assert_allclose(frame.get_forces(), results["forces"], atol=1e-6)
+    assert frame.info["step"] == 20
+
+
+def test_same_seed_same_bits(argon, tmp_path):
+    ends = []
+    for name in ("a", "b", "c"):
+        seed = 3 if name != "c" else 4
+        run_md(
+            settings(argon, tmp_path, output=str(tmp_path / name), steps=60, report_interval=20, seed=seed),
+            progress=False,
+        )
+        ends.append((tmp_path / name / "log.csv").read_bytes())
+    assert ends[0] == ends[1] != ends[2]
+
+
+@pytest.mark.parametrize("ensemble", ["NVE", "NVT", "NPT"])
+def test_killed_run_resumes_to_the_same_files(ensemble, argon, tmp_path):
+    """Stop between checkpoints, with rows and frames beyond the last one; the restarted run equals the whole one."""
+    common = {"ensemble": ensemble, "report_interval": 10, "checkpoint_interval": 40, "barostat_interval": 4}
+    run_md(settings(argon, tmp_path, output=str(tmp_path / "whole"), steps=120, **common), progress=False)
+    interrupted = MolecularDynamics(settings(argon, tmp_path, steps=120, **common))
+
+    class Killed(BaseException):
+        pass
+
+    class Kill:
+        def describeNextReport(self, simulation):
+            return {"steps": 75 - simulation.currentStep % 75, "periodic": None, "include": []}
+
+        def report(self, simulation, state):
+            raise Killed
+
+    interrupted.simulation.reporters.append(Kill())
+    with pytest.raises(Killed):
+        interrupted.run(progress=False)
+    out = tmp_path / "out"
+    assert len(read_log(out / "log.csv")["step"]) == 7  # beyond the checkpoint at 40
+    run_md(settings(argon, tmp_path, steps=120, **common), restart=True, progress=False)
+    for name in ("log.csv", "frames.extxyz"):
+        assert (out / name).read_bytes() == (tmp_path / "whole" / name).read_bytes(), name
+    whole, resumed = (
+        mdtraj.load(folder / "trajectory.dcd", top=folder / "topology.pdb") for folder in (tmp_path / "whole", out)
+    )
+    np.testing.assert_array_equal(whole.xyz, resumed.xyz)
+    assert (out / "trajectory.dcd").stat().st_size == (tmp_path / "whole" / "trajectory.dcd").stat().st_size
+
+
+def test_restart_extends_a_finished_run(argon, tmp_path):
+    run_md(settings(argon, tmp_path, steps=40), progress=False)
+    run_md(settings(argon, tmp_path, steps=80), restart=True, progress=False)
+    assert list(read_log(tmp_path / "out" / "log.csv")["step"])[-1] == 80
+
+
+def test_restart_with_a_model_file_that_is_scripted_on_the_way(tmp_path, crystal, mace_files):
+    """The fingerprint must not depend on whether the model was scripted when it was taken."""
+    ase.io.write(tmp_path / "crystal.xyz", crystal, format="extxyz")
+    common = {"structure": str(tmp_path / "crystal.xyz"), "model": str(mace_files["zbl"])}
+    run = {**common, "output": str(tmp_path / "out"), "ensemble": "NVE", "timestep": 0.1, "reporters": ["csv"]}
+    run_md(MDSettings.from_mapping({**run, "steps": 20}), progress=False)
+    result = run_md(MDSettings.from_mapping({**run, "steps": 40}), restart=True, progress=False)
+    assert result["steps"] == 40
+
+
+def test_restart_of_another_system_is_refused(argon, tmp_path):
+    run_md(settings(argon, tmp_path, steps=20), progress=False)
+    before = (tmp_path / "out" / "log.csv").read_bytes()
+    smaller = ase.io.read(argon["structure"])[:-1]
+    ase.io.write(tmp_path / "smaller.xyz", smaller, format="extxyz")
+    other = settings(argon, tmp_path, steps=40, structure=str(tmp_path / "smaller.xyz"))
+    with pytest.raises(RestartError, match="belongs to another run"):
+        run_md(other, restart=True, progress=False)
+    with pytest.raises(RestartError, match=r"its temperature is 40.0, this run has 60.0"):
+        run_md(settings(argon, tmp_path, steps=40, temperature=60.0), restart=True, progress=False)
+    lennard_jones([18], epsilon=0.02).save(tmp_path / "other.pt")
+    other_model = settings(argon, tmp_path, steps=40, model=str(tmp_path / "other.pt"))
+    with pytest.raises(RestartError, match="its weights is"):
+        run_md(other_model, restart=True, progress=False)
+    assert (tmp_path / "out" / "log.csv").read_bytes() == before
+
+
+def test_damaged_and_missing_restart_files(argon, tmp_path):
+    with pytest.raises(RestartError, match="no restart file"):
+        run_md(settings(argon, tmp_path, steps=20), restart=True, progress=False)
+    run_md(settings(argon, tmp_path, steps=20), progress=False)
+    restart = tmp_path / "out" / "restart.zip"
+    whole = restart.read_bytes()
+    restart.write_bytes(whole[:200])
+    with pytest.raises(RestartError, match="damaged"):
+        run_md(settings(argon, tmp_path, steps=40), restart=True, progress=False)
+    restart.write_bytes(whole)
+    (tmp_path / "out" / "trajectory.dcd").unlink()
+    with pytest.raises(RestartError, match="missing or shorter"):
+        run_md(settings(argon, tmp_path, steps=40), restart=True, progress=False)
+
+
+@pytest.mark.parametrize("backend", ["torchforce", "python"])
+def test_explosion_stops_the_run_and_keeps_the_last_good_frame(backend, argon, tmp_path):
+    atoms = ase.io.read(argon["structure"])
+    atoms.positions[7] = atoms.positions[3]  # infinite energy, forces that are not a number
+    ase.io.write(tmp_path / "bad.xyz", atoms, format="extxyz")
+    wild = settings(argon, tmp_path, structure=str(tmp_path / "bad.xyz"), steps=50, backend=backend)
+    with pytest.raises(StabilityError, match=r"exploded at step \d+.*3 \(Ar\), 7 \(Ar\).*last good frame"):
+        run_md(wild, progress=False)
+    frame = ase.io.read(tmp_path / "out" / "last_good.extxyz")
+    assert np.isfinite(frame.positions).all()
+    assert len(frame) == 32
+
+
+def test_an_explosion_from_outside_names_the_atoms_with_the_largest_forces(argon, tmp_path):
+    """One atom is given a velocity that is not a number, in the middle of a run."""
+    run = MolecularDynamics(settings(argon, tmp_path, steps=50, ensemble="NVE"))
+
+    class Poison:
+        def describeNextReport(self, simulation):
+            return {"steps": 20 - simulation.currentStep % 20, "periodic": None, "include": []}
+
+        def report(self, simulation, state):
+            velocities = np.zeros((32, 3))
+            velocities[5] = np.nan
+            simulation.context.setVelocities(velocities)
+
+    run.simulation.reporters.append(Poison())
+    with pytest.raises(
+        StabilityError, match=r"largest forces before it, up to \S+ eV/angstrom, were on atoms \d+ \(Ar\)"
+    ):
+        run.run(progress=False)
+    assert (tmp_path / "out" / "last_good.extxyz").exists()
+
+
+def test_bad_structures(argon, tmp_path):
+    atoms = ase.io.read(argon["structure"])
+    atoms.positions[3, 0] = np.nan
+    ase.io.write(tmp_path / "nan.xyz", atoms, format="extxyz")
+    with pytest.raises(GeometryError, match=r"not finite, the first are 3 \(Ar\)"):
+        MolecularDynamics(settings(argon, tmp_path, structure=str(tmp_path / "nan.xyz")))
+    slab = ase.io.read(argon["structure"])
+    slab.pbc = [True, True, False]
+    ase.io.write(tmp_path / "slab.xyz", slab, format="extxyz")
+    with pytest.raises(ConfigurationError, match="three directions or none"):
+        MolecularDynamics(settings(argon, tmp_path, structure=str(tmp_path / "slab.xyz")))
+    (tmp_path / "text.xyz").write_text("hello")
+    with pytest.raises(DataError, match="cannot be read as a structure"):
+        MolecularDynamics(settings(argon, tmp_path, structure=str(tmp_path / "text.xyz")))
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_run_is_never_overwritten(argon, tmp_path):
+    run_md(settings(argon, tmp_path, steps=20), progress=False)
+    before = (tmp_path / "out" / "log.csv").read_bytes()
+    with pytest.raises(OutputError, match="holds a run already"):
+        run_md(settings(argon, tmp_path, steps=20, seed=9), progress=False)
+    assert (tmp_path / "out" / "log.csv").read_bytes() == before
+
+
+def test_output_that_is_a_file(argon, tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(OutputError, match="is a file"):
+        MolecularDynamics(settings(argon, tmp_path, output=str(tmp_path / "file")))
+
+
+def test_a_rotated_left_handed_cell_keeps_its_energy(argon, tmp_path):
+    """Cells of any orientation become OpenMM's; the physics stays."""
+    atoms = ase.io.read(argon["structure"])
+    atoms.set_cell(atoms.cell.array @ np.array([[1, 0.02, 0], [0, 1, 0.03], [0.01, 0, 1]]), scale_atoms=True)
+    atoms.rattle(0.1, seed=1)
+    turned = atoms.copy()
+    turned.rotate(73, (1, 2, 3), rotate_cell=True)
+    turned.set_cell(turned.cell.array[[1, 0, 2]])
+    energies = []
+    for k, each in enumerate((atoms, turned)):
+        ase.io.write(tmp_path / f"{k}.xyz", each, format="extxyz")
+        run = MolecularDynamics(settings(argon, tmp_path, structure=str(tmp_path / f"{k}.xyz"), precision="double"))
+        energies.append(run.simulation.context.getState(energy=True).getPotentialEnergy()._value)
+    assert energies[0] == pytest.approx(energies[1], rel=1e-6)
+
+
+def test_config_file_with_relative_paths_and_flags(argon, tmp_path, monkeypatch):
+    config = {"structure": "argon.xyz", "model": "lj.pt", "output": "out", "steps": 20, "temperature": 40}
+    (tmp_path / "run.yaml").write_text(yaml.safe_dump(config))
+    monkeypatch.chdir("/")
+    read = MDSettings.from_file(tmp_path / "run.yaml", {"steps": 30})
+    assert read.structure == str(tmp_path / "argon.xyz")
+    assert read.model == str(tmp_path / "lj.pt")
+    assert (read.steps, read.temperature) == (30, 40.0)
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"temperature": "hot"}, "temperature is 'hot', which is not a float"),
+        ({"steps": 2.5}, "steps is 2.5, which is not a int"),
+        ({"steps": 0}, "at least 1"),
+        ({"timestep": 0.0}, "must be positive"),
+        ({"temperature": -1.0}, "must not be negative"),
+        ({"minimize": "yes"}, "not a bool"),
+        ({"reporters": ["dcd", "nc"]}, "no reporter 'nc'"),
+        ({"pressure": [1.0, 2.0]}, "pressure is"),
+        ({"pressure": [1.0, 2.0, 3.0]}, "need barostat: anisotropic"),
+        ({"barostat": "berendsen"}, "one of isotropic, anisotropic, flexible"),
+        ({"ensemble": "NVE", "temperature_end": 100}, "needs a thermostat"),
+        ({"watch_threshold": 0.1}, "needs watch_interval"),
+        ({"watch_interval": 10, "watch_action": "scream"}, "one of warn, save, stop"),
+        ({"walkers": 2}, "share a PLUMED bias"),
+        ({"variables": {"s": {}}}, "are for a PLUMED script"),
+        ({"replica_temperatures": [300]}, "two positive temperatures"),
+        ({"replica_temperatures": [300, 400], "ensemble": "NVE"}, "runs in NVT or NPT"),
+        ({"equilibration": [{"temperature": 10}]}, "stage 1 of equilibration has no steps"),
+        ({"equilibration": [{"steps": 10, "presure": 10}]}, "Did you mean 'pressure'"),
+        ({"equilibration": [{"steps": 10}, {"steps": 10, "ensemble": "NPX"}]}, "ensemble is 'NPX'"),
+        ({"hydrogen_mass": 0.0}, "must be positive"),
+        ({"stepz": 3}, "Did you mean 'steps'"),
+    ],
+)
+def test_bad_settings(values, message, argon):
+    with pytest.raises(ConfigurationError, match=message):
+        MDSettings.from_mapping({**argon, **values})
+
+
+def test_md_command_in_a_real_process(argon, tmp_path):
+    command = [
+        sys.executable, "-W", "ignore", "-m", "halberd.plugins.commands.app", "md", "--structure", argon["structure"],
+        "--model", argon["model"], "-o", tmp_path / "cli", "--steps", "60", "--ensemble", "NVE", "--temperature", "40",
+        "--json", "--reporter", "dcd",
+    ]  # fmt: skip
+    result = subprocess.run([str(c) for c in command], capture_output=True, text=True, check=True)
+    report = json.loads(result.stdout)
+    assert report["steps"] == 60
+    assert abs(report["drift"]) < 1e-4
+    assert {p.name for p in (tmp_path / "cli").iterdir()} >= {"trajectory.dcd", "log.csv"}
+    assert not (tmp_path / "cli" / "frames.extxyz").exists()
+
+
+def test_block_averaging_on_a_known_process():
+    """AR(1) with correlation a: the error of the mean is sigma sqrt((1+a)/(1-a)/n)."""
+    generator = np.random.default_rng(0)
+    a, n = 0.9, 40_000
+    noise = generator.normal(size=n)
+    series = np.zeros(n)
+    for i in range(1, n):
+        series[i] = a * series[i - 1] + np.sqrt(1 - a * a) * noise[i]
+    mean, error = mean_and_error(series)
+    exact = np.sqrt((1 + a) / (1 - a) / n)
+    assert abs(mean) < 4 * exact
+    assert 0.7 * exact < error < 1.8 * exact
+    assert np.isnan(mean_and_error(np.ones(3))[1])
+
+
+def test_energy_drift_of_a_straight_line():
+    log = {"time_ps": np.linspace(0, 2, 21), "total_kj_mol": 100 + 3.0 * np.linspace(0, 2, 21)}
+    assert energy_drift(log, 10) == pytest.approx(3.0 / 96.48533212 / 10)
+
+
+def test_extxyz_reporter_in_an_unwritable_place():
+    with pytest.raises(OutputError, match="Cannot write"):
+        ExtXYZReporter("/no/such/folder/a.xyz", 1)
+
+
+def test_molecule_from_sdf_and_pdb(tmp_path):
+    """PDB keeps its residues, other formats go by way of ASE."""
+    from openmm import app
+
+    from halberd.plugins.forces.topology import read_structure
+
+    water = molecule("H2O")
+    ase.io.write(tmp_path / "w.pdb", water)
+    topology, positions = read_structure(tmp_path / "w.pdb")
+    assert isinstance(topology, app.Topology)
+    np.testing.assert_allclose(positions * 10, water.positions, atol=2e-3)
+    assert openmm.__version__
