@@ -17,9 +17,10 @@ from tempfile import TemporaryDirectory
 import numpy as np
 import torch
 
-from halberd.potentials.ace.model import with_compiled_sites
 from halberd.potentials.errors import ModelError
-from halberd.potentials.sites.site_model import SiteModel, quiet_torchscript
+from halberd.potentials.loading import load
+from halberd.potentials.sites.site_model import SiteModel
+from halberd.potentials.sites.torchscript import quiet_torchscript
 from halberd.potentials.sites.verlet_list import NeighborList
 
 #: Largest deviation allowed for what should be equal, relative to the largest energy or gradient at hand. Double:
@@ -229,8 +230,8 @@ def check_save_and_load(model: SiteModel, seed: int = 0) -> None:
     with TemporaryDirectory() as folder:
         path = Path(folder) / "model.pt"
         model.save(path)
-        loaded = with_compiled_sites(SiteModel.load(path))
-    for attribute in ("cutoff", "atomic_numbers", "n_columns", "metadata", "dtype"):
+        loaded = load(path)
+    for attribute in ("cutoff", "atomic_numbers", "n_columns", "columns", "metadata", "dtype"):
         if getattr(loaded, attribute) != getattr(model, attribute):
             raise ModelError(f"'{model.name}' loses {attribute} when saved.")
     if not np.array_equal(loaded.e0s, model.e0s):

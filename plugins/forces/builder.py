@@ -10,15 +10,16 @@ import numpy as np
 import openmm
 import torch
 
-from halberd.plugins.forces.backends import BACKENDS, choose_backend, import_openmmtorch
+from halberd.plugins.forces.backends import BACKENDS, choose_backend
+from halberd.plugins.forces.carrier import Carrier
 from halberd.plugins.forces.module import FORCE_MODULES
-from halberd.plugins.forces.python_force import ModuleCallback
 from halberd.potentials.ace.compiled_operator import load_if_built
 from halberd.potentials.committees.bias import MeanEnergy, bias_module, check_bias
 from halberd.potentials.constants import EV_IN_KJ_PER_MOL
 from halberd.potentials.errors import BackendError, ConfigurationError, did_you_mean
-from halberd.potentials.sites.site_model import SiteModel, dtype_of, quiet_torchscript
+from halberd.potentials.sites.site_model import Columns, SiteModel, dtype_of
 from halberd.potentials.sites.structure_energy import StructureEnergy
+from halberd.potentials.sites.torchscript import script
 
 #: Context parameter of biased forces.
 HAL_TAU = "hal_tau"
@@ -192,10 +193,6 @@ def build_force(
     index = None if atoms is None else torch.tensor(list(atoms), dtype=torch.int64)
     if index is not None and len(index) != len(species):
         raise ConfigurationError(f"{len(index)} atoms, but {len(species)} atomic numbers were given.")
-    offset = 0.0
-    if options.energy == "total":
-        offset = float(np.mean(model.self_energy(atomic_numbers))) * EV_IN_KJ_PER_MOL
-
     use: str = "nothing"
     parameters: dict[str, float] = {}
     if scale_parameter is not None:
@@ -205,29 +202,27 @@ def build_force(
             raise ConfigurationError("A force with a bias cannot be interpolated or reduced; leave out bias=.")
         use, parameters = "biases", {HAL_TAU: 0.0}
         reduction = bias_module(model, list(atomic_numbers), options.bias, options.bias_width)
-    structure = StructureEnergy(model, species, float(options.skin), torch.get_num_threads())
-    with quiet_torchscript():
-        module = torch.jit.script(
-            FORCE_MODULES[periodic, use](
-                structure,
-                index,
-                reduction or MeanEnergy(model.has_sigma_column),
-                offset,
-                periodic,
-                "" if options.device is None or backend == "python" else torch.device(options.device).type,
-            ).eval()
-        )
-    force: openmm.Force
-    if backend == "torchforce":
-        force = import_openmmtorch().TorchForce(module)
-        for parameter, value in parameters.items():
-            force.addGlobalParameter(parameter, value)
-        if options.bias is not None:
-            force.addEnergyParameterDerivative(HAL_TAU)
-    else:
-        callback = ModuleCallback(module, periodic, list(parameters), options.device or "cpu")
-        force = openmm.PythonForce(callback, parameters)
-    force.setUsesPeriodicBoundaryConditions(periodic)
-    force.setForceGroup(options.forceGroup)
-    force.setName(name or f"halberd: {model.name}")
-    return force
+    insists = options.device is not None and backend == "torchforce"
+    module = FORCE_MODULES[periodic, use](
+        StructureEnergy(model, species, float(options.skin), torch.get_num_threads()),
+        index,
+        reduction=reduction or MeanEnergy(model.columns is Columns.MEAN_AND_SIGMA),
+        offset=_offset(model, atomic_numbers, options.energy),
+        periodic=periodic,
+        device_type=torch.device(options.device or "cpu").type if insists else "",
+    )
+    carrier = Carrier(
+        backend,
+        periodic,
+        name or f"halberd: {model.name}",
+        group=options.forceGroup,
+        parameters=parameters,
+        differentiated=() if options.bias is None else (HAL_TAU,),
+        device=options.device or "cpu",
+    )
+    return carrier.carry(script(module))
+
+
+def _offset(model: SiteModel, atomic_numbers: Sequence[int], energy: str) -> float:
+    """Self-energies to add, kJ/mol."""
+    return float(np.mean(model.self_energy(atomic_numbers))) * EV_IN_KJ_PER_MOL if energy == "total" else 0.0

@@ -14,7 +14,39 @@ from halberd.potentials.constants import EV_IN_KJ_PER_MOL, NM_IN_ANGSTROM
 from halberd.potentials.sites.structure_energy import StructureEnergy
 
 
-class ForceModule(torch.nn.Module):
+class HostModule(torch.nn.Module):
+    """OpenMM's side of a module: positions and box in nm become angstrom, of the particles that the model sees.
+
+    Parameters
+    ----------
+    atoms : torch.Tensor, int64, or None
+        Particle indices in the order of the model's species; ``None`` for all particles.
+    periodic : bool
+    """
+
+    atoms: torch.Tensor
+    no_box: torch.Tensor
+
+    def __init__(self, atoms: torch.Tensor | None, periodic: bool) -> None:
+        super().__init__()
+        self.all_atoms = atoms is None
+        self.to_angstrom = NM_IN_ANGSTROM
+        self.register_buffer("atoms", torch.zeros(0, dtype=torch.int64) if atoms is None else atoms)
+        # A list, and so on the CPU whatever the device: it is read by the host.
+        self.periodic: list[bool] = [periodic] * 3
+        self.register_buffer("no_box", torch.zeros((3, 3), dtype=torch.float64))
+
+    def seen(self, positions: torch.Tensor) -> torch.Tensor:
+        """Positions, angstrom, of the particles the model sees, from those of all in nm.
+
+        The tensor is a view on the engine's memory and is never written to.
+        """
+        if not self.all_atoms:
+            positions = positions.index_select(0, self.atoms)
+        return positions * self.to_angstrom
+
+
+class ForceModule(HostModule):
     """Energy of (a subset of) the particles of a System.
 
     Parameters
@@ -31,45 +63,31 @@ class ForceModule(torch.nn.Module):
         ``"cpu"`` or ``"cuda"`` to insist on a kind of device, ``""`` to follow the Context.
     """
 
-    atoms: torch.Tensor
-    no_box: torch.Tensor
-
     def __init__(
         self,
         structure: StructureEnergy,
         atoms: torch.Tensor | None,
+        *,
         reduction: torch.nn.Module,
         offset: float,
         periodic: bool,
         device_type: str = "",
     ) -> None:
-        super().__init__()
+        super().__init__(atoms, periodic)
         self.structure = structure
         self.reduction = reduction
-        self.all_atoms = atoms is None
         self.offset = offset
         self.device_type = device_type
-        self.to_angstrom = NM_IN_ANGSTROM
         self.to_kj_per_mol = EV_IN_KJ_PER_MOL
-        self.register_buffer("atoms", torch.zeros(0, dtype=torch.int64) if atoms is None else atoms)
-        # On the CPU whatever the device: it is read by the host.
-        self.periodic: list[bool] = [periodic] * 3
-        self.register_buffer("no_box", torch.zeros((3, 3), dtype=torch.float64))
 
     def totals(self, positions: torch.Tensor, box: torch.Tensor) -> torch.Tensor:
-        """Total energies, eV, float64, shape () or (K,), from positions (N, 3) and box (3, 3) in nm.
-
-        The tensors are views on the engine's memory and are never written to.
-        """
+        """Total energies, eV, float64, shape () or (K,), from positions (N, 3) and box (3, 3) in nm."""
         if len(self.device_type) > 0 and positions.device.type != self.device_type:
             raise RuntimeError(
                 f"halberd: device='{self.device_type}' was asked for, but the Context computes on "
                 f"'{positions.device.type}'. Choose another OpenMM platform, or leave out device=."
             )
-        if not self.all_atoms:
-            positions = positions.index_select(0, self.atoms)
-        periodic = torch.tensor(self.periodic)
-        return self.structure(positions * self.to_angstrom, box * self.to_angstrom, periodic).sum(0)
+        return self.structure(self.seen(positions), box * self.to_angstrom, torch.tensor(self.periodic)).sum(0)
 
     def energy(self, positions: torch.Tensor, box: torch.Tensor) -> torch.Tensor:
         """Energy, kJ/mol, scalar float64."""

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 from halberd.potentials.errors import HalberdError, StabilityError
-from halberd.potentials.sites.site_model import quiet_torchscript
+from halberd.potentials.sites.torchscript import quiet_torchscript
 
 
 class ModuleCallback:

@@ -12,12 +12,11 @@ import openmm
 import torch
 from numpy.typing import NDArray
 
-from halberd.plugins.forces.backends import choose_backend, import_openmmtorch
-from halberd.plugins.forces.python_force import ModuleCallback
+from halberd.plugins.forces.carrier import Carrier
 from halberd.potentials.constants import NM_IN_ANGSTROM
 from halberd.potentials.simgen.score import SimilarityScore
 from halberd.potentials.sites.block_list import BlockNeighbors
-from halberd.potentials.sites.site_model import quiet_torchscript
+from halberd.potentials.sites.torchscript import script
 
 #: Context parameter: noise level in angstrom.
 SIMGEN_SIGMA = "simgen_sigma"
@@ -125,16 +124,4 @@ def guidance_force(
 
 
 def _force(module: torch.nn.Module, group: int, backend: str, name: str) -> openmm.Force:
-    chosen = choose_backend(backend)
-    with quiet_torchscript():
-        scripted = torch.jit.script(module.eval())
-    force: openmm.Force
-    if chosen == "torchforce":
-        force = import_openmmtorch().TorchForce(scripted)
-        force.addGlobalParameter(SIMGEN_SIGMA, 1.0)
-    else:
-        force = openmm.PythonForce(ModuleCallback(scripted, False, [SIMGEN_SIGMA], "cpu"), {SIMGEN_SIGMA: 1.0})
-    force.setUsesPeriodicBoundaryConditions(False)
-    force.setForceGroup(group)
-    force.setName(name)
-    return force
+    return Carrier(backend, False, name, group, {SIMGEN_SIGMA: 1.0}).carry(script(module))

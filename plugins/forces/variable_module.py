@@ -2,44 +2,33 @@
 
 import torch
 
-from halberd.potentials.constants import NM_IN_ANGSTROM
+from halberd.plugins.forces.module import HostModule
 
 
-class VariableModule(torch.nn.Module):
+class VariableModule(HostModule):
     """A collective variable of (a subset of) the particles of a System.
 
     Parameters
     ----------
     variable : torch.nn.Module
-        Of :mod:`halberd.potentials.committees.uncertainty`.
-    particles : torch.Tensor, int64, or None
+        Takes positions (N, 3) and box (3, 3) in angstrom and the periodicity; returns a number.
+    atoms : torch.Tensor, int64, or None
         Particles the variable's model sees; ``None`` for all.
     periodic : bool
     scale : float
         What the value is multiplied by.
     """
 
-    particles: torch.Tensor
-    no_box: torch.Tensor
-
     def __init__(
-        self, variable: torch.nn.Module, particles: torch.Tensor | None, periodic: bool, scale: float = 1.0
+        self, variable: torch.nn.Module, atoms: torch.Tensor | None, periodic: bool, scale: float = 1.0
     ) -> None:
-        super().__init__()
+        super().__init__(atoms, periodic)
         self.variable = variable
-        self.every_particle = particles is None
-        self.periodic: list[bool] = [periodic] * 3
         self.scale = scale
-        self.to_angstrom = NM_IN_ANGSTROM
-        self.register_buffer("particles", torch.zeros(0, dtype=torch.int64) if particles is None else particles)
-        self.register_buffer("no_box", torch.zeros((3, 3), dtype=torch.float64))
 
     def value(self, positions: torch.Tensor, box: torch.Tensor) -> torch.Tensor:
         """Value, scalar float64, from positions (N, 3) and box (3, 3) in nm."""
-        if not self.every_particle:
-            positions = positions.index_select(0, self.particles)
-        periodic = torch.tensor(self.periodic)
-        value = self.variable(positions * self.to_angstrom, box * self.to_angstrom, periodic)
+        value = self.variable(self.seen(positions), box * self.to_angstrom, torch.tensor(self.periodic))
         return value.to(torch.float64) * self.scale
 
 

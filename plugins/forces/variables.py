@@ -14,7 +14,7 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 from openmm import app
 
-from halberd.plugins.forces.backends import choose_backend, import_openmmtorch
+from halberd.plugins.forces.carrier import Carrier
 from halberd.plugins.forces.python_force import ModuleCallback
 from halberd.plugins.forces.topology import checked_atoms, elements_of
 from halberd.plugins.forces.variable_module import VARIABLE_MODULES
@@ -27,8 +27,9 @@ from halberd.potentials.mace.descriptor import mace_descriptor
 from halberd.potentials.simgen.density import SimilarityDensity
 from halberd.potentials.simgen.reference_set import ReferenceSet
 from halberd.potentials.simgen.score import SimilarityScore
-from halberd.potentials.sites.site_model import SiteModel, quiet_torchscript
+from halberd.potentials.sites.site_model import Columns, SiteModel
 from halberd.potentials.sites.structure_energy import DescriptorProjection, StructureEnergy
+from halberd.potentials.sites.torchscript import script
 
 
 class CollectiveVariable:
@@ -37,7 +38,7 @@ class CollectiveVariable:
     Parameters
     ----------
     variable : torch.nn.Module
-        Of :mod:`halberd.potentials.committees.uncertainty`.
+        Takes positions (N, 3) and box (3, 3) in angstrom and the periodicity; returns a number.
     particles : sequence of int, optional
         Particles that it sees, all if omitted.
     periodic : bool
@@ -55,8 +56,7 @@ class CollectiveVariable:
         name: str = "halberd variable",
     ) -> None:
         index = None if particles is None else torch.tensor(list(particles), dtype=torch.int64)
-        with quiet_torchscript():
-            module = torch.jit.script(VARIABLE_MODULES[periodic](variable, index, periodic, scale).eval())
+        module = script(VARIABLE_MODULES[periodic](variable, index, periodic, scale))
         self.name = name
         self.periodic = periodic
         self._callback = ModuleCallback(module, periodic, [], "cpu")
@@ -75,15 +75,7 @@ class CollectiveVariable:
         BackendError
             If the backend is not usable here.
         """
-        force: openmm.Force
-        if choose_backend(backend) == "torchforce":
-            force = import_openmmtorch().TorchForce(self._callback.master)
-        else:
-            force = openmm.PythonForce(ModuleCallback(self._callback.master, self.periodic, [], "cpu"), {})
-        force.setUsesPeriodicBoundaryConditions(self.periodic)
-        force.setForceGroup(forceGroup)
-        force.setName(self.name)
-        return force
+        return Carrier(backend, self.periodic, self.name, forceGroup).carry(self._callback.master)
 
     def evaluate(
         self, positions: NDArray[np.float64], box: NDArray[np.float64] | None = None
@@ -136,7 +128,7 @@ def committee_sigma(
         If the model does not know an element.
     """
     loaded = load(model)
-    if not loaded.has_sigma_column:
+    if loaded.columns is not Columns.MEAN_AND_SIGMA:
         check_committee(loaded)
     particles, numbers, periodic = _particles(topology, atoms)
     structure = _structure(loaded, numbers, particles, skin)
@@ -212,7 +204,7 @@ def descriptor_component(
         See :func:`committee_sigma`; or if there is no such component.
     """
     loaded = load(model)
-    descriptor = loaded if loaded.metadata.get("columns", "").startswith("invariant") else mace_descriptor(loaded)
+    descriptor = loaded if loaded.columns is Columns.DESCRIPTOR else mace_descriptor(loaded)
     n_features = int(descriptor.n_columns or 1)
     direction = np.zeros(n_features)
     if isinstance(component, int | np.integer):

@@ -12,10 +12,12 @@ from ase.calculators.calculator import Calculator, all_changes
 from ase.stress import full_3x3_to_voigt_6_stress
 
 from halberd.plugins.forces.builder import check_device
+from halberd.potentials.constants import EV_IN_KJ_PER_MOL
 from halberd.potentials.errors import ConfigurationError
 from halberd.potentials.loading import ModelSource, load
-from halberd.potentials.sites.site_model import quiet_torchscript
+from halberd.potentials.sites.site_model import Columns
 from halberd.potentials.sites.structure_energy import StructureEnergy
+from halberd.potentials.sites.torchscript import script
 
 
 class HalberdCalculator(Calculator):
@@ -134,7 +136,7 @@ class HalberdCalculator(Calculator):
         if self.energy_kind == "total":
             rows = self.model.e0s[self.model.species_of(atoms.numbers).numpy()]
             self_sites = rows.reshape(len(atoms), -1)
-            if self.model.has_sigma_column:  # of the mean alone
+            if self.model.columns is Columns.MEAN_AND_SIGMA:  # of the mean alone
                 self_sites = self_sites * np.array([1.0, 0.0])
         site_energies = columns.detach().cpu().numpy() + self_sites
         return self._results(atoms, site_energies, np.array(forces), np.array(stresses))
@@ -144,7 +146,7 @@ class HalberdCalculator(Calculator):
     ) -> dict[str, Any]:
         energies = site_energies.sum(axis=0)
         sigma, sigma_forces = energies[-1], forces[-1]
-        if self.model.has_sigma_column:
+        if self.model.columns is Columns.MEAN_AND_SIGMA:
             site_energies, forces, virials, energies = site_energies[:, :1], forces[:1], virials[:1], energies[:1]
         results: dict[str, Any] = {
             "energy": float(energies.mean()),
@@ -154,9 +156,9 @@ class HalberdCalculator(Calculator):
         }
         if atoms.cell.rank == 3 and all(atoms.pbc):
             results["stress"] = full_3x3_to_voigt_6_stress(virials.mean(axis=0) / atoms.get_volume())
-        if self.model.has_sigma_column:
+        if self.model.columns is Columns.MEAN_AND_SIGMA:
             results["energy_std"], results["sigma_forces"] = float(sigma), sigma_forces
-        elif self.model.n_columns is not None:
+        elif self.model.columns is Columns.MEMBERS:
             results["energy_std"] = float(energies.std())
             results["forces_std"] = np.sqrt(((forces - forces.mean(axis=0)) ** 2).sum(axis=2).mean(axis=0))
             results["energies_committee"] = energies
@@ -171,7 +173,11 @@ class HalberdCalculator(Calculator):
             species = self.model.species_of(atoms.numbers)
             if len(self._modules) >= 8:
                 self._modules.pop(next(iter(self._modules)))
-            with quiet_torchscript():
-                module = torch.jit.script(StructureEnergy(self.model, species, self.skin, torch.get_num_threads()))
-                self._modules[key] = module.to(self.device).eval()
+            module = script(StructureEnergy(self.model, species, self.skin, torch.get_num_threads()))
+            self._modules[key] = module.to(self.device)
         return self._modules[key]
+
+
+def virial_trace(results: dict[str, Any], atoms: Atoms) -> float:
+    """Trace of the virial, kJ/mol, from the stress in the results of a periodic structure."""
+    return float(-results["stress"][:3].sum() * atoms.get_volume() * EV_IN_KJ_PER_MOL)

@@ -15,7 +15,8 @@ from halberd.potentials.constants import EV_IN_KJ_PER_MOL, NM_IN_ANGSTROM
 from halberd.potentials.errors import ConfigurationError
 from halberd.potentials.files import replacing
 from halberd.potentials.sites.image_pairs import ImagePairs
-from halberd.potentials.sites.site_model import SiteModel, quiet_torchscript
+from halberd.potentials.sites.site_model import Columns, SiteModel
+from halberd.potentials.sites.torchscript import quiet_torchscript, script
 
 
 class GromacsModel(torch.nn.Module):
@@ -32,7 +33,7 @@ class GromacsModel(torch.nn.Module):
         super().__init__()
         scripted = model.scripted()
         self.model = getattr(scripted, "portable", scripted)
-        self.reduction = MeanEnergy(model.has_sigma_column)
+        self.reduction = MeanEnergy(model.columns is Columns.MEAN_AND_SIGMA)
         self.pairs = ImagePairs(model.cutoff)
         self.dtype = model.dtype
         self.known = ", ".join(model.symbols)
@@ -98,11 +99,11 @@ def export_for_gromacs(model: SiteModel, path: str | os.PathLike[str], periodic:
     OutputError
         If the place cannot be written.
     """
-    if "columns" in model.metadata and not model.has_sigma_column:
-        raise ConfigurationError(f"'{model.name}' computes {model.metadata['columns']}, not an energy.")
+    if model.columns in (Columns.DESCRIPTOR, Columns.ENERGY_AND_FEATURES):
+        raise ConfigurationError(f"'{model.name}' computes {model.columns.value}, not an energy.")
     module = (PeriodicGromacsModel if periodic else OpenGromacsModel)(model)
     with quiet_torchscript(), replacing(path) as temporary:
-        torch.jit.script(module.eval()).save(str(temporary))
+        script(module).save(str(temporary))
     inputs = ["atom-positions", "atom-numbers", *(["box", "pbc"] if periodic else [])]
     lines = ["nnpot-active            = true", f"nnpot-modelfile         = {Path(path).name}"]
     lines += ["nnpot-input-group       = System  ; or the group the model is for"]

@@ -10,11 +10,12 @@ import numpy as np
 from ase import Atoms
 from numpy.typing import NDArray
 
-from halberd.plugins.hosts.ase_calculator import HalberdCalculator
+from halberd.plugins.hosts.ase_calculator import HalberdCalculator, virial_trace
 from halberd.potentials.committees.bias import check_committee
 from halberd.potentials.committees.disagreement import Disagreement, disagreement
-from halberd.potentials.constants import EV_IN_KJ_PER_MOL, NM_IN_ANGSTROM
+from halberd.potentials.constants import NM_IN_ANGSTROM
 from halberd.potentials.sites.site_model import SiteModel
+from halberd.potentials.sites.torchscript import warm_up
 
 
 @dataclasses.dataclass(frozen=True)
@@ -82,15 +83,12 @@ class CommitteeMonitor:
             self.atoms.set_cell(np.asarray(box) * NM_IN_ANGSTROM)
         results = self.calculator.evaluate(self.atoms)
         spread = disagreement(results["energies_committee"], results["forces_committee"], self.form)
-        trace = 0.0
-        if "stress" in results:
-            trace = float(-results["stress"][:3].sum() * self.atoms.get_volume() * EV_IN_KJ_PER_MOL)
+        trace = virial_trace(results, self.atoms) if "stress" in results else 0.0
         return Observation(self.atoms.copy(), float(results["energy"]), spread, trace)
 
     def warm_up(self, positions: NDArray[np.float64], box: NDArray[np.float64] | None = None) -> None:
         """Let TorchScript settle, so that later evaluations do not depend on how many came before."""
-        for _ in range(3):
-            self.observe(positions, box)
+        warm_up(lambda: self.observe(positions, box))
 
 
 FRAME_COLUMNS = ["symbols", "positions", "forces", "force_std", "relative_uncertainty"]

@@ -23,8 +23,9 @@ from halberd.potentials.committees.uncertainty import CommitteeSigma
 from halberd.potentials.constants import NM_IN_ANGSTROM
 from halberd.potentials.errors import ConfigurationError, RunStopped
 from halberd.potentials.loading import ModelSource, load
-from halberd.potentials.sites.site_model import SiteModel, quiet_torchscript
+from halberd.potentials.sites.site_model import Columns, SiteModel
 from halberd.potentials.sites.structure_energy import StructureEnergy
+from halberd.potentials.sites.torchscript import script, warm_up
 
 ACTIONS = ("warn", "save", "stop")
 QUANTITIES = ("max_f", "sigma_per_atom")
@@ -48,9 +49,7 @@ class SigmaOnly:
 
     def __init__(self, model: SiteModel, atomic_numbers: Sequence[int], periodic: bool, skin: float = 0.5) -> None:
         structure = StructureEnergy(model, model.species_of(atomic_numbers), skin, torch.get_num_threads())
-        with quiet_torchscript():
-            variable = CommitteeSigma(structure, spread_module(model, atomic_numbers))
-            self._module = torch.jit.script(variable.eval()).to(model.device)
+        self._module = script(CommitteeSigma(structure, spread_module(model, atomic_numbers))).to(model.device)
         self._periodic = torch.tensor([periodic] * 3)
         self._device = model.device
 
@@ -124,7 +123,7 @@ class UncertaintyGuard:
         if action == "save" and frames is None:
             raise ConfigurationError("action 'save' needs a file for the frames; give frames=.")
         self._model = load(model)
-        if quantity == "max_f" or not self._model.has_sigma_column:
+        if quantity == "max_f" or self._model.columns is not Columns.MEAN_AND_SIGMA:
             check_committee(self._model)
         self._interval = reportInterval
         self._append = append
@@ -203,8 +202,8 @@ class UncertaintyGuard:
         """Let TorchScript settle, so that a restarted run sees what the original saw, to the last bit."""
         state = simulation.context.getState(positions=True)
         box = state.getPeriodicBoxVectors(asNumpy=True).value_in_unit(unit.nanometer)
-        for _ in range(3):
-            self.observe(simulation, state.getPositions(asNumpy=True).value_in_unit(unit.nanometer), box)
+        positions = state.getPositions(asNumpy=True).value_in_unit(unit.nanometer)
+        warm_up(lambda: self.observe(simulation, positions, box))
 
     def close(self) -> None:
         """Close the files."""

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from halberd.potentials.ace.basis import AceBasis
 from halberd.potentials.ace.radial import hermite, with_slope
-from halberd.potentials.regression.weighted_rows import VOIGT
+from halberd.potentials.regression.weighted_rows import VOIGT, FrameDesign
 from halberd.potentials.sites.verlet_list import NeighborList, edges_of_atoms
 
 #: Edge index (2, E) and edge vectors (E, 3) of one structure.
@@ -41,6 +41,10 @@ class DesignBlock:
     energy: NDArray[np.float64]
     forces: list[NDArray[np.float64]]
     virial: NDArray[np.float64]
+
+    def of(self, k: int) -> FrameDesign:
+        """The rows of one structure."""
+        return FrameDesign(self.energy[k], self.forces[k], self.virial[k])
 
 
 class DesignAssembler:

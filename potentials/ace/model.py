@@ -18,7 +18,7 @@ from halberd.potentials.ace.radial import tabulate
 from halberd.potentials.ace.repulsive_core import repulsive_core
 from halberd.potentials.ace.sigma_sites import AceSigmaSites, CompiledAceSigmaSites
 from halberd.potentials.ace.sites import AceSites, CompiledAceSites
-from halberd.potentials.sites.site_model import MEAN_AND_SIGMA, SiteModel
+from halberd.potentials.sites.site_model import Columns, SiteModel
 
 #: Values of ``metadata["kind"]`` of models whose CPU evaluation has a compiled form.
 LINEAR_ACE = "linear ACE"
@@ -79,14 +79,20 @@ def ace_site_model(
         coefficients.ndim == 1,
     )
     facts = {"kind": LINEAR_ACE, "settings": basis.settings.to_dict(), **(metadata or {})}
-    n_columns = None if coefficients.ndim == 1 else coefficients.shape[1]
+    n_columns, meaning = None if coefficients.ndim == 1 else coefficients.shape[1], None
     module: torch.nn.Module = reference
     if sigma_factor is not None:
         module = AceSigmaSites(reference, basis.coupling_matrix(), sigma_factor)
-        facts.update(kind=ACE_WITH_SIGMA, columns=MEAN_AND_SIGMA)
-        n_columns = 2
+        facts["kind"] = ACE_WITH_SIGMA
+        n_columns, meaning = 2, Columns.MEAN_AND_SIGMA
     model = SiteModel(
-        module, basis.settings.r_max, basis.settings.elements, e0s=e0s, n_columns=n_columns, metadata=facts
+        module,
+        basis.settings.r_max,
+        basis.settings.elements,
+        e0s=e0s,
+        n_columns=n_columns,
+        columns=meaning,
+        metadata=facts,
     )
     return with_compiled_sites(model)
 
@@ -130,16 +136,7 @@ def cut_to_elements(model: SiteModel, atomic_numbers: Sequence[int]) -> SiteMode
         module: torch.nn.Module = EmbeddedSites(_kept_sites(whole.sites, keep), FinnisSinclair(*rows))
     else:
         module = _kept_sites(whole, keep)
-    return with_compiled_sites(
-        SiteModel(
-            module,
-            model.cutoff,
-            atomic_numbers,
-            e0s=model.e0s[keep.numpy()],
-            n_columns=model.n_columns,
-            metadata=model.metadata,
-        )
-    )
+    return with_compiled_sites(model.replaced(module, atomic_numbers=atomic_numbers, e0s=model.e0s[keep.numpy()]))
 
 
 def _kept_sites(sites: Any, keep: torch.Tensor) -> AceSites:

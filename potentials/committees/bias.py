@@ -14,7 +14,7 @@ import torch
 from numpy.typing import ArrayLike
 
 from halberd.potentials.errors import ConfigurationError
-from halberd.potentials.sites.site_model import SiteModel
+from halberd.potentials.sites.site_model import Columns, SiteModel
 
 #: eV. Rounds the cone of sigma at zero: it changes sigma by less than this, and its gradient there is zero.
 SIGMA_FLOOR = 1e-7
@@ -161,7 +161,7 @@ def spread_module(model: SiteModel, atomic_numbers: ArrayLike) -> torch.nn.Modul
         As for :func:`bias_module`.
     atomic_numbers : array of int, shape (N,)
     """
-    if model.has_sigma_column:
+    if model.columns is Columns.MEAN_AND_SIGMA:
         return SigmaColumn()
     numbers = [int(z) for z in np.asarray(atomic_numbers)]
     totals = np.atleast_1d(np.asarray(model.self_energy(numbers), dtype=float))
@@ -176,7 +176,7 @@ def check_committee(model: SiteModel) -> None:
     ConfigurationError
         If it is a single model, or its columns are not members.
     """
-    if model.n_columns is None or "columns" in model.metadata:
+    if model.columns is not Columns.MEMBERS:
         raise ConfigurationError(
             f"'{model.name}' has no members to compare. Give a list of models, or fit one with a committee."
         )

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 
 from halberd.potentials.errors import ConfigurationError
-from halberd.potentials.sites.site_model import SiteModel
+from halberd.potentials.sites.site_model import Columns, SiteModel
 
 
 class CommitteeMembers(torch.nn.Module):
@@ -62,7 +62,7 @@ def committee(models: Sequence[SiteModel], name: str | None = None) -> SiteModel
     if not models:
         raise ConfigurationError("A committee needs at least one model; the list is empty.")
     for model in models:
-        if model.n_columns is not None:
+        if model.columns is not Columns.ENERGY:
             raise ConfigurationError(f"'{model.name}' is a committee already; give its members instead.")
     dtypes = {model.dtype for model in models}
     if len(dtypes) > 1:

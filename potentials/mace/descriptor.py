@@ -12,7 +12,8 @@ import torch
 from halberd.potentials.errors import ConfigurationError
 from halberd.potentials.mace.last_layer_features import checked_network, count_scalars
 from halberd.potentials.mace.network import edges_by_centre
-from halberd.potentials.sites.site_model import SiteModel, quiet_torchscript
+from halberd.potentials.sites.site_model import Columns, SiteModel
+from halberd.potentials.sites.torchscript import script
 
 #: Angstrom. Closer pairs look as if they were here: generated atoms may overlap, and the radial functions diverge.
 CLOSEST = 0.75
@@ -95,12 +96,5 @@ def mace_descriptor(model: SiteModel, closest: float = CLOSEST) -> SiteModel:
         )
     sites, readouts = checked_network(model, " Use a MACE.")
     n_scalars = count_scalars(readouts)[0]
-    with quiet_torchscript():
-        scripted = torch.jit.script(FirstLayerFeatures(sites, n_scalars, closest).eval())
-    return SiteModel(
-        scripted,
-        model.cutoff,
-        model.atomic_numbers,
-        n_columns=n_scalars,
-        metadata={**model.metadata, "columns": "invariant features of the first layer"},
-    )
+    scripted = script(FirstLayerFeatures(sites, n_scalars, closest))
+    return model.replaced(scripted, e0s=None, n_columns=n_scalars, columns=Columns.DESCRIPTOR)

@@ -11,7 +11,8 @@ import torch
 
 from halberd.potentials.errors import ModelError
 from halberd.potentials.mace.network import network_input
-from halberd.potentials.sites.site_model import SiteModel, quiet_torchscript
+from halberd.potentials.sites.site_model import Columns, SiteModel
+from halberd.potentials.sites.torchscript import script
 
 
 class MaceFeatureSites(torch.nn.Module):
@@ -91,16 +92,8 @@ def mace_features(model: SiteModel) -> SiteModel:
     # Irreps come sorted: the scalars of a layer are its first features.
     starts = [layer * block for layer in range(len(counts))]
     module = MaceFeatureSites(sites, starts, counts, total - width)
-    with quiet_torchscript():
-        scripted = torch.jit.script(module.eval())
-    return SiteModel(
-        scripted,
-        model.cutoff,
-        model.atomic_numbers,
-        e0s=model.e0s,
-        n_columns=1 + sum(counts) + hidden,
-        metadata={**model.metadata, "columns": "energy, features"},
-    )
+    n_columns = 1 + sum(counts) + hidden
+    return model.replaced(script(module), n_columns=n_columns, columns=Columns.ENERGY_AND_FEATURES)
 
 
 def checked_network(model: SiteModel, advice: str = "") -> tuple[Any, list[Any]]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -19,40 +19,28 @@ from numpy.typing import NDArray
 
 from halberd.potentials.errors import ConfigurationError, DataError
 from halberd.potentials.frames.labelled import Frame
-from halberd.potentials.frames.training_set import check_frames, composition, distance_range, self_energies
+from halberd.potentials.frames.training_set import self_energies
 from halberd.potentials.mace.last_layer_features import mace_features
 from halberd.potentials.mace.last_layer_sites import LastLayerSigmaSites, LastLayerSites
-from halberd.potentials.regression.compressed_rows import CompressedRows
-from halberd.potentials.regression.solvers import LinearSystem, Posterior, solve
-from halberd.potentials.regression.state import read_state, write_state
-from halberd.potentials.regression.weighted_rows import VOIGT, FitWeights, weighted_rows
-from halberd.potentials.sites.site_model import MEAN_AND_SIGMA, SiteModel, quiet_torchscript
+from halberd.potentials.regression.linear_fit import FittedLinear, LinearFit, Progress
+from halberd.potentials.regression.solvers import LinearSystem, solve
+from halberd.potentials.regression.state import read_state
+from halberd.potentials.regression.weighted_rows import VOIGT, FitWeights, FrameDesign
+from halberd.potentials.sites.site_model import Columns, SiteModel
 from halberd.potentials.sites.structure_energy import StructureEnergy
+from halberd.potentials.sites.torchscript import script
 
 
-@dataclasses.dataclass(frozen=True)
-class FittedLastLayer:
-    """A solved fit.
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class FittedLastLayer(FittedLinear):
+    """A solved fit of a correction; see :class:`halberd.potentials.regression.linear_fit.FittedLinear`.
 
     Attributes
     ----------
-    model : SiteModel
-        Ready to use; a committee if one was asked for.
-    coefficients : array, shape (D,)
-        Posterior mean of the correction.
-    members : array, shape (D, K), or None
-        Their average is ``coefficients``.
-    posterior : Posterior
-    notes : list of str
-        Nothing yet; as for a linear ACE.
+    features : SiteModel
+        Site energies and features that the coefficients belong to.
     """
 
-    model: SiteModel
-    coefficients: NDArray[np.float64]
-    members: NDArray[np.float64] | None
-    posterior: Posterior
-    notes: list[str]
-    build: Callable[[torch.nn.Module, int, dict[str, Any]], SiteModel]
     features: SiteModel
 
     def with_exact_sigma(self) -> SiteModel:
@@ -63,15 +51,14 @@ class FittedLastLayer:
         ConfigurationError
             If the solver gave no posterior.
         """
-        if self.posterior.factor is None:
-            raise ConfigurationError("This solver has no posterior; use 'blr' or 'ard' for a model with sigma.")
         dtype = self.features.dtype
-        mean, factor = (torch.from_numpy(x).to(dtype) for x in (self.coefficients, self.posterior.factor))
+        mean, factor = (torch.from_numpy(x).to(dtype) for x in (self.coefficients, self.covariance_factor))
         module = LastLayerSigmaSites(self.features.scripted(), mean, factor)
-        return self.build(module, 2, {"columns": MEAN_AND_SIGMA})
+        e0s = np.tile(self.model.e0s[:, :1], (1, 2))
+        return self.model.replaced(module, e0s=e0s, n_columns=2, columns=Columns.MEAN_AND_SIGMA)
 
 
-class LastLayerFit:
+class LastLayerFit(LinearFit):
     """Bayesian regression on the last-layer features of a MACE.
 
     Parameters
@@ -98,93 +85,51 @@ class LastLayerFit:
             raise ConfigurationError(f"'{base.name}' is a committee; give a single model, or run the committee itself.")
         self.base = base
         self.features = mace_features(base)
-        self.weights = weights or FitWeights(energy=5.0, virial=5.0)
-        self.n_functions = int(self.features.n_columns or 1) - 1
-        self.n_frames = 0
-        self.e0s: NDArray[np.float64] | None = None
+        super().__init__(
+            base.atomic_numbers,
+            int(self.features.n_columns or 1) - 1,
+            cutoff=base.cutoff,
+            weights=weights or FitWeights(energy=5.0, virial=5.0),
+            e0s="average" if e0s is None else e0s,
+        )
         self.scale: NDArray[np.float64] | None = None
-        n = len(base.atomic_numbers)
-        self.closest = np.full((n, n), np.inf)
-        self._wanted_e0s = "average" if e0s is None else e0s
-        self._rows = CompressedRows(self.n_functions + 1)
 
-    @property
-    def n_rows(self) -> int:
-        """Rows seen so far."""
-        return self._rows.n_rows
-
-    @property
-    def elements(self) -> tuple[int, ...]:
-        """Atomic numbers the model knows."""
-        return self.base.atomic_numbers
-
-    def add(self, frames: Sequence[Frame], progress: Callable[[int, int], None] | None = None) -> list[int]:
-        """Evaluate frames and add their rows.
-
-        Parameters
-        ----------
-        frames : sequence of Frame
-        progress : callable, optional
-            Called with (frames done, frames in all).
-
-        Returns
-        -------
-        list of int
-            Frames that were left out because they repeat an earlier one of the sequence.
-
-        Raises
-        ------
-        DataError, UnknownElementError, ConfigurationError
-            Names the frames or elements.
-        """
-        copies = check_frames(frames)
-        used = [frame for i, frame in enumerate(frames) if i not in set(copies)]
-        composition(used, self.elements)
-        self.closest, _ = distance_range(used, self.elements, self.base.cutoff, self.closest)
+    def _add(self, frames: Sequence[Frame], progress: Progress) -> None:
         designs = []
-        for done, frame in enumerate(used, start=1):
-            designs.append(self._design(frame))
-            if progress is not None:
-                progress(done, len(used))
+        for done, frame in enumerate(frames, start=1):
+            designs.append(self.design(frame))
+            progress(done, len(frames))
         if self.e0s is None:
-            left = [dataclasses.replace(f, energy=self._left(f, d)) for f, d in zip(used, designs, strict=True)]
-            self.e0s, _ = self_energies(left, self.elements, self._wanted_e0s)
+            left = [dataclasses.replace(f, energy=self._left(f, d)) for f, d in zip(frames, designs, strict=True)]
+            self.e0s, self.e0_source = self_energies(left, self.elements, self._wanted_e0s)
             sizes = np.sqrt(
-                np.mean([(d[1][:, :, 1:].reshape(-1, self.n_functions) ** 2).mean(axis=0) for d in designs], axis=0)
+                np.mean([(d.forces[:, :, 1:].reshape(-1, self.n_functions) ** 2).mean(axis=0) for d in designs], axis=0)
             )
             self.scale = np.where(sizes > 1e-12 * sizes.max(), sizes, sizes.max() or 1.0)
-        for frame, design in zip(used, designs, strict=True):
+        for frame, design in zip(frames, designs, strict=True):
             self._rows.add(self._weighted(frame, design))
-        self.n_frames += len(used)
-        return copies
 
-    def frame_rows(self, frame: Frame) -> NDArray[np.float64]:
-        """Weighted rows that :meth:`add` would add for a frame, shape (n, D + 1); targets come last."""
-        return self._weighted(frame, self._design(frame))
-
-    def _left(self, frame: Frame, design: tuple[NDArray, NDArray, NDArray]) -> float | None:
+    def _left(self, frame: Frame, design: FrameDesign) -> float | None:
         """Energy that the base model does not explain, eV."""
         if frame.energy is None:
             return None
-        return float(frame.energy - design[0][0] - float(self.base.self_energy(frame.atoms.numbers)))
+        return float(frame.energy - design.energy[0] - float(self.base.self_energy(frame.atoms.numbers)))
 
-    def _weighted(self, frame: Frame, design: tuple[NDArray, NDArray, NDArray]) -> NDArray[np.float64]:
+    def _weighted(self, frame: Frame, design: FrameDesign) -> NDArray[np.float64]:
         energy, forces, virial = design
-        e0 = 0.0 if self.e0s is None else float((composition([frame], self.elements) @ self.e0s)[0])
         left = dataclasses.replace(
             frame,
             energy=self._left(frame, design),
             forces=None if frame.forces is None else frame.forces - forces[:, :, 0],
             virial=None if frame.virial is None else frame.virial - _full(virial[:, 0]),
         )
-        return weighted_rows(left, self.weights, e0, energy[1:], forces[:, :, 1:], virial[:, 1:])
+        return super()._weighted(left, FrameDesign(energy[1:], forces[:, :, 1:], virial[:, 1:]))
 
-    def _design(self, frame: Frame) -> tuple[NDArray, NDArray, NDArray]:
-        """Sums over sites, minus their gradients and virials, of the energy and every feature."""
+    def design(self, frame: Frame) -> FrameDesign:
+        """Energy of the network, in the first column, and of every feature, for a frame."""
         atoms = frame.atoms
         species = self.features.species_of(atoms.numbers)
-        with quiet_torchscript():
-            module = torch.jit.script(StructureEnergy(self.features, species, 0.0, torch.get_num_threads()))
+        module = script(StructureEnergy(self.features, species, 0.0, torch.get_num_threads()))
         positions = torch.tensor(atoms.positions, requires_grad=True)
         strain = torch.zeros((3, 3), dtype=torch.float64, requires_grad=True)
         deformation = torch.eye(3, dtype=torch.float64) + 0.5 * (strain + strain.T)
@@ -198,7 +143,7 @@ class LastLayerFit:
             )
             forces[:, :, k] = -gradient.numpy()
             virial[:, k] = [-float(slope[a, b]) for a, b in VOIGT]
-        return totals.detach().numpy(), forces, virial
+        return FrameDesign(totals.detach().numpy(), forces, virial)
 
     def system(self) -> LinearSystem:
         """The least-squares problem as it stands.
@@ -208,10 +153,7 @@ class LastLayerFit:
         DataError
             If no frame has been added.
         """
-        if self.n_rows == 0 or self.scale is None:
-            raise DataError("No labelled frame has been added to this fit.")
-        factor = self._rows.factor()
-        return LinearSystem(factor[:, :-1], factor[:, -1], self.n_rows, self.scale)
+        return self._system(np.ones(self.n_functions) if self.scale is None else self.scale)
 
     def solve(
         self,
@@ -256,30 +198,31 @@ class LastLayerFit:
         columns = posterior.mean[:, None] if members is None else members
         assert self.e0s is not None
         e0s = self.base.e0s + self.e0s if correction else self.base.e0s
-        facts = {
-            **self.base.metadata,
-            "name": name or f"{self.base.name}-last-layer",
-            "base": self.base.name,
-            "fitted_to": f"{self.n_frames} frames, {self.n_rows} rows",
-            "solver": solver,
-            **posterior.details,
-            **(metadata or {}),
-        }
-
-        def build(module: torch.nn.Module, n_columns: int, more: dict[str, Any]) -> SiteModel:
-            tiled = np.tile(e0s[:, None], (1, n_columns))
-            return SiteModel(
-                module,
-                self.base.cutoff,
-                self.elements,
-                e0s=tiled,
-                n_columns=n_columns,
-                metadata={**facts, **more},
-            )
-
         weights = torch.from_numpy(columns).to(self.features.dtype)
-        model = build(LastLayerSites(self.features.scripted(), weights), weights.shape[1], {})
-        return FittedLastLayer(model, posterior.mean, members, posterior, [], build, self.features)
+        model = SiteModel(
+            LastLayerSites(self.features.scripted(), weights),
+            self.base.cutoff,
+            self.elements,
+            e0s=np.tile(e0s[:, None], (1, weights.shape[1])),
+            n_columns=weights.shape[1],
+            metadata={
+                **self.base.metadata,
+                "name": name or f"{self.base.name}-last-layer",
+                "base": self.base.name,
+                "fitted_to": f"{self.n_frames} frames, {self.n_rows} rows",
+                "solver": solver,
+                **posterior.details,
+                **(metadata or {}),
+            },
+        )
+        return FittedLastLayer(
+            model=model,
+            coefficients=posterior.mean,
+            members=members,
+            posterior=posterior,
+            notes=[],
+            features=self.features,
+        )
 
     # -- files --------------------------------------------------------------------------------------------------
 
@@ -291,14 +234,7 @@ class LastLayerFit:
         OutputError
             If the place cannot be written.
         """
-        header = {
-            "base": self.base.name,
-            "weights": dataclasses.asdict(self.weights),
-            "n_rows": self.n_rows,
-            "n_frames": self.n_frames,
-        }
-        arrays = {"closest": self.closest, "e0s": self.e0s, "scale": self.scale}
-        write_state(path, header, factor=self._rows.factor(), **arrays)
+        self._write(path, {"base": self.base.name}, scale=self.scale)
 
     @classmethod
     def load(cls, path: str | os.PathLike[str], base: SiteModel) -> LastLayerFit:
@@ -314,9 +250,8 @@ class LastLayerFit:
             fit = cls(base, FitWeights(**header["weights"]))
             if header["base"] != base.name or arrays["factor"].shape[1] != fit.n_functions + 1:
                 raise DataError(f"'{path}' is the state of a fit to '{header['base']}', not to '{base.name}'.")
-            fit._rows = CompressedRows.from_factor(arrays["factor"], header["n_rows"])
-            fit.n_frames, fit.closest = header["n_frames"], arrays["closest"]
-            fit.e0s, fit.scale = (arrays[name] if len(arrays[name]) else None for name in ("e0s", "scale"))
+            fit._restore(header, arrays)
+            fit.scale = arrays["scale"] if len(arrays["scale"]) else None
         except KeyError as error:
             raise DataError(f"'{path}' is not the state of a last-layer fit: it has no {error}.") from error
         return fit

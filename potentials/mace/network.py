@@ -24,7 +24,8 @@ from halberd.potentials.errors import (
     did_you_mean,
 )
 from halberd.potentials.mace.fused_convolution import fused_convolution
-from halberd.potentials.sites.site_model import SiteModel, quiet_torchscript
+from halberd.potentials.sites.site_model import SiteModel
+from halberd.potentials.sites.torchscript import quiet_torchscript
 
 _CITATION = "Batatia et al., MACE, NeurIPS 2022, arXiv 2206.07697"
 _SUPPORTED = ("MACE", "ScaleShiftMACE")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -49,9 +50,23 @@ class FitWeights:
         return float(energy), float(forces), float(virial)
 
 
-def weighted_rows(
-    frame: Frame, weights: FitWeights, e0: float, energy: NDArray, forces: NDArray, virial: NDArray
-) -> NDArray[np.float64]:
+class FrameDesign(NamedTuple):
+    """Values of the M functions of a fit for one frame.
+
+    Attributes
+    ----------
+    energy : array, shape (M,), eV per unit coefficient
+    forces : array, shape (N, 3, M), eV/angstrom
+    virial : array, shape (6, M), eV
+        Minus the derivative with respect to strain, in the order of ``VOIGT``.
+    """
+
+    energy: NDArray[np.float64]
+    forces: NDArray[np.float64]
+    virial: NDArray[np.float64]
+
+
+def weighted_rows(frame: Frame, weights: FitWeights, e0: float, design: FrameDesign) -> NDArray[np.float64]:
     """Weighted rows of one frame with the targets in the last column.
 
     Parameters
@@ -61,16 +76,14 @@ def weighted_rows(
     weights : FitWeights
     e0 : float, eV
         Taken off the energy: what the functions do not describe.
-    energy : array, shape (M,)
-    forces : array, shape (N, 3, M)
-    virial : array, shape (6, M)
-        Values of the M functions; see :class:`halberd.potentials.ace.design_rows.DesignBlock`.
+    design : FrameDesign
 
     Returns
     -------
     array, shape (n, M + 1)
     """
     weight_e, weight_f, weight_v = weights.of(frame.config_type)
+    energy, forces, virial = design
     n_atoms = len(frame.atoms)
     parts = []
     if frame.energy is not None and weight_e > 0:

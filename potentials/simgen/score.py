@@ -12,7 +12,8 @@ from halberd.potentials.simgen.kernel import SimilarityKernel
 from halberd.potentials.simgen.reference_set import ReferenceSet
 from halberd.potentials.simgen.valence import MOST_HYDROGENS
 from halberd.potentials.sites.block_list import BlockNeighbors
-from halberd.potentials.sites.site_model import SiteModel, quiet_torchscript
+from halberd.potentials.sites.site_model import SiteModel
+from halberd.potentials.sites.torchscript import script
 
 #: m of the vote on hydrogens: with it 99.8 % of the atoms of unseen QM9 skeletons get the number they have.
 VOTE_INVERSE_WIDTH = 300.0
@@ -125,8 +126,7 @@ class SimilarityScore:
         self.labels = labels.to(features.device)
         self.kernel = kernel
         self._highest: dict[float, float] = {}
-        with quiet_torchscript():
-            self.module = torch.jit.script(SimilaritySites(descriptor.scripted(), kernel, float(coverage)).eval())
+        self.module = script(SimilaritySites(descriptor.scripted(), kernel, float(coverage)))
 
     def log_density(
         self, positions: torch.Tensor, species: torch.Tensor, neighbors: BlockNeighbors, sigma: float

@@ -16,10 +16,10 @@ larger than the differences that matter, and single precision would eat the latt
 from __future__ import annotations
 
 import copy
+import enum
 import io
 import json
 import os
-import warnings
 import zipfile
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
@@ -33,18 +33,46 @@ from numpy.typing import ArrayLike, NDArray
 from halberd.potentials.errors import ConfigurationError, ModelError, ModelFileError, UnknownElementError
 from halberd.potentials.files import replacing
 from halberd.potentials.sites.elements import atomic_number_of
+from halberd.potentials.sites.torchscript import quiet_torchscript
 
 #: Entry inside a ``.pt`` file that holds everything but the TorchScript.
 SIDECAR = "halberd.json"
 FORMAT_VERSION = 1
 
-#: Value of ``metadata["columns"]`` of models with two columns that are no committee: the mean energy, and one whose sum
-#: over the sites is the standard deviation of the energy.
-MEAN_AND_SIGMA = "mean, sigma"
-
 _DTYPES = {"single": torch.float32, "double": torch.float64}
 
 Restriction = Callable[[Sequence[int]], "SiteModel"]
+
+
+class Columns(enum.Enum):
+    """What the columns of a site model mean.
+
+    ``ENERGY``: there is one energy and no second axis. ``MEMBERS``: one energy per member of a committee.
+    ``MEAN_AND_SIGMA``: the mean energy, and a column that sums over the sites to its standard deviation.
+    ``ENERGY_AND_FEATURES``: the energy, then features. ``DESCRIPTOR``: invariant features and no energy.
+    """
+
+    ENERGY = "energy"
+    MEMBERS = "members"
+    MEAN_AND_SIGMA = "mean, sigma"
+    ENERGY_AND_FEATURES = "energy, features"
+    DESCRIPTOR = "invariant features"
+
+    @classmethod
+    def read(cls, text: str | None, n_columns: int | None) -> Columns:
+        """The meaning that a file gives, which is silent about energies and members.
+
+        Raises
+        ------
+        ModelFileError
+            If it is none this halberd knows.
+        """
+        if text is None:
+            return cls.ENERGY if n_columns is None else cls.MEMBERS
+        for columns in cls:
+            if text == columns.value or (columns is cls.DESCRIPTOR and text.startswith(columns.value)):
+                return columns
+        raise ModelFileError(f"The columns of a model are '{text}', which this halberd does not know. Upgrade halberd.")
 
 
 def dtype_of(precision: str | torch.dtype) -> torch.dtype:
@@ -77,7 +105,9 @@ class SiteModel:
     e0s : array, shape (S,) or (S, K), eV, optional
         Self-energy of each species; one column per member where committee members differ. Zero if omitted.
     n_columns : int, optional
-        Number K of committee columns. ``None`` means that the module returns shape (N,).
+        Number K of columns. ``None`` means that the module returns shape (N,).
+    columns : Columns, optional
+        What they mean; the members of a committee if omitted.
     metadata : dict, optional
         JSON-compatible: ``name``, what it was fitted to, citation, version.
     restriction : callable, optional
@@ -97,6 +127,7 @@ class SiteModel:
         *,
         e0s: ArrayLike | None = None,
         n_columns: int | None = None,
+        columns: Columns | None = None,
         metadata: dict[str, Any] | None = None,
         restriction: Restriction | None = None,
     ) -> None:
@@ -105,6 +136,7 @@ class SiteModel:
         self.atomic_numbers = tuple(int(z) for z in atomic_numbers)
         self.e0s = np.zeros(len(self.atomic_numbers)) if e0s is None else np.asarray(e0s, dtype=np.float64)
         self.n_columns = n_columns
+        self.columns = Columns.read(None, n_columns) if columns is None else columns
         self.metadata = dict(metadata or {})
         self.restriction = restriction
         if not np.isfinite(self.cutoff) or self.cutoff <= 0:
@@ -113,6 +145,10 @@ class SiteModel:
             raise ModelError(f"atomic_numbers must be distinct and not empty, got {self.atomic_numbers}.")
         if self.e0s.shape[0] != len(self.atomic_numbers):
             raise ModelError(f"e0s must have {len(self.atomic_numbers)} rows, one per species, got {self.e0s.shape}.")
+        if (self.columns is Columns.ENERGY) != (n_columns is None):
+            raise ModelError(f"Columns are {self.columns}, their number is {n_columns}: these do not go together.")
+        if "columns" in self.metadata:
+            raise ModelError("metadata must not hold 'columns'; say what they mean with columns=.")
         for parameter in self.module.parameters():
             parameter.requires_grad_(False)
 
@@ -122,11 +158,6 @@ class SiteModel:
     def name(self) -> str:
         """Name of the model, for force names and messages."""
         return str(self.metadata.get("name", "unnamed"))
-
-    @property
-    def has_sigma_column(self) -> bool:
-        """Whether the columns are the mean energy and its exact standard deviation instead of members."""
-        return self.metadata.get("columns") == MEAN_AND_SIGMA
 
     @property
     def symbols(self) -> tuple[str, ...]:
@@ -149,9 +180,9 @@ class SiteModel:
         return torch.device("cpu")
 
     def __repr__(self) -> str:
-        columns = "" if self.n_columns is None else f", {self.n_columns} members"
-        if "columns" in self.metadata:
-            columns = f", columns: {self.metadata['columns']}"
+        columns = "" if self.n_columns is None else f", columns: {self.columns.value}"
+        if self.columns is Columns.MEMBERS:
+            columns = f", {self.n_columns} members"
         precision = "single" if self.dtype == torch.float32 else "double"
         return f"SiteModel({self.name!r}, {' '.join(self.symbols)}, cutoff {self.cutoff:g} A, {precision}{columns})"
 
@@ -265,13 +296,14 @@ class SiteModel:
 
     def sidecar(self) -> dict[str, Any]:
         """Everything but the module, as saved inside the ``.pt`` file."""
+        told = {} if self.columns in (Columns.ENERGY, Columns.MEMBERS) else {"columns": self.columns.value}
         return {
             "format_version": FORMAT_VERSION,
             "cutoff": self.cutoff,
             "atomic_numbers": list(self.atomic_numbers),
             "e0s": self.e0s.tolist(),
             "n_columns": self.n_columns,
-            "metadata": self.metadata,
+            "metadata": {**self.metadata, **told},
         }
 
     def save(self, path: str | os.PathLike[str]) -> None:
@@ -321,25 +353,31 @@ class SiteModel:
                 f"'{path}' has format {sidecar['format_version']}, this halberd reads up to {FORMAT_VERSION}. "
                 "Upgrade halberd."
             )
+        columns = Columns.read(sidecar["metadata"].pop("columns", None), sidecar["n_columns"])
         return cls(
             module,
             sidecar["cutoff"],
             sidecar["atomic_numbers"],
             e0s=sidecar["e0s"],
             n_columns=sidecar["n_columns"],
+            columns=columns,
             metadata=sidecar["metadata"],
         )
 
-    def replaced(self, module: torch.nn.Module) -> SiteModel:
-        """Return the same model with another module that computes the same."""
-        return SiteModel(
-            module,
-            self.cutoff,
-            self.atomic_numbers,
-            e0s=self.e0s,
-            n_columns=self.n_columns,
-            metadata=self.metadata,
-        )
+    def replaced(self, module: torch.nn.Module, **changes: Any) -> SiteModel:
+        """Return the same model around another module, with other arguments of the constructor where given.
+
+        Its restriction is not carried over: that of the old module would bring the old one back.
+        """
+        arguments: dict[str, Any] = {
+            "cutoff": self.cutoff,
+            "atomic_numbers": self.atomic_numbers,
+            "e0s": self.e0s,
+            "n_columns": self.n_columns,
+            "columns": self.columns,
+            "metadata": self.metadata,
+        }
+        return SiteModel(module, **{**arguments, **changes})
 
 
 def is_halberd_file(path: str | os.PathLike[str]) -> bool:
@@ -351,17 +389,6 @@ def is_halberd_file(path: str | os.PathLike[str]) -> bool:
             return any(name.endswith(f"extra/{SIDECAR}") for name in archive.namelist())
     except zipfile.BadZipFile:
         return False
-
-
-class quiet_torchscript(warnings.catch_warnings):
-    """Silence torch's notes about TorchScript itself; everything else still shows."""
-
-    def __enter__(self) -> None:
-        super().__enter__()
-        # mace-torch annotates empty lists in constructors; harmless, and not ours to change.
-        warnings.filterwarnings("ignore", message="The TorchScript type system doesn't support instance-level")
-        warnings.filterwarnings("ignore", message=r".*torch\.jit\..* is (deprecated|not supported)", append=False)
-        warnings.filterwarnings("ignore", message=r".*TorchScript.* is deprecated", append=False)
 
 
 def _serialise(module: torch.jit.ScriptModule, sidecar: str) -> bytes:

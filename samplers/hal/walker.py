@@ -30,6 +30,7 @@ from halberd.potentials.errors import GeometryError, RestartError, StabilityErro
 from halberd.potentials.files import replacing
 from halberd.potentials.frames.distance_guard import DistanceGuard
 from halberd.potentials.sites.site_model import SiteModel
+from halberd.potentials.sites.torchscript import warm_up
 from halberd.samplers.hal.monte_carlo import MonteCarloMoves, compactness
 from halberd.samplers.hal.tau_control import TauController
 from halberd.samplers.hal.walker_settings import BiasedSettings, ends
@@ -321,10 +322,9 @@ class BiasedDynamics:
         return True
 
     def _warm_up(self, reporter: DisagreementReporter) -> None:
-        """Let TorchScript settle: its first evaluations round differently, and a resumed run must repeat the first."""
+        """Let TorchScript settle: a resumed run must repeat the first."""
         context = self.simulation.context
-        for _ in range(3):
-            state = context.getState(positions=True, energy=True, forces=True)
+        state = warm_up(lambda: context.getState(positions=True, energy=True, forces=True))
         box = state.getPeriodicBoxVectors(asNumpy=True)._value
         reporter.monitor(self.simulation).warm_up(state.getPositions(asNumpy=True)._value, box)
 

@@ -19,15 +19,16 @@ from openmm import app, unit
 
 from halberd.plugins.evaluation.run_figure import run_plot
 from halberd.plugins.forces.topology import elements_of, read_structure
-from halberd.plugins.hosts.ase_calculator import HalberdCalculator
+from halberd.plugins.hosts.ase_calculator import HalberdCalculator, virial_trace
 from halberd.plugins.plumed.force import PlumedForce, read_script
 from halberd.plugins.reporters.extxyz import ExtXYZReporter
 from halberd.plugins.reporters.progress import ProgressReporter
 from halberd.plugins.reporters.thermo import ThermoReporter
 from halberd.plugins.reporters.uncertainty_guard import UncertaintyGuard
-from halberd.potentials.constants import EV_IN_KJ_PER_MOL, NM_IN_ANGSTROM
+from halberd.potentials.constants import NM_IN_ANGSTROM
 from halberd.potentials.errors import BackendError, ConfigurationError, DataError, OutputError, RunStopped
 from halberd.potentials.files import replacing
+from halberd.potentials.sites.torchscript import warm_up
 from halberd.samplers.md.last_good import LastGood, raise_not_finite
 from halberd.samplers.md.settings import MDSettings
 from halberd.samplers.md.system import (
@@ -124,8 +125,7 @@ class MolecularDynamics:
         def trace(positions: np.ndarray, box: np.ndarray) -> float:
             atoms.set_cell(box * NM_IN_ANGSTROM)
             atoms.set_positions(positions * NM_IN_ANGSTROM)
-            stress = calculator.evaluate(atoms)["stress"]
-            return float(-stress[:3].sum() * atoms.get_volume() * EV_IN_KJ_PER_MOL)
+            return virial_trace(calculator.evaluate(atoms), atoms)
 
         return trace
 
@@ -243,14 +243,9 @@ class MolecularDynamics:
             self._good.remember()
 
     def _warm_up(self) -> None:
-        """Let TorchScript settle.
-
-        Its first evaluations run another, unoptimised program, which rounds differently. A restarted run would
-        leave the original's trajectory if it made them where the original was past them.
-        """
+        """Let TorchScript settle, so that a restarted run leaves where the original was."""
         with self._good.naming_atoms():
-            for _ in range(3):
-                self.simulation.context.getState(energy=True, forces=True)
+            warm_up(lambda: self.simulation.context.getState(energy=True, forces=True))
 
     def _attach_reporters(self) -> None:
         settings, outputs = self.settings, self.outputs
@@ -261,9 +256,8 @@ class MolecularDynamics:
         virial = self._virial() if self.periodic else None
         if virial is not None:
             state = self.simulation.context.getState(positions=True)
-            box = state.getPeriodicBoxVectors(asNumpy=True)._value
-            for _ in range(3):
-                virial(state.getPositions(asNumpy=True)._value, box)
+            positions, box = (get(asNumpy=True)._value for get in (state.getPositions, state.getPeriodicBoxVectors))
+            warm_up(lambda: virial(positions, box))
         # The log comes with every run: the closing report is made from it.
         reporters.append(ThermoReporter(str(outputs["csv"]), interval, virial, append=old["csv"]))
         if "dcd" in settings.reporters:

@@ -1,0 +1,42 @@
+"""TorchScript, which OpenMM's TorchForce rests on: scripting without its notes, and evaluations that settle."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from typing import TypeVar
+
+import torch
+
+T = TypeVar("T")
+#: Evaluations after which the profiling executor of TorchScript runs the program that it keeps.
+SETTLING = 3
+
+
+class quiet_torchscript(warnings.catch_warnings):
+    """Silence torch's notes about TorchScript itself; everything else still shows."""
+
+    def __enter__(self) -> None:
+        super().__enter__()
+        # mace-torch annotates empty lists in constructors; harmless, and not ours to change.
+        warnings.filterwarnings("ignore", message="The TorchScript type system doesn't support instance-level")
+        warnings.filterwarnings("ignore", message=r".*torch\.jit\..* is (deprecated|not supported)", append=False)
+        warnings.filterwarnings("ignore", message=r".*TorchScript.* is deprecated", append=False)
+
+
+def script(module: torch.nn.Module) -> torch.jit.ScriptModule:
+    """A module as TorchScript, in evaluation mode."""
+    with quiet_torchscript():
+        scripted: torch.jit.ScriptModule = torch.jit.script(module.eval())
+    return scripted
+
+
+def warm_up(evaluate: Callable[[], T]) -> T:
+    """Evaluate until TorchScript has settled; returns the last result.
+
+    The first evaluations of a scripted module run another, unoptimised program, which rounds differently. A restarted
+    run would leave the original's trajectory if it made them where the original was past them.
+    """
+    for _ in range(SETTLING - 1):
+        evaluate()
+    return evaluate()
