@@ -8,8 +8,9 @@ from typing import Any
 import openmm
 from openmm import app
 
-from halberd.plugins.forces.builder import ForceOptions, build_force
+from halberd.plugins.forces.builder import build_force
 from halberd.plugins.forces.mixed_system import embed
+from halberd.plugins.forces.options import ForceOptions
 from halberd.plugins.forces.topology import checked_atoms, elements_of
 from halberd.potentials.errors import ConfigurationError, GeometryError
 from halberd.potentials.loading import ModelSource, check_source, load

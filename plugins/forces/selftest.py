@@ -12,7 +12,8 @@ import numpy as np
 import openmm
 from openmm import unit
 
-from halberd.plugins.forces.builder import ForceOptions, build_force
+from halberd.plugins.forces.builder import build_force
+from halberd.plugins.forces.options import ForceOptions
 from halberd.potentials.sites.lennard_jones import lennard_jones
 
 

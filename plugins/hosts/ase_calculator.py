@@ -11,7 +11,7 @@ from ase import Atoms
 from ase.calculators.calculator import Calculator, all_changes
 from ase.stress import full_3x3_to_voigt_6_stress
 
-from halberd.plugins.forces.builder import check_device
+from halberd.plugins.forces.options import check_device
 from halberd.potentials.constants import EV_IN_KJ_PER_MOL
 from halberd.potentials.errors import ConfigurationError
 from halberd.potentials.loading import ModelSource, load

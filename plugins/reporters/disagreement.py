@@ -12,7 +12,7 @@ import openmm
 from ase.io.extxyz import write_xyz
 from openmm import app, unit
 
-from halberd.plugins.forces.builder import HAL_TAU
+from halberd.plugins.forces.options import HAL_TAU
 from halberd.plugins.forces.topology import elements_of
 from halberd.plugins.reporters.committee_monitor import FRAME_COLUMNS, CommitteeMonitor, Observation, predicted_frame
 from halberd.plugins.reporters.output import open_output, steps_to_next

@@ -1,6 +1,6 @@
 """Finnis-Sinclair embedding of ACE densities, as in ML-PACE potentials: TorchScript modules."""
 
-from typing import Final
+from typing import Any, Final
 
 import torch
 
@@ -97,7 +97,7 @@ class EmbeddedSites(torch.nn.Module):
 class CompiledEmbeddedSites(torch.nn.Module):
     """As :class:`EmbeddedSites`, with the compiled operator on CPUs; ``portable`` is what files hold."""
 
-    def __init__(self, portable: torch.nn.Module) -> None:
+    def __init__(self, portable: Any) -> None:
         super().__init__()
         self.portable = portable
         self.sites = CompiledAceSites(portable.sites)

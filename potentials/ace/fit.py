@@ -20,7 +20,6 @@ from halberd.potentials.ace.model import ace_site_model
 from halberd.potentials.ace.settings import AceSettings
 from halberd.potentials.errors import ConfigurationError, DataError
 from halberd.potentials.frames.labelled import Frame
-from halberd.potentials.frames.training_set import self_energies
 from halberd.potentials.regression.linear_fit import FittedLinear, LinearFit, Progress
 from halberd.potentials.regression.solvers import LinearSystem, Posterior, solve
 from halberd.potentials.regression.state import read_state
@@ -121,7 +120,7 @@ class AceFit(LinearFit):
 
     def _add(self, frames: Sequence[Frame], progress: Progress) -> None:
         if self.e0s is None:
-            self.e0s, self.e0_source = self_energies(frames, self.elements, self._wanted_e0s)
+            self._fix_e0s(frames)
         done = 0
         for indices, block in self._assembler.blocks([frame.atoms for frame in frames]):
             for k, i in enumerate(indices):

@@ -19,7 +19,6 @@ from numpy.typing import NDArray
 
 from halberd.potentials.errors import ConfigurationError, DataError
 from halberd.potentials.frames.labelled import Frame
-from halberd.potentials.frames.training_set import self_energies
 from halberd.potentials.mace.last_layer_features import mace_features
 from halberd.potentials.mace.last_layer_sites import LastLayerSigmaSites, LastLayerSites
 from halberd.potentials.regression.linear_fit import FittedLinear, LinearFit, Progress
@@ -101,7 +100,7 @@ class LastLayerFit(LinearFit):
             progress(done, len(frames))
         if self.e0s is None:
             left = [dataclasses.replace(f, energy=self._left(f, d)) for f, d in zip(frames, designs, strict=True)]
-            self.e0s, self.e0_source = self_energies(left, self.elements, self._wanted_e0s)
+            self._fix_e0s(left)
             sizes = np.sqrt(
                 np.mean([(d.forces[:, :, 1:].reshape(-1, self.n_functions) ** 2).mean(axis=0) for d in designs], axis=0)
             )

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from halberd.potentials.errors import ConfigurationError, DataError
 from halberd.potentials.frames.labelled import Frame
-from halberd.potentials.frames.training_set import check_frames, composition, distance_range
+from halberd.potentials.frames.training_set import check_frames, composition, distance_range, self_energies
 from halberd.potentials.regression.compressed_rows import CompressedRows
 from halberd.potentials.regression.solvers import LinearSystem, Posterior
 from halberd.potentials.regression.state import write_state
@@ -91,9 +91,6 @@ class LinearFit(abc.ABC):
         Longest distance within the cutoff.
     """
 
-    e0s: NDArray[np.float64] | None
-    e0_source: str
-
     def __init__(
         self,
         elements: Sequence[int],
@@ -108,7 +105,7 @@ class LinearFit(abc.ABC):
         self.n_functions = n_functions
         self.weights = weights
         self.n_frames = 0
-        self.e0s = None
+        self.e0s: NDArray[np.float64] | None = None
         self.e0_source = ""
         self.closest = np.full((len(self.elements), len(self.elements)), np.inf)
         self.farthest = 0.0
@@ -171,7 +168,10 @@ class LinearFit(abc.ABC):
 
     @abc.abstractmethod
     def _add(self, frames: Sequence[Frame], progress: Progress) -> None:
-        """Fix ``e0s`` if they are not, and add the rows of checked frames."""
+        """Add the rows of checked frames; fix ``e0s`` by the first."""
+
+    def _fix_e0s(self, frames: Sequence[Frame]) -> None:
+        self.e0s, self.e0_source = self_energies(frames, self.elements, self._wanted_e0s)
 
     def _weighted(self, frame: Frame, design: FrameDesign) -> NDArray[np.float64]:
         e0 = 0.0 if self.e0s is None else float((composition([frame], self.elements) @ self.e0s)[0])

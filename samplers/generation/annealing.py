@@ -194,8 +194,8 @@ class SimilaritySampler:
 
     def make_integrator(self) -> Any:
         """The integrator of one batch."""
-        kind = {"heun": StochasticHeunIntegrator, "langevin": AnnealedLangevinIntegrator}[self.options.integrator]
-        return kind(self.levels, clip=self.options.clip, external_noise=True)
+        kinds: dict[str, Any] = {"heun": StochasticHeunIntegrator, "langevin": AnnealedLangevinIntegrator}
+        return kinds[self.options.integrator](self.levels, clip=self.options.clip, external_noise=True)
 
 
 def _gaps(positions: NDArray[np.float64], sigma: float) -> NDArray[np.float64]:

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 from ase import Atoms
 
-from halberd.plugins.forces.builder import check_device
+from halberd.plugins.forces.options import check_device
 from halberd.plugins.molecules.bonding import atoms_of, canonical_smiles, import_rdkit
 from halberd.plugins.molecules.files import check_molecule_file, read_molecules, write_molecules
 from halberd.plugins.molecules.shapes import parse_shape, read_host
@@ -114,7 +114,7 @@ class Generator:
         self.score = SimilarityScore(
             mace_descriptor(self.force_field),
             self.references,
-            widths=dict(settings.widths),
+            widths={**settings.widths},
             coverage=settings.coverage,
             inverse_width=settings.inverse_width,
             balance=settings.balance,
@@ -252,10 +252,9 @@ def generate(
     >>> made.molecules[0].GetNumHeavyAtoms()
     5
     """
-    if settings is None:
-        settings = GenerationSettings(**keywords)
-    elif keywords:
-        settings = dataclasses.replace(settings, **keywords)
+    if settings is None or keywords:
+        given = {} if settings is None else {f.name: getattr(settings, f.name) for f in dataclasses.fields(settings)}
+        settings = GenerationSettings.from_mapping({**given, **keywords}, "the arguments")
     part = None
     if output is not None:
         check_molecule_file(output)

@@ -85,15 +85,25 @@ class GenerationSettings:
     finish: FinishOptions = dataclasses.field(default_factory=FinishOptions)
 
     def __post_init__(self) -> None:
-        for name in ("sampler", "finish"):
-            value, kind = getattr(self, name), {"sampler": SamplerOptions, "finish": FinishOptions}[name]
-            if isinstance(value, Mapping):
-                object.__setattr__(self, name, from_mapping(kind, _tuples(value), f"'{name}'"))
         if self.n < 1 or self.batch < 1:
             raise ConfigurationError(f"n and batch must be at least 1, got {self.n} and {self.batch}.")
         if self.max_attempts is not None and self.max_attempts < 1:
             raise ConfigurationError(f"max_attempts is {self.max_attempts}; it must be at least 1.")
         self.sizes  # noqa: B018  (raises if they are not understood)
+
+    @classmethod
+    def from_mapping(cls, values: Mapping[str, Any], origin: str = "the settings") -> GenerationSettings:
+        """Build settings from nested keys and values; a single size may be a number.
+
+        Raises
+        ------
+        ConfigurationError
+            If a key is unknown (suggests the closest), or a value makes no sense.
+        """
+        built = dict(values)
+        if isinstance(built.get("heavy_atoms"), int):
+            built["heavy_atoms"] = str(built["heavy_atoms"])
+        return from_mapping(cls, built, origin)
 
     @property
     def sizes(self) -> range | None:
@@ -128,8 +138,3 @@ class GenerationSettings:
         for name in ("n", "batch", "max_attempts"):
             values.pop(name)
         return values
-
-
-def _tuples(values: Mapping[str, Any]) -> dict[str, Any]:
-    """YAML's lists as tuples."""
-    return {key: tuple(value) if isinstance(value, list) else value for key, value in values.items()}

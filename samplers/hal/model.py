@@ -206,7 +206,7 @@ class ModelFitter:
     def solve(self, fit: Fit, seed: int, name: str) -> Fitted:
         """Solve a fit for its committee."""
         options = dict(self.settings.solver_options)
-        common = {"committee": self.settings.committee, "seed": seed, "name": name}
+        common: dict[str, Any] = {"committee": self.settings.committee, "seed": seed, "name": name}
         if isinstance(fit, LastLayerFit):
             return fit.solve(self.settings.solver, correction=self.settings.correction, **common, **options)
         return fit.solve(self.settings.solver, **common, **options)

@@ -13,13 +13,12 @@ from halberd.plugins.labelling.settings import LabelSettings
 from halberd.potentials.errors import ConfigurationError
 from halberd.samplers.hal.model import ModelSettings
 from halberd.samplers.hal.walker_settings import BiasedSettings
-from halberd.samplers.runs.settings_file import from_mapping, read_yaml
+from halberd.samplers.runs.settings_file import from_mapping, merged, read_yaml
 
 #: What may change when a run is continued.
 FREE = ("max_iterations", "max_labels", "workers", "threads", "converged_after", "output")
 #: What a trajectory that holds does to a tolerance above the final one.
 LOWERING = 0.8
-_SECTIONS = {"label": LabelSettings, "model": ModelSettings, "md": BiasedSettings}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -113,13 +112,7 @@ class HALSettings:
         ConfigurationError
             If a key is unknown (suggests the closest) or missing, or a value makes no sense.
         """
-        built = dict(values)
-        for name, section in _SECTIONS.items():
-            if name in built and not isinstance(built[name], section):
-                if not isinstance(built[name], Mapping):
-                    raise ConfigurationError(f"'{name}' in {origin} must hold keys and values of its own.")
-                built[name] = from_mapping(section, built[name], f"'{name}' of {origin}")
-        return from_mapping(cls, built, origin)
+        return from_mapping(cls, values, origin)
 
     @classmethod
     def from_file(cls, path: str | os.PathLike[str], overrides: Mapping[str, Any] | None = None) -> HALSettings:
@@ -148,7 +141,7 @@ class HALSettings:
                 label["command"] = shlex.join(found).replace("'{input}'", "{input}").replace("'{output}'", "{output}")
         if isinstance(model, dict) and (file.parent / str(model.get("base"))).is_file():
             model["base"] = str(file.parent / model["base"])
-        return cls.from_mapping({**values, **(overrides or {})}, f"'{file}'")
+        return cls.from_mapping(merged(values, overrides or {}), f"'{file}'")
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-compatible form."""

@@ -19,8 +19,8 @@ from ase import Atoms
 from numpy.typing import NDArray
 from openmm import app, unit
 
-from halberd.plugins.forces.builder import HAL_TAU
 from halberd.plugins.forces.learned_potential import LearnedPotential
+from halberd.plugins.forces.options import HAL_TAU
 from halberd.plugins.forces.topology import topology_from_atoms
 from halberd.plugins.reporters.committee_monitor import FRAME_COLUMNS, Observation, predicted_frame
 from halberd.plugins.reporters.disagreement import DisagreementReporter

@@ -119,7 +119,7 @@ class MolecularDynamics:
 
     def _virial(self) -> Callable[[np.ndarray, np.ndarray], float]:
         """Make a function that evaluates the trace of the virial, kJ/mol, beside the simulation."""
-        calculator = HalberdCalculator(self.model, skin=self.settings.skin)
+        calculator = HalberdCalculator(self.model, skin=self.settings.force.skin)
         atoms = Atoms(numbers=elements_of(self.topology), pbc=True)
 
         def trace(positions: np.ndarray, box: np.ndarray) -> float:
@@ -267,17 +267,9 @@ class MolecularDynamics:
         if "extxyz" in settings.reporters:
             model = self.model if settings.frame_sigma else None
             reporters.append(ExtXYZReporter(outputs["extxyz"], interval, append=old["extxyz"], model=model))
-        if settings.watch_interval is not None:
-            self._guard = UncertaintyGuard(
-                settings.watch_model or self.model,
-                settings.watch_interval,
-                settings.watch_threshold,
-                quantity=settings.watch_quantity,
-                action=settings.watch_action,
-                file=outputs["uncertainty"],
-                frames=outputs["uncertain frames"],
-                append=old["uncertainty"],
-            )
+        if settings.watch is not None:
+            files = outputs["uncertainty"], outputs["uncertain frames"]
+            self._guard = settings.watch.guard(self.model, *files, append=old["uncertainty"])
             self._guard.warm_up(self.simulation)
             reporters.append(self._guard)
 
@@ -377,7 +369,7 @@ class MolecularDynamics:
             n_above = int((~(values <= self._guard.threshold)).sum())
             uncertainty = {"largest": float(values.max(initial=0.0)), "n_above": n_above}
             if len(watched):
-                extra[settings.watch_quantity.replace("_", " ")] = (watched[:, 1], values)
+                extra[self._guard.quantity.replace("_", " ")] = (watched[:, 1], values)
         if log:
             run_plot(log, figure, f"{settings.ensemble} of {n_atoms} atoms, {self.model.name}", target, extra)
         trajectories = [self.outputs[kind] for kind in ("dcd", "xtc") if kind in settings.reporters]

@@ -8,10 +8,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from halberd.plugins.forces.builder import ForceOptions
-from halberd.plugins.reporters.uncertainty_guard import ACTIONS
+from halberd.plugins.forces.options import ForceOptions
 from halberd.potentials.errors import ConfigurationError, did_you_mean
-from halberd.samplers.runs.settings_file import from_mapping, read_yaml
+from halberd.samplers.md.watching import WatchSettings
+from halberd.samplers.runs.settings_file import from_mapping, merged, read_yaml
 
 ENSEMBLES = ("NVE", "NVT", "NPT")
 BAROSTATS = ("isotropic", "anisotropic", "flexible")
@@ -79,14 +79,8 @@ class MDSettings:
     variables : mapping
         Name -> ``{kind: ..., arguments}``: collective variables from models, for ``EXTRACV NAME=...`` in the script.
         Kinds are the functions of :mod:`halberd.plugins.forces.variables`.
-    watch_interval : int, optional
-        Steps between looks at the model's uncertainty.
-    watch_quantity : {'max_f', 'sigma_per_atom'}
-    watch_threshold : float, optional
-    watch_action : {'warn', 'save', 'stop'}
-        What to do above the threshold; see :class:`halberd.plugins.reporters.uncertainty_guard.UncertaintyGuard`.
-    watch_model : str or list of str, optional
-        The committee to ask; ``model`` if omitted.
+    watch : WatchSettings, optional
+        Looks at the model's uncertainty.
     replica_temperatures : list of float, optional
         K. Replica exchange between copies at these temperatures.
     exchange_interval : int
@@ -97,8 +91,8 @@ class MDSettings:
         OpenMM platform; OpenMM chooses if ``None``.
     device_index : str, optional
         ``DeviceIndex`` of a GPU platform.
-    precision, backend, skin, threads, head, charge, multiplicity
-        See :class:`halberd.plugins.forces.builder.ForceOptions`.
+    force : ForceOptions
+        Precision, backend and more of the learned force.
     """
 
     structure: str
@@ -127,23 +121,13 @@ class MDSettings:
     frame_sigma: bool = False
     plumed: str | None = None
     variables: Mapping[str, Any] = dataclasses.field(default_factory=dict)
-    watch_interval: int | None = None
-    watch_quantity: str = "max_f"
-    watch_threshold: float | None = None
-    watch_action: str = "warn"
-    watch_model: str | list[str] | None = None
+    watch: WatchSettings | None = None
     replica_temperatures: list[float] | None = None
     exchange_interval: int = 500
     walkers: int = 1
     platform: str | None = None
     device_index: str | None = None
-    precision: str | None = None
-    backend: str = "torchforce"
-    skin: float = 0.5
-    threads: int | None = None
-    head: str | None = None
-    charge: float | None = None
-    multiplicity: int | None = None
+    force: ForceOptions = dataclasses.field(default_factory=ForceOptions)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "ensemble", str(self.ensemble).upper())
@@ -157,25 +141,16 @@ class MDSettings:
             if value is not None and not value >= 0:
                 raise ConfigurationError(f"{name} is {value} K; it must not be negative.")
         counts = ("steps", "report_interval", "checkpoint_interval", "barostat_interval", "inner_steps", "walkers")
-        for name in (*counts, "exchange_interval", "watch_interval"):
+        for name in (*counts, "exchange_interval"):
             value = getattr(self, name)
-            if name == "watch_interval" and value is None:
-                continue
             if not isinstance(value, int) or isinstance(value, bool) or value < 1:
                 raise ConfigurationError(f"{name} is {value!r}; it must be a whole number of at least 1.")
         self._check_combinations()
-        self.force_options()
         for number, stage in enumerate(self.equilibration, start=1):
             self.stage(number, stage)
 
     def _check_choices(self) -> None:
-        choices = {
-            "ensemble": ENSEMBLES,
-            "barostat": BAROSTATS,
-            "watch_action": ACTIONS,
-            "watch_quantity": ("max_f", "sigma_per_atom"),
-        }
-        for name, allowed in choices.items():
+        for name, allowed in {"ensemble": ENSEMBLES, "barostat": BAROSTATS}.items():
             if getattr(self, name) not in allowed:
                 raise ConfigurationError(f"{name} is '{getattr(self, name)}'; it must be one of {', '.join(allowed)}.")
         unknown = [name for name in self.reporters if name not in REPORTERS]
@@ -187,8 +162,12 @@ class MDSettings:
             raise ConfigurationError(f"Three pressures need barostat: anisotropic, not {self.barostat}.")
         if self.temperature_end is not None and self.ensemble == "NVE":
             raise ConfigurationError("temperature_end needs a thermostat; NVE has none.")
-        if self.watch_threshold is not None and self.watch_interval is None:
-            raise ConfigurationError("watch_threshold needs watch_interval: how many steps between looks.")
+        taken = {"bias": self.force.bias, "forceGroup": self.force.forceGroup or None}
+        for name, value in taken.items():
+            if value is not None:
+                raise ConfigurationError(
+                    f"force: {{{name}: {value}}} is for scripts; leave it out of a run's settings."
+                )
         if self.variables and self.plumed is None:
             raise ConfigurationError("variables are for a PLUMED script; give plumed, too.")
         if self.walkers > 1 and self.plumed is None:
@@ -227,8 +206,7 @@ class MDSettings:
             "equilibration": [],
             "plumed": None,
             "variables": {},
-            "watch_interval": None,
-            "watch_threshold": None,
+            "watch": None,
             "replica_temperatures": None,
             "walkers": 1,
             "minimize": self.minimize and number == 1,
@@ -268,37 +246,24 @@ class MDSettings:
         for key in ("structure", "output", "plumed"):
             if isinstance(values.get(key), str):
                 values[key] = str(file.parent / values[key])
-        for key in ("model", "fast_model", "watch_model"):
-            if values.get(key) is not None:
-                values[key] = beside(file.parent, values[key])
+        for holder, key in ((values, "model"), (values, "fast_model"), (values.get("watch"), "model")):
+            if isinstance(holder, dict) and holder.get(key) is not None:
+                holder[key] = beside(file.parent, holder[key])
         if isinstance(values.get("variables"), Mapping):
             values["variables"] = {
                 name: {**each, "model": beside(file.parent, each["model"])} if _has_model(each) else each
                 for name, each in values["variables"].items()
             }
-        return cls.from_mapping({**values, **(overrides or {})}, f"'{file}'")
-
-    def force_options(self) -> ForceOptions:
-        """The part that concerns the force."""
-        names = ("precision", "backend", "skin", "threads", "head", "charge", "multiplicity")
-        return ForceOptions().updated({name: getattr(self, name) for name in names})
+        return cls.from_mapping(merged(values, overrides or {}), f"'{file}'")
 
     def fixed_by_restart(self) -> dict[str, Any]:
         """What a restarted run must have in common with the first."""
         names = (
-            *(
-                "ensemble",
-                "temperature",
-                "temperature_end",
-                "pressure",
-                "barostat",
-                "timestep",
-                "friction",
-                "precision",
-            ),
-            *("seed", "reporters", "hydrogen_mass", "fast_model", "inner_steps", "report_interval"),
+            *("ensemble", "temperature", "temperature_end", "pressure", "barostat", "timestep", "friction", "seed"),
+            *("reporters", "hydrogen_mass", "fast_model", "inner_steps", "report_interval"),
         )
         values = {name: getattr(self, name) for name in names}
+        values["precision"] = self.force.precision
         if isinstance(self.pressure, tuple):
             values["pressure"] = list(self.pressure)  # as JSON gives it back
         return values

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +34,7 @@ from halberd.samplers.md.settings import MDSettings
 #: Force groups.
 SLOW, FAST, BIAS = 0, 1, 2
 #: What the settings call collective variables.
-VARIABLES = {
+VARIABLES: dict[str, Callable[..., CollectiveVariable]] = {
     "committee_sigma": committee_sigma,
     "largest_force_uncertainty": largest_force_uncertainty,
     "descriptor_component": descriptor_component,
@@ -66,14 +66,11 @@ def build_system(settings: MDSettings, topology: app.Topology, positions: np.nda
         Anything wrong with model, elements, ensemble or masses.
     """
     potential = LearnedPotential(settings.model)
-    options = {**settings.force_options().__dict__, "forceGroup": SLOW}
-    options.pop("device")
+    options = {**vars(settings.force), "forceGroup": SLOW}
     system = potential.createSystem(topology, **options)
-    model = potential.model(
-        head=settings.head, precision=settings.precision, charge=settings.charge, multiplicity=settings.multiplicity
-    )
+    model = potential.model(**options)
     if settings.fast_model is not None:
-        _add_fast_force(system, settings, topology)
+        _add_fast_force(system, settings.fast_model, settings, topology)
     if settings.hydrogen_mass is not None:
         repartition_hydrogen_mass(system, topology, positions, settings.hydrogen_mass)
     if settings.ensemble == "NPT":
@@ -81,12 +78,12 @@ def build_system(settings: MDSettings, topology: app.Topology, positions: np.nda
     return MDSystem(system, model)
 
 
-def _add_fast_force(system: openmm.System, settings: MDSettings, topology: app.Topology) -> None:
+def _add_fast_force(system: openmm.System, source: str, settings: MDSettings, topology: app.Topology) -> None:
     """Put the cheap model into the fast group and take it away from the slow one: together they are the model's own."""
     numbers = elements_of(topology)
-    fast = load(settings.fast_model, precision=settings.precision).restrict(set(numbers))
+    fast = load(source, precision=settings.force.precision).restrict(set(numbers))
     periodic = topology.getPeriodicBoxVectors() is not None
-    options = dataclasses.replace(settings.force_options(), head=None, charge=None, multiplicity=None)
+    options = dataclasses.replace(settings.force, head=None, charge=None, multiplicity=None)
     for group, scale, name in ((FAST, 1.0, "fast_force"), (SLOW, -1.0, "fast_force_in_slow_group")):
         system.addForce(
             build_force(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import typing
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeVar
@@ -35,8 +36,24 @@ def read_yaml(path: str | os.PathLike[str]) -> dict[str, Any]:
     return values
 
 
+def merged(values: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[str, Any]:
+    """Keys and values with others laid over them; sections keep the keys that are not overridden."""
+    result = dict(values)
+    for key, value in overrides.items():
+        both = isinstance(value, Mapping) and isinstance(result.get(key), Mapping)
+        result[key] = merged(result[key], value) if both else value
+    return result
+
+
+def section_of(cls: type, name: str) -> type | None:
+    """The dataclass that a field holds, or ``None`` if it holds a plain value."""
+    hint = typing.get_type_hints(cls)[name]
+    kinds = [each for each in (hint, *typing.get_args(hint)) if dataclasses.is_dataclass(each)]
+    return typing.cast(type, kinds[0]) if kinds else None
+
+
 def from_mapping(cls: type[T], values: Mapping[str, Any], origin: str) -> T:
-    """Build settings from keys and values.
+    """Build settings from keys and values; fields that are settings themselves take keys and values of their own.
 
     Parameters
     ----------
@@ -58,7 +75,18 @@ def from_mapping(cls: type[T], values: Mapping[str, Any], origin: str) -> T:
         required = field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
         if required and name not in values:
             raise ConfigurationError(f"{origin} lacks '{name}'.")
-    return cls(**{key: convert(key, value, str(fields[key].type)) for key, value in values.items()})
+    return cls(**{key: _field_value(cls, fields[key], value, origin) for key, value in values.items()})
+
+
+def _field_value(cls: type, field: dataclasses.Field[Any], value: Any, origin: str) -> Any:
+    section = section_of(cls, field.name)
+    if section is None or isinstance(value, section):
+        return convert(field.name, value, str(field.type))
+    if value is None and "None" in str(field.type):
+        return None
+    if not isinstance(value, Mapping):
+        raise ConfigurationError(f"'{field.name}' in {origin} must hold keys and values of its own.")
+    return from_mapping(section, value, f"'{field.name}' of {origin}")
 
 
 def convert(key: str, value: Any, annotation: str) -> Any:
@@ -90,6 +118,8 @@ def convert(key: str, value: Any, annotation: str) -> Any:
             return int(value)
         if annotation == "bool" and not isinstance(value, bool):
             raise TypeError
+        if annotation.startswith("tuple") and isinstance(value, list):
+            return tuple(value)
         if annotation.startswith("list") and not isinstance(value, list):
             raise TypeError
         if annotation.startswith("Mapping") and not isinstance(value, Mapping):

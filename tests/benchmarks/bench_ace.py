@@ -20,7 +20,7 @@ from ase.data import atomic_numbers
 from openmm import unit
 
 from halberd.plugins import LearnedPotential
-from halberd.plugins.forces.builder import HAL_TAU
+from halberd.plugins.forces.options import HAL_TAU
 from halberd.plugins.forces.topology import topology_from_atoms
 from halberd.potentials import load
 from halberd.potentials.ace.basis import AceBasis

@@ -14,7 +14,8 @@ from ase import Atoms
 from openmm import app, unit
 
 from halberd.plugins import HalberdCalculator, LearnedPotential
-from halberd.plugins.forces.builder import ForceOptions, build_force, check_device
+from halberd.plugins.forces.builder import build_force
+from halberd.plugins.forces.options import ForceOptions, check_device
 from halberd.potentials import load
 from halberd.potentials.constants import EV_IN_KJ_PER_MOL, EV_PER_ANGSTROM_IN_KJ_PER_MOL_NM
 from halberd.potentials.errors import BackendError, ConfigurationError, UnknownElementError

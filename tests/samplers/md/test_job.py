@@ -100,7 +100,11 @@ def test_cells_of_other_barostats(barostat, argon, tmp_path):
 
 def test_hydrogens_get_mass_from_their_neighbours(tmp_path):
     ase.io.write(tmp_path / "ethanol.xyz", molecule("CH3CH2OH"))
-    common = {"structure": str(tmp_path / "ethanol.xyz"), "output": str(tmp_path / "out"), "precision": "single"}
+    common = {
+        "structure": str(tmp_path / "ethanol.xyz"),
+        "output": str(tmp_path / "out"),
+        "force": {"precision": "single"},
+    }
     run = MolecularDynamics(MDSettings.from_mapping({**common, "hydrogen_mass": 3.0}))
     masses = np.array([run.system.getParticleMass(i)._value for i in range(9)])
     plain = MolecularDynamics(MDSettings.from_mapping(common))
@@ -347,7 +351,7 @@ def test_killed_before_a_file_is_known_to_a_checkpoint(step, unsure, tmp_path):
     (tmp_path / "plumed.dat").write_text(METAD)
     run = settings(
         {**unsure, **dimer(tmp_path)}, tmp_path, steps=100, checkpoint_interval=50, report_interval=5,
-        watch_interval=53, watch_action="save", watch_threshold=0.0, plumed=str(tmp_path / "plumed.dat"),
+        watch={"interval": 53, "action": "save", "threshold": 0.0}, plumed=str(tmp_path / "plumed.dat"),
         reporters=["csv", "xtc", "dcd"],
     )  # fmt: skip
     run_md(dataclasses.replace(run, output=str(tmp_path / "whole")), progress=False)
@@ -432,8 +436,8 @@ def test_memory_does_not_grow(argon, tmp_path):
     )
     run = settings(
         {**argon, **dimer(tmp_path)}, tmp_path, steps=50_000, report_interval=500, checkpoint_interval=2500,
-        plumed=str(tmp_path / "plumed.dat"), watch_interval=500, watch_threshold=1e3,
-        watch_model=[argon["model"], str(tmp_path / "softer.pt")],
+        plumed=str(tmp_path / "plumed.dat"), 
+        watch={"interval": 500, "threshold": 1e3, "model": [argon["model"], str(tmp_path / "softer.pt")]},
     )  # fmt: skip
     config = written(tmp_path, run)
     result = subprocess.run(

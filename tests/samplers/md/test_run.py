@@ -189,7 +189,7 @@ def test_explosion_stops_the_run_and_keeps_the_last_good_frame(backend, argon, t
     atoms = ase.io.read(argon["structure"])
     atoms.positions[7] = atoms.positions[3]  # infinite energy, forces that are not a number
     ase.io.write(tmp_path / "bad.xyz", atoms, format="extxyz")
-    wild = settings(argon, tmp_path, structure=str(tmp_path / "bad.xyz"), steps=50, backend=backend)
+    wild = settings(argon, tmp_path, structure=str(tmp_path / "bad.xyz"), steps=50, force={"backend": backend})
     with pytest.raises(StabilityError, match=r"exploded at step \d+.*3 \(Ar\), 7 \(Ar\).*last good frame"):
         run_md(wild, progress=False)
     frame = ase.io.read(tmp_path / "out" / "last_good.extxyz")
@@ -260,7 +260,9 @@ def test_a_rotated_left_handed_cell_keeps_its_energy(argon, tmp_path):
     energies = []
     for k, each in enumerate((atoms, turned)):
         ase.io.write(tmp_path / f"{k}.xyz", each, format="extxyz")
-        run = MolecularDynamics(settings(argon, tmp_path, structure=str(tmp_path / f"{k}.xyz"), precision="double"))
+        run = MolecularDynamics(
+            settings(argon, tmp_path, structure=str(tmp_path / f"{k}.xyz"), force={"precision": "double"})
+        )
         energies.append(run.simulation.context.getState(energy=True).getPotentialEnergy()._value)
     assert energies[0] == pytest.approx(energies[1], rel=1e-6)
 
@@ -289,8 +291,10 @@ def test_config_file_with_relative_paths_and_flags(argon, tmp_path, monkeypatch)
         ({"pressure": [1.0, 2.0, 3.0]}, "need barostat: anisotropic"),
         ({"barostat": "berendsen"}, "one of isotropic, anisotropic, flexible"),
         ({"ensemble": "NVE", "temperature_end": 100}, "needs a thermostat"),
-        ({"watch_threshold": 0.1}, "needs watch_interval"),
-        ({"watch_interval": 10, "watch_action": "scream"}, "one of warn, save, stop"),
+        ({"watch": {"threshold": 0.1}}, "lacks 'interval'"),
+        ({"watch": 10}, "keys and values of its own"),
+        ({"force": {"bias": "sigma"}}, "is for scripts"),
+        ({"watch": {"interval": 10, "action": "scream"}}, "one of warn, save, stop"),
         ({"walkers": 2}, "share a PLUMED bias"),
         ({"variables": {"s": {}}}, "are for a PLUMED script"),
         ({"replica_temperatures": [300]}, "two positive temperatures"),

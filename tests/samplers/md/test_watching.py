@@ -12,12 +12,15 @@ from halberd.plugins.reporters.uncertainty_guard import UncertaintyWarning
 from halberd.potentials.errors import ConfigurationError
 from halberd.samplers.md.production import run_md
 from halberd.samplers.md.settings import MDSettings
+from halberd.samplers.md.watching import WatchSettings
 from tests.samplers.md.conftest import settings
 
 
 def test_watching_warns_saves_and_stops(unsure, tmp_path):
-    common = {"steps": 60, "watch_interval": 20, "reporters": ["csv"]}
-    quiet = settings(unsure, tmp_path, output=str(tmp_path / "quiet"), watch_threshold=1e3, **common)
+    common = {"steps": 60, "reporters": ["csv"]}
+    quiet = settings(
+        unsure, tmp_path, output=str(tmp_path / "quiet"), watch={"interval": 20, "threshold": 1e3}, **common
+    )
     result = run_md(quiet, progress=False)
     assert result["uncertainty"]["n_above"] == 0
     rows = np.loadtxt(tmp_path / "quiet" / "uncertainty.csv", delimiter=",", skiprows=1)
@@ -27,7 +30,11 @@ def test_watching_warns_saves_and_stops(unsure, tmp_path):
 
     def watched(action: str) -> MDSettings:
         return settings(
-            unsure, tmp_path, output=str(tmp_path / action), watch_threshold=level, watch_action=action, **common
+            unsure,
+            tmp_path,
+            output=str(tmp_path / action),
+            watch={"interval": 20, "threshold": level, "action": action},
+            **common,
         )
 
     with pytest.warns(UncertaintyWarning, match=r"max_f is \S+ on atom \d+ \(Ar\) at step 20") as caught:
@@ -44,7 +51,11 @@ def test_watching_warns_saves_and_stops(unsure, tmp_path):
     assert result["steps"] == 20
     assert len(ase.io.read(tmp_path / "stop" / "uncertain.extxyz", ":")) == 1
     # Someone looked at it and lets it go on.
-    result = run_md(dataclasses.replace(watched("stop"), watch_threshold=1e3), restart=True, progress=False)
+    result = run_md(
+        dataclasses.replace(watched("stop"), watch=WatchSettings(20, threshold=1e3, action="stop")),
+        restart=True,
+        progress=False,
+    )
     assert result["complete"]
 
 
@@ -52,8 +63,8 @@ def test_sigma_alone_is_that_of_the_calculator(unsure, tmp_path):
     from halberd.plugins import HalberdCalculator
 
     run = settings(
-        unsure, tmp_path, steps=20, watch_interval=10, watch_quantity="sigma_per_atom", watch_threshold=0.0,
-        watch_action="save", frame_sigma=True,
+        unsure, tmp_path, steps=20, frame_sigma=True,
+        watch={"interval": 10, "quantity": "sigma_per_atom", "threshold": 0.0, "action": "save"},
     )  # fmt: skip
     run_md(run, progress=False)
     frames = ase.io.read(tmp_path / "out" / "frames.extxyz", ":")
@@ -73,10 +84,10 @@ def test_watching_with_another_committee_changes_nothing(argon, tmp_path):
     plain = settings(argon, tmp_path, steps=40, output=str(tmp_path / "plain"), reporters=["csv"])
     run_md(plain, progress=False)
     watched = dataclasses.replace(
-        plain, output=str(tmp_path / "out"), watch_interval=5,
-        watch_model=[argon["model"], str(tmp_path / "softer.pt")], watch_threshold=100.0,
+        plain, output=str(tmp_path / "out"), 
+        watch=WatchSettings(5, threshold=100.0, model=[argon["model"], str(tmp_path / "softer.pt")]),
     )  # fmt: skip
     run_md(watched, progress=False)
     assert (tmp_path / "plain" / "log.csv").read_bytes() == (tmp_path / "out" / "log.csv").read_bytes()
     with pytest.raises(ConfigurationError, match="no members to compare"):
-        run_md(dataclasses.replace(watched, output=str(tmp_path / "no"), watch_model=None), progress=False)
+        run_md(dataclasses.replace(watched, output=str(tmp_path / "no"), watch=WatchSettings(5)), progress=False)
