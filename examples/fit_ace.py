@@ -21,6 +21,7 @@ from openmm import unit
 
 from halberd.plugins import HalberdCalculator, LearnedPotential
 from halberd.plugins.commands.fit_file import fit_file
+from halberd.plugins.commands.fit_settings import FitSettings
 from halberd.plugins.evaluation.figures import new_figure, save_figure
 from halberd.plugins.forces.topology import topology_from_atoms
 
@@ -63,12 +64,14 @@ def main() -> None:
 
     # The same as: halberd fit train.xyz --test test.xyz -o cual.pt --order 3 --degree 9 --cutoff 5.5
     report = fit_file(
-        out / "train.xyz",
-        out / "cual.pt",
-        test=out / "test.xyz",
-        settings={"order": 3, "degree": 9, "cutoff": 5.5},
-        committee=8,
-        seed=1,
+        FitSettings(
+            train=str(out / "train.xyz"),
+            output=str(out / "cual.pt"),
+            test=str(out / "test.xyz"),
+            basis={"order": 3, "degree": 9, "cutoff": 5.5},
+            committee=8,
+            seed=1,
+        )
     )
     test = report["test"]
     print(

@@ -149,7 +149,7 @@ def _load_mace(path: Path, options: dict[str, Any], dtype: Any) -> SiteModel:
     import torch
 
     import_mace(f"read '{path}'")
-    from halberd.potentials.mace.network import site_model_from_mace
+    from halberd.potentials.mace.network import mace_site_model
 
     try:
         model = torch.load(path, map_location="cpu", weights_only=False)
@@ -161,7 +161,7 @@ def _load_mace(path: Path, options: dict[str, Any], dtype: Any) -> SiteModel:
     digest = hashlib.sha256(path.read_bytes()).hexdigest()
     source = {"file": path.name, "sha256": digest}
     try:
-        return site_model_from_mace(model, name=path.stem, dtype=dtype, source=source, **options)
+        return mace_site_model(model, name=path.stem, dtype=dtype, source=source, **options)
     except HalberdError:
         raise
     except (AttributeError, KeyError) as error:

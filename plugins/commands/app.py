@@ -11,6 +11,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from halberd.plugins.commands.options import with_options, without_options
 from halberd.plugins.commands.output import JsonOption, console, error_table, print_json
 from halberd.potentials.errors import HalberdError
 
@@ -21,8 +22,11 @@ app = typer.Typer(
 
 def main() -> None:
     """Run the command line; a user's mistake ends in one line and exit code 2, never in a traceback."""
+    wanted = next((word for word in sys.argv[1:] if not word.startswith("-")), None)
     for entry in importlib.metadata.entry_points(group="halberd.commands"):
-        app.command(entry.name)(entry.load())
+        # Options are made of settings, whose modules take seconds to import: only of the command that is wanted.
+        shown = with_options if entry.name == wanted else without_options
+        app.command(entry.name)(shown(entry.load()))
     try:
         app()
     except HalberdError as error:

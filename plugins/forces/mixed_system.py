@@ -237,7 +237,7 @@ def _split_nonbonded(force: openmm.NonbondedForce, atoms: Sequence[int]) -> list
             parameters = (q1 * q2, 0.5 * (s1 + s2), (e1 * e2) ** 0.5)
         if parameters[0] != 0 or parameters[2] != 0:
             inner.addBond(first, second, parameters)
-        force.addException(first, second, 0.0, 1.0, 0.0, True)
+        force.addException(first, second, 0.0, 1.0, 0.0, replace=True)
     return [inner] if inner.getNumBonds() else []
 
 

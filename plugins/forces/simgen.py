@@ -61,7 +61,12 @@ class SimilarityForce(torch.nn.Module):
         # Detached: the plugin asks for gradients of its parameters, and would have the whole kernel recorded.
         sigma = simgen_sigma.detach().to(device=positions.device, dtype=self.dtype)
         sites = self.sites(
-            species, edge_index, vectors.to(self.dtype), sigma, self.neighbors.owner, self.neighbors.n_blocks
+            species,
+            edge_index,
+            edge_vectors=vectors.to(self.dtype),
+            sigma=sigma,
+            owner=self.neighbors.owner,
+            count=self.neighbors.n_blocks,
         )
         return sites.to(torch.float64).sum()
 

@@ -262,7 +262,9 @@ def similarity_log_density(
     particles, numbers, periodic = _particles(topology, heavy)
     species = score.descriptor.species_of(numbers, labels=particles)
     chosen_atoms = _chosen(of, particles, topology)
-    module = SimilarityDensity(score.descriptor, score.kernel, species, chosen_atoms, float(sigma), skin)
+    module = SimilarityDensity(
+        score.descriptor, score.kernel, species=species, atoms=chosen_atoms, sigma=float(sigma), skin=skin
+    )
     return CollectiveVariable(module, particles, periodic, 1.0, f"similarity: {chosen.name}")
 
 

@@ -238,20 +238,25 @@ def measure(
         passes = posebusters_passes(molecules, lambda part: tell("PoseBusters", part))
         result["posebusters"] = _fraction(int(passes.sum()), len(passes))
     if xtb:
-        chosen = [valid[k] for k in np.unique(np.linspace(0, len(valid) - 1, min(xtb, len(valid))).astype(int))]
-        relaxations = []
-        for k, (atoms, _) in enumerate(chosen):
-            tell("GFN2-xTB", k / len(chosen))
-            relaxations.append(xtb_relaxation(atoms))
-        done = np.array([each for each in relaxations if each is not None]).reshape(-1, 2)
-        result["xtb"] = {
-            "molecules": len(chosen),
-            "failed": len(chosen) - len(done),
-            "strain_eV": float(np.median(done[:, 0])) if len(done) else None,
-            "rmsd_A": float(np.median(done[:, 1])) if len(done) else None,
-        }
+        result["xtb"] = _strains([atoms for atoms, _ in valid], xtb, tell)
     tell("done", 1.0)
     return result
+
+
+def _strains(structures: Sequence[Atoms], most: int, tell: Callable[[str, float], None]) -> dict[str, Any]:
+    """Relax so many structures, evenly spread, with GFN2-xTB."""
+    places = np.unique(np.linspace(0, len(structures) - 1, min(most, len(structures))).astype(int))
+    relaxations = []
+    for k, place in enumerate(places):
+        tell("GFN2-xTB", k / len(places))
+        relaxations.append(xtb_relaxation(structures[place]))
+    done = np.array([each for each in relaxations if each is not None]).reshape(-1, 2)
+    return {
+        "molecules": len(places),
+        "failed": len(places) - len(done),
+        "strain_eV": float(np.median(done[:, 0])) if len(done) else None,
+        "rmsd_A": float(np.median(done[:, 1])) if len(done) else None,
+    }
 
 
 def _fraction(part: float, whole: float) -> float | None:

@@ -48,11 +48,17 @@ class CouplingBlock:
     coefficients: NDArray[np.float64]
 
 
-def clebsch_gordan(l1: int, m1: int, l2: int, m2: int, l3: int, m3: int) -> float:
+def clebsch_gordan(first: tuple[int, int], second: tuple[int, int], coupled: tuple[int, int]) -> float:
     """Clebsch-Gordan coefficient <l1 m1 l2 m2 | l3 m3>, Condon-Shortley phase.
 
     Racah's sum in exact integers; only the final square root is rounded.
+
+    Parameters
+    ----------
+    first, second, coupled : tuple of int
+        (l1, m1), (l2, m2) and (l3, m3).
     """
+    (l1, m1), (l2, m2), (l3, m3) = first, second, coupled
     if m1 + m2 != m3 or not abs(l1 - l2) <= l3 <= l1 + l2 or abs(m1) > l1 or abs(m2) > l2 or abs(m3) > l3:
         return 0.0
     f = math.factorial
@@ -92,7 +98,7 @@ def real_clebsch_gordan(l1: int, l2: int, l3: int) -> NDArray[np.float64]:
     table = np.zeros((2 * l1 + 1, 2 * l2 + 1, 2 * l3 + 1))
     for m1 in range(-l1, l1 + 1):
         for m2 in range(max(-l2, -l3 - m1), min(l2, l3 - m1) + 1):
-            table[l1 + m1, l2 + m2, l3 + m1 + m2] = clebsch_gordan(l1, m1, l2, m2, l3, m1 + m2)
+            table[l1 + m1, l2 + m2, l3 + m1 + m2] = clebsch_gordan((l1, m1), (l2, m2), (l3, m1 + m2))
     u1, u2, u3 = (real_from_complex(degree) for degree in (l1, l2, l3))
     coupled = np.einsum("aA,bB,ABC,cC->abc", u1.conj(), u2.conj(), table, u3, optimize=True)
     return np.ascontiguousarray(coupled.real if (l1 + l2 + l3) % 2 == 0 else coupled.imag)

@@ -138,11 +138,15 @@ class DesignAssembler:
         virial = torch.zeros(n_frames, 3, 3, self.n_columns, dtype=torch.float64)
         r = vectors.norm(dim=1)
         pair = species[edge_index[0]] * n_species + species[edge_index[1]]
-        self._pair_rows(r, pair, vectors, edge_index, frame, energy, forces, virial)
+        self._pair_rows(
+            r, pair, vectors=vectors, edge_index=edge_index, frame=frame, energy=energy, forces=forces, virial=virial
+        )
 
         many = torch.nonzero(r < basis.many_range).squeeze(1)
         centre, neighbour, levers = edge_index[0, many], edge_index[1, many], vectors[many]
-        basis_values, gradients = self._atomic_basis(species, r[many], pair[many], levers, centre, neighbour)
+        basis_values, gradients = self._atomic_basis(
+            species, r[many], pair=pair[many], vectors=levers, centre=centre, neighbour=neighbour
+        )
         edges_to = [torch.nonzero(species[neighbour] == near).squeeze(1) for near in range(n_species)]
         largest = int(torch.bincount(centre, minlength=1).max()) if len(many) else 0
         per_site = basis.n_site * (n_species * self.width + 3 * largest * 2) + 3 * largest * self.width
@@ -156,9 +160,17 @@ class DesignAssembler:
                 energy[:, columns].index_add_(0, frame[sites], values)
                 for near in range(n_species):
                     self._force_rows(
-                        slopes[:, :, near], sites, edges_to[near], centre, neighbour, gradients, levers, frame, own,
-                        virial[..., columns],
-                    )  # fmt: skip
+                        slopes[:, :, near],
+                        sites,
+                        edges=edges_to[near],
+                        centre=centre,
+                        neighbour=neighbour,
+                        gradients=gradients,
+                        vectors=levers,
+                        frame=frame,
+                        forces=own,
+                        virial=virial[..., columns],
+                    )
             forces[:, :, columns] = own[:-1].view(n_atoms, 3, -1)
         bounds = np.cumsum([0, *(len(atoms) for atoms in structures)])
         voigt = torch.stack([0.5 * (virial[:, a, b] + virial[:, b, a]) for a, b in VOIGT], dim=1)

@@ -104,4 +104,4 @@ class CompiledEmbeddedSites(torch.nn.Module):
 
     def forward(self, species: torch.Tensor, edge_index: torch.Tensor, edge_vectors: torch.Tensor) -> torch.Tensor:
         """Evaluate the contract of :mod:`halberd.potentials.sites.site_model`."""
-        return self.portable.embedding(self.sites(species, edge_index, edge_vectors), species)  # type: ignore[operator]
+        return self.portable.embedding(self.sites(species, edge_index, edge_vectors), species)

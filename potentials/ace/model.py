@@ -68,15 +68,15 @@ def ace_site_model(
                 core = tabulate(repulsive_core(za, zb, float(core_onsets[a, b])), basis.settings.r_max)
                 table[a * basis.n_species + b, :, :, 0] = float(strengths[a, b]) * core[:, :, 0]
     reference = AceSites(
-        table,
-        basis.spacing,
-        list(basis.layout.start),
-        list(basis.layout.count),
-        1 + basis.n_pair,
-        basis.many_range,
-        [torch.from_numpy(index) for index in products],
-        [torch.from_numpy(np.ascontiguousarray(weight.transpose(0, 2, 1))) for weight in weights],
-        coefficients.ndim == 1,
+        table=table,
+        spacing=basis.spacing,
+        start=list(basis.layout.start),
+        count=list(basis.layout.count),
+        n_core=1 + basis.n_pair,
+        many_range=basis.many_range,
+        products=[torch.from_numpy(index) for index in products],
+        weights=[torch.from_numpy(np.ascontiguousarray(weight.transpose(0, 2, 1))) for weight in weights],
+        single=coefficients.ndim == 1,
     )
     facts = {"kind": LINEAR_ACE, "settings": basis.settings.to_dict(), **(metadata or {})}
     n_columns, meaning = None if coefficients.ndim == 1 else coefficients.shape[1], None

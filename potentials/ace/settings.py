@@ -76,60 +76,16 @@ class AceSettings:
     core_radii: Mapping[str, float] | None = None
 
     def __post_init__(self) -> None:
-        def fix(name: str, value: Any) -> None:
-            object.__setattr__(self, name, value)
-
-        fix("elements", tuple(sorted({atomic_number_of(element) for element in self.elements})))
+        self._fix("elements", tuple(sorted({atomic_number_of(element) for element in self.elements})))
         if not self.elements:
             raise ConfigurationError("A linear ACE needs at least one element.")
-        if not (isinstance(self.order, int) and 1 <= self.order <= MAX_ORDER):
-            raise ConfigurationError(f"order is {self.order!r}; it must be 1, 2, 3 or 4.")
-        if self.degree is None:
-            fix("degree", DEFAULT_DEGREES[: self.order])
-        if isinstance(self.degree, (list, tuple)):
-            fix("degree", tuple(self.degree))
-            if len(self.degrees) != self.order:
-                raise ConfigurationError(
-                    f"degree lists {len(self.degrees)} values for order {self.order}; give one number, or one for "
-                    "each order 1, 2, ..."
-                )
-        if not all(1 <= d <= 60 for d in self.degrees):
-            raise ConfigurationError(f"degree is {self.degree}; every value must be between 1 and 60.")
-        if not self.l_weight > 0:
-            raise ConfigurationError(f"l_weight is {self.l_weight}; it must be positive, 1.5 is usual.")
-        if not 0.5 < float(self.cutoff) < 100:
-            raise ConfigurationError(f"cutoff is {self.cutoff}; it is a length in angstrom, 4 to 7 is usual.")
-        if self.pair_degree is None:
-            fix("pair_degree", int(max(self.degrees)))
-        if not (isinstance(self.pair_degree, int) and 0 <= self.pair_degree <= 60):
-            raise ConfigurationError(f"pair_degree is {self.pair_degree!r}; it must be a whole number from 0 to 60.")
-        if self.pair_cutoff is None:
-            fix("pair_cutoff", float(self.cutoff) + 1.0 if self.pair_degree else float(self.cutoff))
-        if self.r_max < self.cutoff:
-            raise ConfigurationError(
-                f"pair_cutoff is {self.pair_cutoff}, shorter than cutoff {self.cutoff}; make it at least as long."
-            )
-        if not 0 <= self.inner_cutoff < self.cutoff:
-            raise ConfigurationError(f"inner_cutoff is {self.inner_cutoff}; it must lie between 0 and the cutoff.")
-        for name in ("transform", "pair_transform"):
-            exponents = getattr(self, name)
-            if np.size(exponents) != 2 or not 0 < exponents[0] <= exponents[1]:
-                raise ConfigurationError(f"{name} is {exponents}; it takes two exponents with 0 < p <= q.")
-            fix(name, tuple(exponents))
-        for name in ("envelope", "pair_envelope"):
-            powers = tuple(int(power) for power in getattr(self, name))
-            if len(powers) != 2 or min(powers) < 0 or powers[1] < 3:
-                raise ConfigurationError(
-                    f"{name} is {powers}; the second power must be 3 or more, so that forces have a derivative at "
-                    "the cutoff."
-                )
-            fix(name, powers)
-        if self.inner_cutoff > 0 and self.envelope[0] < 3:
-            fix("envelope", (3, self.envelope[1]))
+        self._check_degrees()
+        self._check_ranges()
+        self._check_exponents()
         for name in ("pair_cutoffs", "bond_lengths", "core_radii"):  # stored under one spelling of the pair
             given = getattr(self, name)
             if given is not None:
-                fix(name, {self._pair_name(key, name): float(value) for key, value in given.items()})
+                self._fix(name, {self._pair_name(key, name): float(value) for key, value in given.items()})
         for key, value in (self.pair_cutoffs or {}).items():
             if not self.inner_cutoff < value <= self.cutoff:
                 raise ConfigurationError(
@@ -140,6 +96,59 @@ class AceSettings:
             raise ConfigurationError(
                 f"inner_cutoff is {self.inner_cutoff}, longer than a bond ({self.bonds.min():.2f} angstrom)."
             )
+
+    def _fix(self, name: str, value: Any) -> None:
+        object.__setattr__(self, name, value)
+
+    def _check_degrees(self) -> None:
+        if not (isinstance(self.order, int) and 1 <= self.order <= MAX_ORDER):
+            raise ConfigurationError(f"order is {self.order!r}; it must be 1, 2, 3 or 4.")
+        if self.degree is None:
+            self._fix("degree", DEFAULT_DEGREES[: self.order])
+        if isinstance(self.degree, (list, tuple)):
+            self._fix("degree", tuple(self.degree))
+            if len(self.degrees) != self.order:
+                raise ConfigurationError(
+                    f"degree lists {len(self.degrees)} values for order {self.order}; give one number, or one for "
+                    "each order 1, 2, ..."
+                )
+        if not all(1 <= d <= 60 for d in self.degrees):
+            raise ConfigurationError(f"degree is {self.degree}; every value must be between 1 and 60.")
+        if not self.l_weight > 0:
+            raise ConfigurationError(f"l_weight is {self.l_weight}; it must be positive, 1.5 is usual.")
+        if self.pair_degree is None:
+            self._fix("pair_degree", int(max(self.degrees)))
+        if not (isinstance(self.pair_degree, int) and 0 <= self.pair_degree <= 60):
+            raise ConfigurationError(f"pair_degree is {self.pair_degree!r}; it must be a whole number from 0 to 60.")
+
+    def _check_ranges(self) -> None:
+        if not 0.5 < float(self.cutoff) < 100:
+            raise ConfigurationError(f"cutoff is {self.cutoff}; it is a length in angstrom, 4 to 7 is usual.")
+        if self.pair_cutoff is None:
+            self._fix("pair_cutoff", float(self.cutoff) + 1.0 if self.pair_degree else float(self.cutoff))
+        if self.r_max < self.cutoff:
+            raise ConfigurationError(
+                f"pair_cutoff is {self.pair_cutoff}, shorter than cutoff {self.cutoff}; make it at least as long."
+            )
+        if not 0 <= self.inner_cutoff < self.cutoff:
+            raise ConfigurationError(f"inner_cutoff is {self.inner_cutoff}; it must lie between 0 and the cutoff.")
+
+    def _check_exponents(self) -> None:
+        for name in ("transform", "pair_transform"):
+            exponents = getattr(self, name)
+            if np.size(exponents) != 2 or not 0 < exponents[0] <= exponents[1]:
+                raise ConfigurationError(f"{name} is {exponents}; it takes two exponents with 0 < p <= q.")
+            self._fix(name, tuple(exponents))
+        for name in ("envelope", "pair_envelope"):
+            powers = tuple(int(power) for power in getattr(self, name))
+            if len(powers) != 2 or min(powers) < 0 or powers[1] < 3:
+                raise ConfigurationError(
+                    f"{name} is {powers}; the second power must be 3 or more, so that forces have a derivative at "
+                    "the cutoff."
+                )
+            self._fix(name, powers)
+        if self.inner_cutoff > 0 and self.envelope[0] < 3:
+            self._fix("envelope", (3, self.envelope[1]))
 
     @property
     def degrees(self) -> tuple[float, ...]:

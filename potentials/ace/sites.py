@@ -166,15 +166,15 @@ class CompiledAceSites(torch.nn.Module):
         total = torch.ops.halberd.ace_sites(
             species,
             edge_index,
-            edge_vectors,
-            ref.table,
-            ref.spacing,
-            ref.start,
-            ref.count,
-            ref.n_core,
-            ref.many_range,
-            products[: ref.orders],  # type: ignore[index]
-            weights[: ref.orders],  # type: ignore[index]
+            edge_vectors=edge_vectors,
+            table=ref.table,
+            spacing=ref.spacing,
+            start=ref.start,
+            count=ref.count,
+            n_core=ref.n_core,
+            many_range=ref.many_range,
+            products=products[: ref.orders],  # type: ignore[index]
+            weights=weights[: ref.orders],  # type: ignore[index]
         )
         if ref.single:
             return total.squeeze(1)

@@ -59,6 +59,14 @@ class FusedConvolution(torch.nn.Module):
         flat = [c.permute(1, 0, 2).reshape(-1) for c in couplings]
         self.register_buffer("couplings", torch.cat(flat))
 
+    def places(self, receiver: torch.Tensor, n_atoms: int) -> tuple[torch.Tensor, int]:
+        """Place of every edge among the padded rows of its receiver, and the length of a row."""
+        counts = torch.bincount(receiver, minlength=n_atoms)
+        width = int(counts.max()) if receiver.shape[0] > 0 else 1
+        starts = torch.cumsum(counts, 0) - counts
+        rank = torch.arange(receiver.shape[0], device=receiver.device) - starts.index_select(0, receiver)
+        return receiver * width + rank, width
+
     def forward(
         self,
         node_feats: torch.Tensor,
@@ -82,15 +90,7 @@ class FusedConvolution(torch.nn.Module):
         receiver = edge_index[1]
         n_edges = receiver.shape[0]
         rows = self.rows and not node_feats.is_cuda
-        width = 1
-        slot = receiver
-        if rows:
-            counts = torch.bincount(receiver, minlength=n_atoms)
-            if n_edges > 0:
-                width = int(counts.max())
-            starts = torch.cumsum(counts, 0) - counts
-            rank = torch.arange(n_edges, device=receiver.device) - starts.index_select(0, receiver)
-            slot = receiver * width + rank
+        slot, width = self.places(receiver, n_atoms) if rows else (receiver, 1)
 
         # Split, not sliced: the gradient of a slice is an array of zeros as large as the whole, per path.
         radial_blocks = torch.split(tp_weights, self.weight_sizes, dim=1)

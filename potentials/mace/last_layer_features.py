@@ -135,5 +135,12 @@ def _node_features(sites: Any, model: SiteModel) -> int:
     edge_index = torch.tensor([[0, 1], [1, 0]], device=model.device)
     vectors = torch.tensor([[0.0, 0.0, 1.5], [0.0, 0.0, -1.5]], dtype=model.dtype, device=model.device)
     data = network_input(torch.zeros_like(edge_index[0]), edge_index, vectors, sites.one_hot, sites.head)
-    output = sites.network(data, False, False, False, False, False)
+    output = sites.network(
+        data,
+        training=False,
+        compute_force=False,
+        compute_virials=False,
+        compute_stress=False,
+        compute_displacement=False,
+    )
     return int(output["node_feats"].shape[1])

@@ -101,7 +101,7 @@ class MaceSiteEnergies(torch.nn.Module):
         return energies.to(edge_vectors.dtype)
 
 
-def site_model_from_mace(
+def mace_site_model(
     model: Any,
     *,
     name: str,
@@ -168,29 +168,21 @@ def site_model_from_mace(
         network.atomic_energies_fn.atomic_energies.zero_()
         if len(kept) < len(numbers):
             _keep_species(network, [numbers.index(z) for z in kept])
-        for interaction in network.interactions:
-            fused = fused_convolution(interaction.conv_tp)
-            if fused is not None:
-                interaction.conv_tp = fused
-                interaction.conv_fusion = True
+        _fuse(network)
     module = MaceSiteEnergies(network, len(kept), head_index, dtype)
 
+    chosen = {"head": head_name, "charge": charge, "multiplicity": multiplicity}
     metadata: dict[str, Any] = {
         "name": name,
         "architecture": kind,
         "citation": _CITATION,
         "fitted_to": "see the source of the model",
         **(source or {}),
+        **{key: value for key, value in chosen.items() if value is not None},
     }
-    if head_name is not None:
-        metadata["head"] = head_name
-    if charge is not None:
-        metadata["charge"] = charge
-    if multiplicity is not None:
-        metadata["multiplicity"] = multiplicity
 
     def restriction(wanted: Sequence[int]) -> SiteModel:
-        return site_model_from_mace(
+        return mace_site_model(
             model,
             name=name,
             elements=wanted,
@@ -202,6 +194,15 @@ def site_model_from_mace(
         )
 
     return SiteModel(module, float(model.r_max), kept, e0s=e0s, metadata=metadata, restriction=restriction)
+
+
+def _fuse(network: Any) -> None:
+    """Put the fused convolution where the network's own is of the kind that has one."""
+    for interaction in network.interactions:
+        fused = fused_convolution(interaction.conv_tp)
+        if fused is not None:
+            interaction.conv_tp = fused
+            interaction.conv_fusion = True
 
 
 def _find_head(model: Any, head: str | None, name: str) -> tuple[int, str | None]:

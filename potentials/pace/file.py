@@ -153,14 +153,14 @@ def _bond(entry: Mapping[str, Any], names: Mapping[str, str]) -> PaceBond:
         coefficients, values = torch.tensor(entry["radcoefficients"], dtype=torch.float64).reshape(shape), None
     core = entry.get("core-repulsion", (entry.get("prehc", 0.0), entry.get("lambdahc", 1.0)))
     return PaceBond(
-        str(entry[names["basis"]]),
-        0.0 if tabulated else float(entry["radparameters"][0]),
-        float(entry[names["cutoff"]]),
-        float(entry[names["width"]]),
-        coefficients,
-        n_base,
-        (float(core[0]), float(core[1])),
-        values,
+        basis=str(entry[names["basis"]]),
+        decay=0.0 if tabulated else float(entry["radparameters"][0]),
+        cutoff=float(entry[names["cutoff"]]),
+        width=float(entry[names["width"]]),
+        coefficients=coefficients,
+        n_base=n_base,
+        core=(float(core[0]), float(core[1])),
+        values=values,
     )
 
 
@@ -208,12 +208,12 @@ def _c_tilde(content: Mapping[str, Any]) -> PacePotential:
             for k in range(int(entry["num_ms_combs"])):
                 terms.append(
                     PaceTerm(
-                        int(entry["mu0"]),
-                        tuple(entry["mus"]),
-                        tuple(entry["ns"]),
-                        tuple(entry["ls"]),
-                        tuple(entry["ms_combs"][k * rank : (k + 1) * rank]),
-                        tuple(float(c) for c in entry["ctildes"][k * densities : (k + 1) * densities]),
+                        centre=int(entry["mu0"]),
+                        species=tuple(entry["mus"]),
+                        n=tuple(entry["ns"]),
+                        l=tuple(entry["ls"]),
+                        m=tuple(entry["ms_combs"][k * rank : (k + 1) * rank]),
+                        weights=tuple(float(c) for c in entry["ctildes"][k * densities : (k + 1) * densities]),
                     )
                 )
     return _complete(
@@ -264,7 +264,7 @@ def _coupled_terms(function: Mapping[str, Any], index: Mapping[str, int]) -> lis
         if weight != 0.0:
             weights = tuple(float(c) * weight for c in function["c"])
             species = tuple(index[name] for name in names[1:])
-            terms.append(PaceTerm(index[names[0]], species, radial, angular, ms, weights))
+            terms.append(PaceTerm(centre=index[names[0]], species=species, n=radial, l=angular, m=ms, weights=weights))
     return terms
 
 
@@ -273,14 +273,14 @@ def _generalised(angular: Sequence[int], ms: Sequence[int], inner: Sequence[int]
     if len(angular) == 1:
         return 1.0 if angular[0] == 0 else 0.0
     if len(angular) == 2:
-        return clebsch_gordan(angular[0], ms[0], angular[1], ms[1], 0, 0)
+        return clebsch_gordan((angular[0], ms[0]), (angular[1], ms[1]), (0, 0))
     low = inner[0]
-    first = clebsch_gordan(angular[0], ms[0], angular[1], ms[1], low, ms[0] + ms[1])
+    first = clebsch_gordan((angular[0], ms[0]), (angular[1], ms[1]), (low, ms[0] + ms[1]))
     if len(angular) == 3:
-        return first * clebsch_gordan(low, ms[0] + ms[1], angular[2], ms[2], 0, 0)
+        return first * clebsch_gordan((low, ms[0] + ms[1]), (angular[2], ms[2]), (0, 0))
     high = inner[1]
-    second = clebsch_gordan(angular[2], ms[2], angular[3], ms[3], high, ms[2] + ms[3])
-    return first * second * clebsch_gordan(low, ms[0] + ms[1], high, ms[2] + ms[3], 0, 0)
+    second = clebsch_gordan((angular[2], ms[2]), (angular[3], ms[3]), (high, ms[2] + ms[3]))
+    return first * second * clebsch_gordan((low, ms[0] + ms[1]), (high, ms[2] + ms[3]), (0, 0))
 
 
 def _complete(

@@ -53,7 +53,7 @@ def pace_site_model(potential: PacePotential, name: str) -> SiteModel:
     cutoff = max(bond.cutoff for bond in bonds.values())
     table = torch.stack(
         [
-            bond_table(bonds[a, b], n_radial, l_max, n_base, cutoff, PACE_KNOTS)
+            bond_table(bonds[a, b], n_radial, l_max=l_max, n_base=n_base, r_max=cutoff, knots=PACE_KNOTS)
             for a in range(n_species)
             for b in range(n_species)
         ]
@@ -77,18 +77,29 @@ def pace_site_model(potential: PacePotential, name: str) -> SiteModel:
     layout = AtomicLayout((0, *(first + sum(used[1:degree]) for degree in range(1, l_max + 1))), (first, *used[1:]))
     products, weights = _products(potential, layout, used_base)
     sites = AceSites(
-        table,
-        cutoff / (PACE_KNOTS - 1),
-        list(layout.start),
-        list(layout.count),
-        layout.count[0],
-        2.0 * cutoff,
-        products,
-        weights,
-        False,
+        table=table,
+        spacing=cutoff / (PACE_KNOTS - 1),
+        start=list(layout.start),
+        count=list(layout.count),
+        n_core=layout.count[0],
+        many_range=2.0 * cutoff,
+        products=products,
+        weights=weights,
+        single=False,
     )
-    n_densities = weights[0].shape[1] - 1
-    parameters = torch.zeros(n_species, n_densities, 2, dtype=torch.float64)
+    model = SiteModel(
+        EmbeddedSites(sites, _embedding(potential, weights[0].shape[1] - 1)),
+        cutoff,
+        potential.elements,
+        e0s=potential.e0s,
+        metadata={"name": name, "kind": PACE, "n_products": sum(len(index) for index in products)},
+    )
+    return with_compiled_sites(model)
+
+
+def _embedding(potential: PacePotential, n_densities: int) -> FinnisSinclair:
+    """The embeddings of all elements, padded to the same number of densities."""
+    parameters = torch.zeros(len(potential.elements), n_densities, 2, dtype=torch.float64)
     parameters[:, :, 1] = 1.0
     for s, embedding in enumerate(potential.embeddings):
         own = torch.tensor(embedding.parameters, dtype=torch.float64).reshape(-1, 2)
@@ -97,21 +108,13 @@ def pace_site_model(potential: PacePotential, name: str) -> SiteModel:
     def column(values: list[float]) -> torch.Tensor:
         return torch.tensor(values, dtype=torch.float64)
 
-    embedding_module = FinnisSinclair(
+    return FinnisSinclair(
         parameters[:, :, 0].contiguous(),
         parameters[:, :, 1].contiguous(),
         column([float(e.shifted) for e in potential.embeddings]),
         column([e.core_cut for e in potential.embeddings]),
         column([e.core_width for e in potential.embeddings]),
     )
-    model = SiteModel(
-        EmbeddedSites(sites, embedding_module),
-        cutoff,
-        potential.elements,
-        e0s=potential.e0s,
-        metadata={"name": name, "kind": PACE, "n_products": sum(len(index) for index in products)},
-    )
-    return with_compiled_sites(model)
 
 
 def _products(

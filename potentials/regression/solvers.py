@@ -189,7 +189,7 @@ def _ridge(system: LinearSystem, ridge: float = 1e-3) -> Posterior:
     factor = None
     if noise > 0:
         factor = noise * scipy.linalg.solve_triangular(r, np.eye(m)) / system.prior[:, None]
-    return Posterior(mean, factor, noise, None, m, {"ridge": ridge})
+    return Posterior(mean, factor, noise=noise, log_evidence=None, n_effective=m, details={"ridge": ridge})
 
 
 def _truncated_svd(system: LinearSystem, rtol: float = 1e-9) -> Posterior:
@@ -201,7 +201,9 @@ def _truncated_svd(system: LinearSystem, rtol: float = 1e-9) -> Posterior:
     rank = int(keep.sum())
     noise = float(np.sqrt(system.residual(mean) / (system.n_rows - rank))) if system.n_rows > rank else 0.0
     factor = (vt[keep].T / s[keep]) * noise / system.prior[:, None] if noise > 0 else None
-    return Posterior(mean, factor, noise, None, len(mean), {"rank": rank, "rtol": rtol})
+    return Posterior(
+        mean, factor, noise=noise, log_evidence=None, n_effective=len(mean), details={"rank": rank, "rtol": rtol}
+    )
 
 
 def _bayesian_ridge(system: LinearSystem, iterations: float = 1000) -> Posterior:
@@ -230,7 +232,12 @@ def _bayesian_ridge(system: LinearSystem, iterations: float = 1000) -> Posterior
     mean = (vt[: len(s)].T @ model.coef_) / system.prior
     evidence = log_evidence(system, 1.0 / np.sqrt(alpha), 1.0 / np.sqrt(lam), s, mean)
     return Posterior(
-        mean, factor, 1.0 / np.sqrt(alpha), evidence, len(mean), {"noise": alpha**-0.5, "prior_scale": lam**-0.5}
+        mean,
+        factor,
+        noise=1.0 / np.sqrt(alpha),
+        log_evidence=evidence,
+        n_effective=len(mean),
+        details={"noise": alpha**-0.5, "prior_scale": lam**-0.5},
     )
 
 
@@ -294,4 +301,11 @@ def _relevance(system: LinearSystem, threshold: float = 1e6, iterations: float =
     )
     factor[kept] = lower / (size * system.prior)[kept, None]
     noise = float(model.alpha_) ** -0.5
-    return Posterior(mean, factor, noise, None, int(kept.sum()), {"noise": noise, "kept": int(kept.sum())})
+    return Posterior(
+        mean,
+        factor,
+        noise=noise,
+        log_evidence=None,
+        n_effective=int(kept.sum()),
+        details={"noise": noise, "kept": int(kept.sum())},
+    )

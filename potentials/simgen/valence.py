@@ -11,6 +11,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Mapping
+from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -101,6 +102,10 @@ def bond_lengths(first: int, second: int) -> tuple[float, ...]:
     return BOND_LENGTHS.get(pair, (float(covalent_radii[first] + covalent_radii[second]),))
 
 
+#: What it belongs to, its number, its cost, {atom: valence it takes}: a binary variable of the programme.
+Option: TypeAlias = tuple[tuple[str, object], int, float, dict[int, int]]
+
+
 def assign_valences(
     numbers: NDArray[np.int64],
     positions: NDArray[np.float64],
@@ -142,18 +147,7 @@ def assign_valences(
     distances = np.linalg.norm(positions[:, None] - positions[None], axis=2)
     if not joint:
         return _one_by_one(numbers, distances, bonds)
-    # One binary variable per option: (what it belongs to, cost, {atom: valence it takes}).
-    options: list[tuple[tuple[str, object], int, float, dict[int, int]]] = []
-    near = [_close(numbers, distances, i) for i in range(n)]
-    for i in range(n):
-        for j in range(i + 1, n):
-            for order, cost in _bond_options(int(numbers[i]), int(numbers[j]), distances[i, j], bonds.get((i, j))):
-                if order == 2 and (i, j) not in bonds:
-                    cost += 0.5 * (_twist(positions, i, j, near) / _TWIST_SPREAD) ** 2
-                options.append((("bond", (i, j)), order, cost, {i: order, j: order}))
-        for count in range(MOST_HYDROGENS + 1):
-            cost = 0.0 if hydrogen_log_probability is None else -max(float(hydrogen_log_probability[i, count]), -_SURE)
-            options.append((("hydrogens", i), count, cost, {i: count}))
+    options = _options(numbers, positions, hydrogen_log_probability, bonds)
     groups = {owner: row for row, owner in enumerate(dict.fromkeys(option[0] for option in options))}
     rows, columns, values = [], [], []
     for column, (owner, _, _, taken) in enumerate(options):
@@ -193,6 +187,29 @@ def assign_valences(
             assert isinstance(which, tuple)
             found[which] = number
     return Valences(found, hydrogens, float(result.fun))
+
+
+def _options(
+    numbers: NDArray[np.int64],
+    positions: NDArray[np.float64],
+    hydrogen_log_probability: NDArray[np.float64] | None,
+    bonds: Mapping[tuple[int, int], int],
+) -> list[Option]:
+    """Every order that every bond may have, and every number of hydrogens of every atom."""
+    n = len(numbers)
+    distances = np.linalg.norm(positions[:, None] - positions[None], axis=2)
+    options: list[Option] = []
+    near = [_close(numbers, distances, i) for i in range(n)]
+    for i in range(n):
+        for j in range(i + 1, n):
+            for order, cost in _bond_options(int(numbers[i]), int(numbers[j]), distances[i, j], bonds.get((i, j))):
+                if order == 2 and (i, j) not in bonds:
+                    cost += 0.5 * (_twist(positions, i, j, near) / _TWIST_SPREAD) ** 2
+                options.append((("bond", (i, j)), order, cost, {i: order, j: order}))
+        for count in range(MOST_HYDROGENS + 1):
+            cost = 0.0 if hydrogen_log_probability is None else -max(float(hydrogen_log_probability[i, count]), -_SURE)
+            options.append((("hydrogens", i), count, cost, {i: count}))
+    return options
 
 
 def certain_hydrogens(counts: NDArray[np.int64]) -> NDArray[np.float64]:
@@ -250,7 +267,7 @@ def _twist(positions: NDArray[np.float64], first: int, second: int, near: list[l
 def _bent_pairs(
     numbers: NDArray[np.int64],
     positions: NDArray[np.float64],
-    options: list[tuple[tuple[str, object], int, float, dict[int, int]]],
+    options: list[Option],
 ) -> list[tuple[int, int]]:
     """Pairs of options that exclude each other: carbon with two double bonds, or a triple one, is straight."""
     at_atom: dict[int, list[tuple[int, int, int]]] = {}

@@ -316,7 +316,9 @@ class _Batch:
             penalties = self.sampler.options.fragment_penalty * _gaps(places[m].reshape(p, n, 3), sigma)
             kept = self.sampler.moves.select(energies, sigma, generator, penalties)
             species = kinds[m].reshape(p, n)[kept]
-            changed = self.sampler.moves.spawn(species, -densities[m][kept], self.free[m], p - 1, sigma, generator)
+            changed = self.sampler.moves.spawn(
+                species, -densities[m][kept], free=self.free[m], copies=p - 1, sigma=sigma, generator=generator
+            )
             places[m][:] = np.tile(places[m].reshape(p, n, 3)[kept], (p, 1))
             kinds[m][:] = np.concatenate([species[None], changed]).ravel()
         self._set(positions)

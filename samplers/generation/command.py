@@ -8,48 +8,60 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
+from halberd.plugins.commands.options import Flag, offers
 from halberd.plugins.commands.output import JsonOption, console, print_json
+from halberd.plugins.commands.settings_file import merged, read_yaml
 from halberd.potentials.errors import ConfigurationError
 
+if TYPE_CHECKING:
+    from halberd.samplers.generation.generator import Generated
+    from halberd.samplers.generation.settings import GenerationSettings
 
+
+def _elements(text: str, _: str) -> list[str]:
+    return [each.strip() for each in text.split(",")]
+
+
+@offers(
+    "halberd.samplers.generation.settings:GenerationSettings",
+    [
+        Flag("n", help="Molecules wanted. Default: 100."),
+        Flag("heavy_atoms", help="Heavy atoms to generate: 8, or a range. Default: 7:9."),
+        Flag("shape", help="gaussian, gaussian:1,1,2, line:8, circle:4, or a file of points. Default: gaussian."),
+        Flag("scaffold", help="SDF (or other) file of fragments to build around."),
+        "host",
+        Flag("seed", help="Random seed. Default: 0."),
+        Flag("model", help="MACE: pretrained name or file. Default: gfn2-chnof."),
+        Flag("references", help="qm9, qm9-small, joined, or a file of molecules. Default: by size."),
+        Flag("sampler.elements", read=_elements, help="Elements to make molecules of. Default: C,N,O."),
+        "coverage",
+        "sampler.particles",
+        Flag("sampler.n_levels", name="levels", help="Noise levels. Default: 50."),
+        "sampler.integrator",
+        Flag("sampler.strength", help="Factor of the shape's pull."),
+        Flag(
+            "finish.relax_scaffold", name="relax-scaffold", off="fix-scaffold", help="Let the scaffold move in the end."
+        ),
+        "sweep",
+        Flag("unique", off="duplicates", help="Keep one of each molecule. Default: yes."),
+        "batch",
+        "max_attempts",
+        "sampler.platform",
+        "device",
+    ],
+)
 def generate(
-    n: Annotated[int | None, typer.Option("--n", help="Molecules wanted.", min=1)] = None,
-    heavy_atoms: Annotated[str | None, typer.Option(help="Heavy atoms to generate: 8, or a range 7:9.")] = None,
-    shape: Annotated[
-        str | None, typer.Option(help="gaussian, gaussian:1,1,2, line:8, circle:4, or a file of points.")
-    ] = None,
-    scaffold: Annotated[str | None, typer.Option(help="SDF (or other) file of fragments to build around.")] = None,
-    host: Annotated[str | None, typer.Option(help="File of a host whose atoms are kept clear of.")] = None,
+    given: dict[str, Any],
     output: Annotated[Path, typer.Option("--output", "-o", help=".sdf, .extxyz, .xyz or .pdb file.")] = Path(
         "generated.sdf"
     ),
-    seed: Annotated[int | None, typer.Option(help="Random seed.")] = None,
-    model: Annotated[str | None, typer.Option(help="MACE: pretrained name or file.")] = None,
-    references: Annotated[str | None, typer.Option(help="qm9, qm9-small, joined, or a file of molecules.")] = None,
-    elements: Annotated[str | None, typer.Option(help="Elements to make molecules of, such as C,N,O.")] = None,
-    coverage: Annotated[float | None, typer.Option(help="Weight of the coverage sum, 0 to 1.")] = None,
-    particles: Annotated[int | None, typer.Option(help="Particles per molecule.", min=1)] = None,
-    levels: Annotated[int | None, typer.Option(help="Noise levels.", min=4)] = None,
-    integrator: Annotated[str | None, typer.Option(help="heun or langevin.")] = None,
-    strength: Annotated[float | None, typer.Option(help="Factor of the shape's pull.")] = None,
-    relax_scaffold: Annotated[
-        bool | None, typer.Option("--relax-scaffold/--fix-scaffold", help="Let the scaffold move in the end.")
-    ] = None,
-    sweep: Annotated[bool | None, typer.Option("--sweep/--no-sweep", help="Sweep over elements by energy.")] = None,
-    unique: Annotated[bool | None, typer.Option("--unique/--duplicates", help="Keep one of each molecule.")] = None,
-    batch: Annotated[int | None, typer.Option(help="Molecules that are generated together.", min=1)] = None,
-    max_attempts: Annotated[
-        int | None, typer.Option(help="Attempts at most; three times --n if omitted.", min=1)
-    ] = None,
-    platform: Annotated[str | None, typer.Option(help="OpenMM platform.")] = None,
-    device: Annotated[str | None, typer.Option(help="cpu or cuda, for what is computed beside OpenMM.")] = None,
     threads: Annotated[int | None, typer.Option(help="CPU threads.", min=1)] = None,
     config: Annotated[Path | None, typer.Option(help="YAML file of settings; flags win over it.")] = None,
     picture: Annotated[bool, typer.Option("--picture/--no-picture", help="Draw a sheet beside the output.")] = True,
@@ -60,54 +72,14 @@ def generate(
     import torch
 
     from halberd.plugins.molecules.files import draw_molecules
-    from halberd.samplers.generation.generator import generate as run
     from halberd.samplers.generation.settings import GenerationSettings
-    from halberd.samplers.runs.settings_file import from_mapping, read_yaml
 
     if threads is not None:
         torch.set_num_threads(threads)
-    values: dict[str, Any] = {} if config is None else read_yaml(config)
-    flags = {
-        "n": n,
-        "heavy_atoms": heavy_atoms,
-        "shape": shape,
-        "scaffold": scaffold,
-        "host": host,
-        "seed": seed,
-        "model": model,
-        "device": device,
-        "references": references,
-        "coverage": coverage,
-        "sweep": sweep,
-        "unique": unique,
-        "batch": batch,
-        "max_attempts": max_attempts,
-    }
-    values.update({key: value for key, value in flags.items() if value is not None})
-    sampler = {
-        "elements": None if elements is None else [each.strip() for each in elements.split(",")],
-        "particles": particles,
-        "n_levels": levels,
-        "integrator": integrator,
-        "strength": strength,
-        "platform": platform,
-    }
-    values["sampler"] = {
-        **(values.get("sampler") or {}),
-        **{key: value for key, value in sampler.items() if value is not None},
-    }
-    if relax_scaffold is not None:
-        values["finish"] = {**(values.get("finish") or {}), "relax_scaffold": relax_scaffold}
-    if "heavy_atoms" in values:
-        values["heavy_atoms"] = str(values["heavy_atoms"])
-    settings = from_mapping(GenerationSettings, values, f"'{config}'" if config else "the command line")
+    values = merged({} if config is None else read_yaml(config), given)
+    settings = GenerationSettings.from_mapping(values, f"'{config}'" if config else "the command line")
     started = time.perf_counter()
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
-        with _progress() as tell:
-            made = run(settings, output=output, progress=tell)
-    for text in dict.fromkeys(str(w.message) for w in caught if str(w.message).startswith("halberd:")):
-        console.print(f"[yellow]{text.removeprefix('halberd: ')}[/]")
+    made = _made(settings, output)
     sheet = output.with_suffix(".png")
     if picture:
         draw_molecules(sheet, made.molecules)
@@ -133,6 +105,19 @@ def generate(
         _print_summary(result)
     if len(made.molecules) < settings.n:
         raise typer.Exit(1)
+
+
+def _made(settings: GenerationSettings, output: Path) -> Generated:
+    """Generate with a bar, and repeat halberd's own warnings once each."""
+    from halberd.samplers.generation.generator import generate as run
+
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        with _progress() as tell:
+            made = run(settings, output=output, progress=tell)
+    for text in dict.fromkeys(str(w.message) for w in caught if str(w.message).startswith("halberd:")):
+        console.print(f"[yellow]{text.removeprefix('halberd: ')}[/]")
+    return made
 
 
 def metrics(

@@ -133,7 +133,9 @@ def hydrogenate(
     for particle in range(begin, len(skeleton.numbers)):
         numbers, positions = skeleton.numbers[particle], skeleton.positions[particle]
         generated = len(numbers) - (len(scaffold.numbers) if scaffold else 0)
-        result = _hydrogenate_particle(numbers, positions, generated, score, options, scaffold)
+        result = _hydrogenate_particle(
+            numbers, positions, generated=generated, score=score, options=options, scaffold=scaffold
+        )
         if not isinstance(result, str):
             return Candidate(*result, float(skeleton.log_density[particle, :generated].mean()), particle)
         first = first or result
@@ -248,7 +250,7 @@ def finish(
     fixed = None if options.relax_scaffold else [c.fixed for c in candidates]
     relaxed = relax(force_field, numbers, positions, fixed=fixed, fmax=options.fmax, steps=options.steps)
     return [
-        _judge(candidate, z, relaxed, k, scaffold, wall)
+        _judge(candidate, z, relaxed=relaxed, k=k, scaffold=scaffold, wall=wall)
         for k, (candidate, z) in enumerate(zip(candidates, numbers, strict=True))
     ]
 

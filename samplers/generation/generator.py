@@ -114,7 +114,7 @@ class Generator:
         self.score = SimilarityScore(
             mace_descriptor(self.force_field),
             self.references,
-            widths={**settings.widths},
+            widths={str(element): width for element, width in settings.widths.items()},
             coverage=settings.coverage,
             inverse_width=settings.inverse_width,
             balance=settings.balance,

@@ -125,7 +125,7 @@ def relax(
             groups.append([])
         groups[-1].append(m)
     for group in groups:
-        _relax_group(model, numbers, state, group, fixed, fmax, steps, max_step)
+        _relax_group(model, numbers, state=state, active=group, fixed=fixed, fmax=fmax, steps=steps, max_step=max_step)
     return state
 
 

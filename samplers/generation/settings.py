@@ -6,10 +6,10 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
+from halberd.plugins.commands.settings_file import from_mapping
 from halberd.potentials.errors import ConfigurationError
 from halberd.samplers.generation.annealing import SamplerOptions
 from halberd.samplers.generation.finishing import FinishOptions
-from halberd.samplers.runs.settings_file import from_mapping
 
 
 @dataclasses.dataclass(frozen=True)

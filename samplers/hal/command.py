@@ -3,36 +3,36 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
 from rich.table import Table
 
+from halberd.plugins.commands.options import Flag, offers
 from halberd.plugins.commands.output import JsonOption, console, error_table, print_json
 
 
+@offers(
+    "halberd.samplers.hal.settings:HALSettings",
+    [
+        Flag("output", short="-o"),
+        "workers",
+        "max_labels",
+        Flag("max_iterations", help="Iterations at which to stop. Default: 100."),
+        Flag("seed", help="Random seed. Default: 0."),
+    ],
+)
 def hal(
     config: Annotated[Path, typer.Argument(help="YAML file; see the documentation of HALSettings.")],
-    output: Annotated[str | None, typer.Option("--output", "-o", help="Folder of the run.")] = None,
-    workers: Annotated[int | None, typer.Option(help="Processes for walkers and labels; 0 for none.")] = None,
-    max_labels: Annotated[int | None, typer.Option(help="Frames in the database at which to stop.")] = None,
-    max_iterations: Annotated[int | None, typer.Option(help="Iterations at which to stop.")] = None,
-    seed: Annotated[int | None, typer.Option(help="Random seed.")] = None,
+    given: dict[str, Any],
     as_json: JsonOption = False,
 ) -> None:
     """Grow a database and a potential by hyperactive learning; the same command goes on with a killed run."""
     from halberd.samplers.hal.loop import run_hal
     from halberd.samplers.hal.settings import HALSettings
 
-    flags = {
-        "output": output,
-        "workers": workers,
-        "max_labels": max_labels,
-        "max_iterations": max_iterations,
-        "seed": seed,
-    }
-    settings = HALSettings.from_file(config, {key: value for key, value in flags.items() if value is not None})
+    settings = HALSettings.from_file(config, given)
     result = run_hal(settings)
     if as_json:
         print_json(result)

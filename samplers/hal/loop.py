@@ -217,15 +217,15 @@ class HyperactiveLearning:
                 begun += 1
             tasks.append(
                 WalkerTask(
-                    str(self.folder.path / history[-1].model),
-                    str(self.folder.path / history[-1].drive),
-                    _bare(atoms),
-                    md,
-                    str(self.folder.iteration(number) / f"walker{walker}"),
-                    int(np.random.SeedSequence([settings.seed, number, walker]).generate_state(1)[0]),
-                    first_step,
-                    start,
-                    any(_same(atoms, other) for other in labelled),
+                    model=str(self.folder.path / history[-1].model),
+                    drive=str(self.folder.path / history[-1].drive),
+                    atoms=_bare(atoms),
+                    settings=md,
+                    folder=str(self.folder.iteration(number) / f"walker{walker}"),
+                    seed=int(np.random.SeedSequence([settings.seed, number, walker]).generate_state(1)[0]),
+                    first_step=first_step,
+                    start=start,
+                    known_start=any(_same(atoms, other) for other in labelled),
                 )
             )
         return tasks
@@ -263,11 +263,11 @@ class HyperactiveLearning:
                 chosen = select_frames(
                     candidates,
                     fit.frame_rows,
-                    weight,
-                    fitted.posterior.factor,
-                    fitted.posterior.noise,
-                    self._tolerance(history),
-                    settings.md.epsilon,
+                    force_weight=weight,
+                    factor=fitted.posterior.factor,
+                    noise=fitted.posterior.noise,
+                    tolerance=self._tolerance(history),
+                    epsilon=settings.md.epsilon,
                 )
         n_duplicates = len(candidates) - len(chosen)
         left = settings.max_labels - sum(len(it.fit) + len(it.test) for it in history)

@@ -25,18 +25,20 @@ CELL_MOVES = ("none", "isotropic", "shape")
 
 
 def log_cell_acceptance(
-    energy: float, new_energy: float, volume: float, new_volume: float, pressure: float, n_atoms: int, kT: float
+    energies: tuple[float, float], volumes: tuple[float, float], *, pressure: float, n_atoms: int, kT: float
 ) -> float:
     """Logarithm of the acceptance ratio of a cell move proposed uniformly in ``ln V``.
 
     Parameters
     ----------
-    energy, new_energy : float, kJ/mol
-    volume, new_volume : float, nm^3
+    energies : pair of float, kJ/mol
+        Before and after the move.
+    volumes : pair of float, nm^3
     pressure : float, kJ/mol/nm^3
     n_atoms : int
     kT : float, kJ/mol
     """
+    (energy, new_energy), (volume, new_volume) = energies, volumes
     work = new_energy - energy + pressure * (new_volume - volume)
     return float(-work / kT + (n_atoms + 1) * np.log(new_volume / volume))
 
@@ -172,12 +174,11 @@ class MonteCarloMoves:
         self.context.setPositions(positions @ factor @ rotation)
         volumes = np.linalg.det(box), np.linalg.det(new_box)
         logarithm = log_cell_acceptance(
-            state.getPotentialEnergy()._value,
-            self._energy(),
-            *volumes,
-            pressure / KJ_PER_MOL_NM3_IN_BAR,
-            len(self.numbers),
-            GAS_CONSTANT_KJ_PER_MOL_K * temperature,
+            (state.getPotentialEnergy()._value, self._energy()),
+            volumes,
+            pressure=pressure / KJ_PER_MOL_NM3_IN_BAR,
+            n_atoms=len(self.numbers),
+            kT=GAS_CONSTANT_KJ_PER_MOL_K * temperature,
         )
         accepted = self._accept(logarithm, "cell")
         if accepted:

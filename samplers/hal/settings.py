@@ -9,11 +9,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from halberd.plugins.commands.settings_file import from_mapping, merged, read_yaml
 from halberd.plugins.labelling.settings import LabelSettings
 from halberd.potentials.errors import ConfigurationError
 from halberd.samplers.hal.model import ModelSettings
 from halberd.samplers.hal.walker_settings import BiasedSettings
-from halberd.samplers.runs.settings_file import from_mapping, merged, read_yaml
 
 #: What may change when a run is continued.
 FREE = ("max_iterations", "max_labels", "workers", "threads", "converged_after", "output")

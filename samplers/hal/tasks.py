@@ -55,12 +55,12 @@ def run_walker(task: WalkerTask) -> Outcome:
         return BiasedDynamics(
             _model(task.model),
             task.atoms,
-            task.settings,
-            Path(task.folder),
-            task.seed,
-            drive,
-            task.first_step,
-            task.known_start,
+            settings=task.settings,
+            folder=Path(task.folder),
+            seed=task.seed,
+            drive=drive,
+            first_step=task.first_step,
+            known_start=task.known_start,
         ).run()
     finally:
         torch.set_num_threads(threads)

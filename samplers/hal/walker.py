@@ -274,14 +274,14 @@ class BiasedDynamics:
             with replacing(self.folder / SELECTED) as temporary:
                 ase.io.write(temporary, atoms, format="extxyz", columns=FRAME_COLUMNS)
         outcome = Outcome(
-            reason,
-            int(self.simulation.currentStep),
-            selected_step,
-            best["max_f"],
-            best["atom"],
-            held,
-            detail,
-            self.moves.counts,
+            reason=reason,
+            step=int(self.simulation.currentStep),
+            selected_step=selected_step,
+            max_f=best["max_f"],
+            atom=best["atom"],
+            held=held,
+            detail=detail,
+            moves=self.moves.counts,
         )
         with replacing(self.folder / OUTCOME) as temporary:
             temporary.write_text(json.dumps(dataclasses.asdict(outcome), indent=2) + "\n", encoding="utf-8")

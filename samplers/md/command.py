@@ -1,4 +1,4 @@
-"""Commands of the ``halberd`` command line that live above plugins/; registered as entry points."""
+"""``halberd md``."""
 
 from __future__ import annotations
 
@@ -9,39 +9,51 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from halberd.plugins.commands.options import Flag, offers
 from halberd.plugins.commands.output import JsonOption, console, print_json
 from halberd.potentials.errors import ConfigurationError
 
 
+def _one_or_several(names: list[str], _: str) -> str | list[str]:
+    return names[0] if len(names) == 1 else names
+
+
+@offers(
+    "halberd.samplers.md.settings:MDSettings",
+    [
+    Flag("structure", help="Structure file (PDB, or anything ASE reads)."),
+    Flag(
+        "model", read=_one_or_several, many=True,
+        help="Model file or pretrained name; repeat for a committee. Default: gfn2-chnof.",
+    ),
+    Flag("output", short="-o", help="Output folder. Default: md_out."),
+    "ensemble",
+    "temperature",
+    "pressure",
+    "steps",
+    "timestep",
+    "friction",
+    "minimize",
+    "seed",
+    "report_interval",
+    "checkpoint_interval",
+    "platform",
+    "device_index",
+    "force.precision",
+    "force.backend",
+    "force.skin",
+    "force.threads",
+    "force.head",
+    Flag("force.charge", help="Total charge, for models that take it."),
+    Flag("force.multiplicity", help="Spin multiplicity, for models that take it."),
+    Flag("reporters", name="reporter", many=True, help="csv, dcd, xtc or extxyz; repeat for several."),
+    "plumed",
+    "max_hours",
+    ],
+)  # fmt: skip
 def md(
+    given: dict[str, Any],
     config: Annotated[Path | None, typer.Argument(help="YAML file; flags win over it.")] = None,
-    structure: Annotated[str | None, typer.Option(help="Structure file (PDB, or anything ASE reads).")] = None,
-    model: Annotated[
-        list[str] | None, typer.Option(help="Model file or pretrained name; repeat for a committee.")
-    ] = None,
-    output: Annotated[str | None, typer.Option("--output", "-o", help="Output folder.")] = None,
-    ensemble: Annotated[str | None, typer.Option(help="NVE, NVT or NPT.")] = None,
-    temperature: Annotated[float | None, typer.Option(help="K.")] = None,
-    pressure: Annotated[float | None, typer.Option(help="bar.")] = None,
-    steps: Annotated[int | None, typer.Option(help="Total number of steps.")] = None,
-    timestep: Annotated[float | None, typer.Option(help="fs.")] = None,
-    friction: Annotated[float | None, typer.Option(help="1/ps.")] = None,
-    minimize: Annotated[bool | None, typer.Option("--minimize/--no-minimize", help="Relax first.")] = None,
-    seed: Annotated[int | None, typer.Option(help="Random seed.")] = None,
-    report_interval: Annotated[int | None, typer.Option(help="Steps between rows and frames.")] = None,
-    checkpoint_interval: Annotated[int | None, typer.Option(help="Steps between checkpoints.")] = None,
-    platform: Annotated[str | None, typer.Option(help="OpenMM platform.")] = None,
-    device_index: Annotated[str | None, typer.Option(help="GPU index.")] = None,
-    precision: Annotated[str | None, typer.Option(help="single or double.")] = None,
-    backend: Annotated[str | None, typer.Option(help="torchforce, python or auto.")] = None,
-    skin: Annotated[float | None, typer.Option(help="Verlet skin, angstrom.")] = None,
-    threads: Annotated[int | None, typer.Option(help="CPU threads of torch.")] = None,
-    head: Annotated[str | None, typer.Option(help="Head of a multi-head model.")] = None,
-    charge: Annotated[float | None, typer.Option(help="Total charge, for models that take it.")] = None,
-    multiplicity: Annotated[int | None, typer.Option(help="Spin multiplicity, for models that take it.")] = None,
-    reporter: Annotated[list[str] | None, typer.Option(help="csv, dcd or extxyz; repeat for several.")] = None,
-    plumed: Annotated[str | None, typer.Option(help="PLUMED script.")] = None,
-    max_hours: Annotated[float | None, typer.Option(help="Stop, ready to go on, after so long.")] = None,
     restart: Annotated[bool, typer.Option("--restart", help="Go on from the last checkpoint.")] = False,
     start_or_restart: Annotated[
         bool, typer.Option("--continue", help="Go on if there is a checkpoint, otherwise start.")
@@ -55,36 +67,7 @@ def md(
     from halberd.samplers.md.production import run_md
     from halberd.samplers.md.settings import MDSettings
 
-    flags: dict[str, Any] = {
-        "structure": structure,
-        "output": output,
-        "ensemble": ensemble,
-        "temperature": temperature,
-        "pressure": pressure,
-        "steps": steps,
-        "timestep": timestep,
-        "friction": friction,
-        "minimize": minimize,
-        "seed": seed,
-        "report_interval": report_interval,
-        "checkpoint_interval": checkpoint_interval,
-        "platform": platform,
-        "device_index": device_index,
-        "precision": precision,
-        "backend": backend,
-        "skin": skin,
-        "threads": threads,
-        "head": head,
-        "charge": charge,
-        "multiplicity": multiplicity,
-        "reporters": list(reporter) if reporter else None,
-        "plumed": plumed,
-        "max_hours": max_hours,
-    }
-    given = {key: value for key, value in flags.items() if value is not None}
-    if model:
-        given["model"] = model[0] if len(model) == 1 else list(model)
-    if config is None and structure is None:
+    if config is None and "structure" not in given:
         raise ConfigurationError("Nothing to run: give a configuration file, or --structure.")
     settings = (
         MDSettings.from_mapping(given, "the command line") if config is None else MDSettings.from_file(config, given)

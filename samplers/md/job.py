@@ -9,9 +9,52 @@ from typing import Any
 
 import openmm
 
+from halberd.potentials.errors import RestartError
 from halberd.samplers.md.run import CHECKPOINT, MolecularDynamics, refuse_to_overwrite
 from halberd.samplers.md.settings import MDSettings
 from halberd.samplers.runs.restart import read_checkpoint
+
+
+def run_job(settings: MDSettings, restart: bool, progress: bool, start_or_restart: bool) -> dict[str, Any]:
+    """Equilibrate, then run once, or exchange replicas.
+
+    Parameters
+    ----------
+    settings : MDSettings
+        ``walkers`` is not looked at.
+    restart, progress, start_or_restart : bool
+        See :func:`halberd.samplers.md.production.run_md`.
+
+    Returns
+    -------
+    dict
+        See :meth:`halberd.samplers.md.run.MolecularDynamics.run` and
+        :func:`halberd.samplers.md.replica_exchange.run_replica_exchange`. If it ended within the equilibration,
+        ``stage`` says where.
+
+    Raises
+    ------
+    RestartError
+        If there is nothing to restart from.
+    HalberdError
+        See there.
+    """
+    folder = Path(settings.output)
+    if start_or_restart:
+        restart = has_checkpoint(settings)
+    elif restart and not has_checkpoint(settings):
+        raise RestartError(f"There is no restart file '{folder / CHECKPOINT}'. Start the run without --restart.")
+    began = time.monotonic()
+    state, unfinished = _equilibrate(settings, restart, progress, began)
+    if unfinished is not None:
+        return unfinished
+    settings = _with_time_left(settings, began)
+    if settings.replica_temperatures is not None:
+        from halberd.samplers.md.replica_exchange import run_replica_exchange
+
+        return run_replica_exchange(settings, restart, progress, state)
+    continues = restart and (folder / CHECKPOINT).exists()
+    return MolecularDynamics(settings, state).run(continues, progress)
 
 
 def has_checkpoint(settings: MDSettings) -> bool:

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import time
-from pathlib import Path
 from typing import Any
 
-from halberd.potentials.errors import RestartError
-from halberd.samplers.md.job import _equilibrate, _with_time_left, has_checkpoint
-from halberd.samplers.md.run import CHECKPOINT, MolecularDynamics
+from halberd.samplers.md.job import run_job
 from halberd.samplers.md.settings import MDSettings
+from halberd.samplers.md.walkers import run_walkers
 
 
 def run_md(
@@ -32,32 +29,13 @@ def run_md(
     Returns
     -------
     dict
-        See :meth:`halberd.samplers.md.run.MolecularDynamics.run`. If it ended within the equilibration, ``stage`` says
-        where.
+        See :func:`halberd.samplers.md.job.run_job` and :func:`halberd.samplers.md.walkers.run_walkers`.
 
     Raises
     ------
     HalberdError
-        See there, and :func:`halberd.samplers.md.replica_exchange.run_replica_exchange`,
-        :func:`halberd.samplers.md.walkers.run_walkers`.
+        See there.
     """
     if settings.walkers > 1:
-        from halberd.samplers.md.walkers import run_walkers
-
         return run_walkers(settings, restart, progress, start_or_restart)
-    folder = Path(settings.output)
-    if start_or_restart:
-        restart = has_checkpoint(settings)
-    elif restart and not has_checkpoint(settings):
-        raise RestartError(f"There is no restart file '{folder / CHECKPOINT}'. Start the run without --restart.")
-    began = time.monotonic()
-    state, unfinished = _equilibrate(settings, restart, progress, began)
-    if unfinished is not None:
-        return unfinished
-    settings = _with_time_left(settings, began)
-    if settings.replica_temperatures is not None:
-        from halberd.samplers.md.replica_exchange import run_replica_exchange
-
-        return run_replica_exchange(settings, restart, progress, state)
-    continues = restart and (folder / CHECKPOINT).exists()
-    return MolecularDynamics(settings, state).run(continues, progress)
+    return run_job(settings, restart, progress, start_or_restart)

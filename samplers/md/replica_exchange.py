@@ -117,7 +117,14 @@ def run_replica_exchange(
             sampler.minimize()
     sampler.sampler_context_cache = sampler.energy_context_cache = contexts
     stopped = _loop(sampler, wanted, settings, progress)
-    return _report(settings, temperatures, reporter, sampler.iteration, stopped, time.perf_counter() - began)
+    return _report(
+        settings,
+        temperatures,
+        reporter=reporter,
+        iterations=sampler.iteration,
+        stopped=stopped,
+        seconds=time.perf_counter() - began,
+    )
 
 
 def _loop(sampler: Any, wanted: int, settings: MDSettings, progress: bool) -> str | None:
@@ -164,7 +171,9 @@ def _report(
         "seconds": seconds,
     }
     with replacing(folder / "report.json") as temporary:
-        temporary.write_text(json.dumps({**result, "settings": settings.__dict__}, indent=2), encoding="utf-8")
+        temporary.write_text(
+            json.dumps({**result, "settings": dataclasses.asdict(settings)}, indent=2), encoding="utf-8"
+        )
     reporter.close()
     return result
 

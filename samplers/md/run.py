@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import hashlib
 import json
 import math
@@ -389,7 +390,9 @@ class MolecularDynamics:
             "seconds": seconds,
         }
         with replacing(self.folder / "report.json") as temporary:
-            temporary.write_text(json.dumps({**result, "settings": settings.__dict__}, indent=2), encoding="utf-8")
+            temporary.write_text(
+                json.dumps({**result, "settings": dataclasses.asdict(settings)}, indent=2), encoding="utf-8"
+            )
         return result
 
 

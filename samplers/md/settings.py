@@ -8,10 +8,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from halberd.plugins.commands.settings_file import from_mapping, merged, read_yaml
 from halberd.plugins.forces.options import ForceOptions
 from halberd.potentials.errors import ConfigurationError, did_you_mean
 from halberd.samplers.md.watching import WatchSettings
-from halberd.samplers.runs.settings_file import from_mapping, merged, read_yaml
 
 ENSEMBLES = ("NVE", "NVT", "NPT")
 BAROSTATS = ("isotropic", "anisotropic", "flexible")

@@ -102,8 +102,9 @@ def make_barostat(settings: MDSettings) -> openmm.Force:
     temperature, interval = settings.temperature * unit.kelvin, settings.barostat_interval
     if settings.barostat == "anisotropic":
         pressures = settings.pressure if isinstance(settings.pressure, tuple) else (settings.pressure,) * 3
+        every_axis = (True, True, True)
         barostat = openmm.MonteCarloAnisotropicBarostat(
-            openmm.Vec3(*pressures) * unit.bar, temperature, True, True, True, interval
+            openmm.Vec3(*pressures) * unit.bar, temperature, *every_axis, interval
         )
     elif settings.barostat == "flexible":
         barostat = openmm.MonteCarloFlexibleBarostat(settings.pressure * unit.bar, temperature, interval)

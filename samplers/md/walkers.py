@@ -15,6 +15,7 @@ from halberd.plugins.labelling.child_processes import die_with_parent
 from halberd.plugins.plumed.session import absolute_inputs
 from halberd.potentials.errors import ConfigurationError, HalberdError, OutputError
 from halberd.potentials.files import replacing
+from halberd.samplers.md.job import run_job
 from halberd.samplers.md.settings import MDSettings
 from halberd.samplers.runs.interruption import Interruption
 from halberd.samplers.runs.log import read_log
@@ -135,13 +136,11 @@ def settings_of_walker(settings: MDSettings, number: int) -> MDSettings:
 
 def _run(settings: MDSettings, restart: bool, progress: bool, start_or_restart: bool) -> None:
     """What a walker's process does."""
-    from halberd.samplers.md.production import run_md
-
     die_with_parent()
     # The terminal sends Ctrl-C to all; the parent passes it on.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
-        run_md(settings, restart, progress, start_or_restart)
+        run_job(settings, restart, progress, start_or_restart)
     except HalberdError as error:
         with replacing(Path(settings.output) / _FAILURE) as temporary:
             temporary.write_text(" ".join(str(error).split()), encoding="utf-8")

@@ -96,12 +96,12 @@ def read_checkpoint(path: Path) -> Checkpoint:
         with zipfile.ZipFile(path) as archive:
             facts = json.loads(archive.read("facts.json"))
             return Checkpoint(
-                facts["step"],
-                facts["fingerprint"],
-                facts["sizes"],
-                archive.read("checkpoint.bin"),
-                archive.read("state.xml").decode(),
-                facts.get("extra", {}),
+                step=facts["step"],
+                fingerprint=facts["fingerprint"],
+                sizes=facts["sizes"],
+                binary=archive.read("checkpoint.bin"),
+                state=archive.read("state.xml").decode(),
+                extra=facts.get("extra", {}),
             )
     except (zipfile.BadZipFile, KeyError, ValueError, OSError) as error:
         raise RestartError(f"Restart file '{path}' is damaged: {error}.") from error

@@ -44,12 +44,12 @@ def evaluate(block: CouplingBlock, degrees, vectors: np.ndarray) -> np.ndarray:
 
 
 def test_known_coefficients():
-    assert clebsch_gordan(1, 0, 1, 0, 0, 0) == pytest.approx(-math.sqrt(1 / 3), abs=1e-15)
-    assert clebsch_gordan(1, 1, 1, -1, 2, 0) == pytest.approx(math.sqrt(1 / 6), abs=1e-15)
-    assert clebsch_gordan(2, 1, 1, 0, 2, 1) == pytest.approx(math.sqrt(1 / 6), abs=1e-15)
-    assert clebsch_gordan(1, 1, 1, 1, 1, 2) == 0.0
+    assert clebsch_gordan((1, 0), (1, 0), (0, 0)) == pytest.approx(-math.sqrt(1 / 3), abs=1e-15)
+    assert clebsch_gordan((1, 1), (1, -1), (2, 0)) == pytest.approx(math.sqrt(1 / 6), abs=1e-15)
+    assert clebsch_gordan((2, 1), (1, 0), (2, 1)) == pytest.approx(math.sqrt(1 / 6), abs=1e-15)
+    assert clebsch_gordan((1, 1), (1, 1), (1, 2)) == 0.0
     # Factorials beyond 64 bits.
-    total = sum(clebsch_gordan(15, m, 15, -m, 20, 0) ** 2 for m in range(-15, 16))
+    total = sum(clebsch_gordan((15, m), (15, -m), (20, 0)) ** 2 for m in range(-15, 16))
     assert total == pytest.approx(1.0, abs=1e-13)
 
 

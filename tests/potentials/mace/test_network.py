@@ -15,7 +15,7 @@ from halberd.plugins.hosts.ase_calculator import HalberdCalculator
 from halberd.potentials import SiteModel, load
 from halberd.potentials.conformance import check_site_model, edges, random_environment
 from halberd.potentials.errors import ConfigurationError, ModelError, UnknownElementError
-from halberd.potentials.mace.network import site_model_from_mace
+from halberd.potentials.mace.network import mace_site_model
 from tests.conftest import VARIANTS, make_mace
 
 #: Relative to the largest force or the interaction energy.
@@ -145,7 +145,7 @@ def test_charge_embedding_is_baked_in(ethanol):
     energies = {}
     for charge, multiplicity in ((0, 1), (1, 2)):
         calculator = HalberdCalculator(
-            site_model_from_mace(network, name="charged", charge=charge, multiplicity=multiplicity)
+            mace_site_model(network, name="charged", charge=charge, multiplicity=multiplicity)
         )
         energies[charge] = calculator.evaluate(ethanol)
         data = mace_data(network, ethanol, charge, multiplicity)
@@ -153,7 +153,7 @@ def test_charge_embedding_is_baked_in(ethanol):
         assert energies[charge]["energy"] == pytest.approx(float(reference["energy"].detach()), rel=1e-10)
         forces = reference["forces"].detach().numpy()
         np.testing.assert_allclose(energies[charge]["forces"], forces, atol=1e-9)
-        cut = site_model_from_mace(
+        cut = mace_site_model(
             make_mace(embedding_specs=specs, use_embedding_readout=True, elements=(1, 6, 7, 8)),
             name="cut",
             charge=charge,
@@ -199,13 +199,13 @@ def test_unsupported_architecture_is_refused():
         pass
 
     with pytest.raises(ModelError, match="halberd runs MACE and ScaleShiftMACE"):
-        site_model_from_mace(EnergyDipolesMACE(), name="dipole")
+        mace_site_model(EnergyDipolesMACE(), name="dipole")
 
 
 def test_conversion_leaves_the_original_alone(ethanol):
     network = make_mace()
     before = {key: value.clone() for key, value in network.state_dict().items()}
-    model = site_model_from_mace(network, name="copy", dtype=torch.float32, elements=[1, 6])
+    model = mace_site_model(network, name="copy", dtype=torch.float32, elements=[1, 6])
     model.scripted()
     assert isinstance(model, SiteModel)
     for key, value in network.state_dict().items():

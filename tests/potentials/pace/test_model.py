@@ -78,12 +78,12 @@ def coupling(angular, ms, inner):
     if len(angular) == 1:
         return 1.0
     if len(angular) == 2:
-        return clebsch_gordan(angular[0], ms[0], angular[1], ms[1], 0, 0)
-    first = clebsch_gordan(angular[0], ms[0], angular[1], ms[1], inner[0], ms[0] + ms[1])
+        return clebsch_gordan((angular[0], ms[0]), (angular[1], ms[1]), (0, 0))
+    first = clebsch_gordan((angular[0], ms[0]), (angular[1], ms[1]), (inner[0], ms[0] + ms[1]))
     if len(angular) == 3:
-        return first * clebsch_gordan(inner[0], ms[0] + ms[1], angular[2], ms[2], 0, 0)
-    second = clebsch_gordan(angular[2], ms[2], angular[3], ms[3], inner[1], ms[2] + ms[3])
-    return first * second * clebsch_gordan(inner[0], ms[0] + ms[1], inner[1], ms[2] + ms[3], 0, 0)
+        return first * clebsch_gordan((inner[0], ms[0] + ms[1]), (angular[2], ms[2]), (0, 0))
+    second = clebsch_gordan((angular[2], ms[2]), (angular[3], ms[3]), (inner[1], ms[2] + ms[3]))
+    return first * second * clebsch_gordan((inner[0], ms[0] + ms[1]), (inner[1], ms[2] + ms[3]), (0, 0))
 
 
 def c_tilde():

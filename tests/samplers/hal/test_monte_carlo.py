@@ -29,7 +29,7 @@ def context_of(system, positions, box=None):
 
 def test_acceptance_by_hand():
     # dE = 2, P dV = 3 * (1.1 - 1.0) = 0.3, kT = 0.5, N = 4
-    value = log_cell_acceptance(1.0, 3.0, 1.0, 1.1, 3.0, 4, 0.5)
+    value = log_cell_acceptance((1.0, 3.0), (1.0, 1.1), pressure=3.0, n_atoms=4, kT=0.5)
     assert value == pytest.approx(-2.3 / 0.5 + 5 * np.log(1.1))
 
 

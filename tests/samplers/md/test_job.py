@@ -436,7 +436,7 @@ def test_memory_does_not_grow(argon, tmp_path):
     )
     run = settings(
         {**argon, **dimer(tmp_path)}, tmp_path, steps=50_000, report_interval=500, checkpoint_interval=2500,
-        plumed=str(tmp_path / "plumed.dat"), 
+        plumed=str(tmp_path / "plumed.dat"),
         watch={"interval": 500, "threshold": 1e3, "model": [argon["model"], str(tmp_path / "softer.pt")]},
     )  # fmt: skip
     config = written(tmp_path, run)

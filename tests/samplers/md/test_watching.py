@@ -84,7 +84,7 @@ def test_watching_with_another_committee_changes_nothing(argon, tmp_path):
     plain = settings(argon, tmp_path, steps=40, output=str(tmp_path / "plain"), reporters=["csv"])
     run_md(plain, progress=False)
     watched = dataclasses.replace(
-        plain, output=str(tmp_path / "out"), 
+        plain, output=str(tmp_path / "out"),
         watch=WatchSettings(5, threshold=100.0, model=[argon["model"], str(tmp_path / "softer.pt")]),
     )  # fmt: skip
     run_md(watched, progress=False)

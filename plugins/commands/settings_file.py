@@ -122,7 +122,7 @@ def convert(key: str, value: Any, annotation: str) -> Any:
             return tuple(value)
         if annotation.startswith("list") and not isinstance(value, list):
             raise TypeError
-        if annotation.startswith("Mapping") and not isinstance(value, Mapping):
+        if annotation.startswith("Mapping") and "| str" not in annotation and not isinstance(value, Mapping):
             raise TypeError
         if annotation in ("str", "str | None") and key not in ("device_index",) and not isinstance(value, str):
             raise TypeError

@@ -1,0 +1,95 @@
+"""Settings of a fit from files."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+from halberd.potentials.ace.settings import AceSettings
+from halberd.potentials.errors import ConfigurationError, did_you_mean
+from halberd.potentials.frames.labelled import LabelKeys
+from halberd.potentials.regression.solvers import check_solver
+from halberd.potentials.regression.weighted_rows import FitWeights
+
+
+@dataclasses.dataclass(frozen=True)
+class FitSettings:
+    """What is fitted, to what, and what is written.
+
+    Attributes
+    ----------
+    train : str
+        Labelled structures, usually extended XYZ.
+    output : str
+        The .pt file to write; ``NAME.json``, ``NAME.parity.png`` and ``NAME.dimers.png`` are written beside it.
+    test : str, optional
+        Labelled structures to test on; they are not fitted.
+    basis : mapping
+        Of :class:`halberd.potentials.AceSettings`; ``elements`` are those of the training frames if left out.
+    keys : LabelKeys
+    weights : FitWeights, optional
+    e0s : mapping or str, optional
+        Self-energies: ``isolated``, ``average``, or energies of the elements in eV.
+    solver : {'blr', 'ridge', 'svd', 'ard'}
+    solver_options : mapping
+        See :func:`halberd.potentials.regression.solvers.solve`.
+    prior_power : float or 'auto'
+        Exponent of the smoothness prior, 0 for none; ``auto`` picks it by the evidence.
+    committee : int
+        Committee members; 0 for the mean alone.
+    seed : int
+        Of the committee.
+    state : str, optional
+        Keep the fit here, to add frames later.
+    extend : str, optional
+        Add the frames to the fit kept here; its basis, weights and self-energies apply.
+    plots : bool
+        Draw parity and dimers.
+    threads : int, optional
+        CPU threads.
+    memory_mb : float
+        Bound on the arrays of one block of rows, MB.
+
+    Raises
+    ------
+    ConfigurationError
+        Names the value that makes no sense.
+    """
+
+    train: str
+    output: str
+    test: str | None = None
+    basis: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    keys: LabelKeys = dataclasses.field(default_factory=LabelKeys)
+    weights: FitWeights | None = None
+    e0s: Mapping[str | int, float] | str | None = None
+    solver: str = "blr"
+    solver_options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    prior_power: float | str = 4.0
+    committee: int = 8
+    seed: int = 0
+    state: str | None = None
+    extend: str | None = None
+    plots: bool = True
+    threads: int | None = None
+    memory_mb: float = 512.0
+
+    def __post_init__(self) -> None:
+        check_solver(self.solver, self.solver_options, self.committee)
+        known = [field.name for field in dataclasses.fields(AceSettings)]
+        for key in self.basis:
+            if key not in known:
+                raise ConfigurationError(f"Unknown key '{key}' in basis.{did_you_mean(str(key), known)}")
+        if not (self.prior_power == "auto" or (not isinstance(self.prior_power, str) and self.prior_power >= 0)):
+            raise ConfigurationError(f"prior_power is '{self.prior_power}'; it must be a number of 0 or more, or auto.")
+        if self.memory_mb < 1 or (self.threads is not None and self.threads < 1):
+            raise ConfigurationError(f"memory_mb is {self.memory_mb}, threads {self.threads}; both must be at least 1.")
+        if self.extend is not None:
+            fixed = {"basis": self.basis, "weights": self.weights, "e0s": self.e0s}
+            given = [name for name, value in fixed.items() if value]
+            if given:
+                raise ConfigurationError(
+                    f"{', '.join(given)} were fixed by the fit in '{self.extend}' and cannot be changed when frames "
+                    "are added."
+                )
