@@ -19,11 +19,15 @@ from ase.build import bulk
 from ase.calculators.emt import EMT
 from openmm import unit
 
-from halberd.plugins import HalberdCalculator, LearnedPotential
-from halberd.plugins.commands.fit_file import fit_file
-from halberd.plugins.commands.fit_settings import FitSettings
-from halberd.plugins.evaluation.figures import new_figure, save_figure
-from halberd.plugins.forces.topology import topology_from_atoms
+from halberd.plugins import (
+    FitSettings,
+    HalberdCalculator,
+    LearnedPotential,
+    fit_file,
+    new_figure,
+    save_figure,
+    topology_from_atoms,
+)
 
 
 def cell(generator: np.random.Generator, size: int = 2) -> Atoms:

@@ -15,8 +15,7 @@ import ase.io
 import numpy as np
 from ase.build import bulk
 
-from halberd.samplers.hal.loop import run_hal
-from halberd.samplers.hal.settings import HALSettings
+from halberd.samplers import HALSettings, run_hal
 
 
 @contextlib.contextmanager

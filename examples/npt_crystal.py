@@ -16,8 +16,7 @@ import numpy as np
 from ase import Atoms
 from ase.io import write
 
-from halberd.samplers.md.production import run_md
-from halberd.samplers.md.settings import MDSettings
+from halberd.samplers import MDSettings, run_md
 
 
 def dry_ice(cells: int = 2) -> Atoms:

@@ -26,11 +26,16 @@ from openmm import LangevinMiddleIntegrator, app, unit
 from rich.console import Console
 from rich.table import Table
 
-from halberd.plugins import ExtXYZReporter, HalberdCalculator, LearnedPotential, ProgressReporter
-from halberd.plugins.evaluation.run_figure import run_plot
-from halberd.plugins.forces.topology import topology_from_atoms
-from halberd.plugins.reporters.thermo import ThermoReporter
-from halberd.samplers.runs.log import mean_and_error, read_log
+from halberd.plugins import (
+    ExtXYZReporter,
+    HalberdCalculator,
+    LearnedPotential,
+    ProgressReporter,
+    ThermoReporter,
+    run_plot,
+    topology_from_atoms,
+)
+from halberd.samplers import mean_and_error, read_log
 
 console = Console()
 

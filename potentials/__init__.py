@@ -1,22 +1,89 @@
-"""Physics: species and edges in, site energies out. Knows no simulation engine."""
+"""Physics: species and edges in, site energies out. Knows no simulation engine.
 
-from halberd.potentials.ace.fit import AceFit
-from halberd.potentials.ace.settings import AceSettings
-from halberd.potentials.committees.committee import committee
-from halberd.potentials.loading import load
-from halberd.potentials.mace.last_layer_fit import LastLayerFit
-from halberd.potentials.pretrained import pretrained, pretrained_names
-from halberd.potentials.regression.weighted_rows import FitWeights
-from halberd.potentials.sites.site_model import SiteModel
+What users type is importable from here, and from nowhere else: files inside may move. Names are imported on first use,
+so that one of them does not bring what another one needs.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from halberd.potentials.faces import lazy_face
+
+if TYPE_CHECKING:
+    from halberd.potentials.ace.fit import AceFit
+    from halberd.potentials.ace.model_selection import select_degree
+    from halberd.potentials.ace.settings import AceSettings
+    from halberd.potentials.committees.committee import committee
+    from halberd.potentials.conformance import check_site_model
+    from halberd.potentials.errors import HalberdError, RunStopped
+    from halberd.potentials.frames.labelled import Frame, LabelKeys, read_frames
+    from halberd.potentials.loading import load
+    from halberd.potentials.mace.descriptor import mace_descriptor
+    from halberd.potentials.mace.last_layer_fit import LastLayerFit
+    from halberd.potentials.pretrained_models import pretrained, pretrained_names
+    from halberd.potentials.regression.weighted_rows import FitWeights
+    from halberd.potentials.simgen.guidance import GaussianPrior, Guidance, HostWall, PointCloudPrior
+    from halberd.potentials.simgen.reference_set import ReferenceSet
+    from halberd.potentials.simgen.score import SimilarityScore
+    from halberd.potentials.sites.lennard_jones import lennard_jones
+    from halberd.potentials.sites.site_model import Columns, SiteModel
+
+#: Public name -> module.
+_HOMES = {
+    "AceFit": "ace.fit",
+    "AceSettings": "ace.settings",
+    "Columns": "sites.site_model",
+    "FitWeights": "regression.weighted_rows",
+    "Frame": "frames.labelled",
+    "GaussianPrior": "simgen.guidance",
+    "Guidance": "simgen.guidance",
+    "HalberdError": "errors",
+    "HostWall": "simgen.guidance",
+    "LabelKeys": "frames.labelled",
+    "LastLayerFit": "mace.last_layer_fit",
+    "PointCloudPrior": "simgen.guidance",
+    "ReferenceSet": "simgen.reference_set",
+    "RunStopped": "errors",
+    "SimilarityScore": "simgen.score",
+    "SiteModel": "sites.site_model",
+    "check_site_model": "conformance",
+    "committee": "committees.committee",
+    "lennard_jones": "sites.lennard_jones",
+    "load": "loading",
+    "mace_descriptor": "mace.descriptor",
+    "pretrained": "pretrained_models",
+    "pretrained_names": "pretrained_models",
+    "read_frames": "frames.labelled",
+    "select_degree": "ace.model_selection",
+}
+
+__getattr__, __dir__ = lazy_face(__name__, _HOMES)
 
 __all__ = [
     "AceFit",
     "AceSettings",
+    "Columns",
     "FitWeights",
+    "Frame",
+    "GaussianPrior",
+    "Guidance",
+    "HalberdError",
+    "HostWall",
+    "LabelKeys",
     "LastLayerFit",
+    "PointCloudPrior",
+    "ReferenceSet",
+    "RunStopped",
+    "SimilarityScore",
     "SiteModel",
+    "check_site_model",
     "committee",
+    "lennard_jones",
     "load",
+    "mace_descriptor",
     "pretrained",
     "pretrained_names",
+    "read_frames",
+    "select_degree",
 ]

@@ -24,7 +24,7 @@ from halberd.potentials.errors import (
 )
 from halberd.potentials.pace.file import is_pace_file
 from halberd.potentials.pace.model import load_pace
-from halberd.potentials.pretrained import is_pretrained, pretrained_names, pretrained_path
+from halberd.potentials.pretrained_models import is_pretrained, pretrained_names, pretrained_path
 from halberd.potentials.sites.elements import atomic_number_of
 from halberd.potentials.sites.site_model import SiteModel, dtype_of, is_halberd_file
 

@@ -28,12 +28,9 @@ from ase.build import bulk
 from ase.neighborlist import neighbor_list
 from openmm import app, unit
 
-from halberd.plugins import LearnedPotential
-from halberd.plugins.evaluation.figures import new_figure, save_figure
-from halberd.plugins.forces.topology import topology_from_atoms
-from halberd.plugins.labelling.worker import make_calculator
+from halberd.plugins import LearnedPotential, make_calculator, new_figure, save_figure, topology_from_atoms
 from halberd.potentials import load
-from halberd.samplers.runs.log import mean_and_error
+from halberd.samplers import mean_and_error
 
 TIMESTEP = 2.0  # fs
 EV = 96.48533212331  # kJ/mol

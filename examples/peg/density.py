@@ -25,10 +25,15 @@ from ase.neighborlist import natural_cutoffs, neighbor_list
 from chains import box
 from openmm import app, unit
 
-from halberd.plugins import ExtXYZReporter, LearnedPotential, ProgressReporter
-from halberd.plugins.evaluation.figures import new_figure, save_figure
-from halberd.plugins.forces.topology import topology_from_atoms
-from halberd.samplers.runs.log import mean_and_error
+from halberd.plugins import (
+    ExtXYZReporter,
+    LearnedPotential,
+    ProgressReporter,
+    new_figure,
+    save_figure,
+    topology_from_atoms,
+)
+from halberd.samplers import mean_and_error
 
 EXPERIMENT = 1.13  # g/cm^3, PEG 400 at 293 K
 

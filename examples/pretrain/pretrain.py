@@ -27,10 +27,8 @@ import numpy as np
 from ase import Atoms
 from rich.progress import track
 
-from halberd.plugins.evaluation.evaluate import evaluate_file
-from halberd.plugins.molecules.qm9 import draw_qm9
+from halberd.plugins import draw_qm9, evaluate_file
 from halberd.potentials import load
-from halberd.potentials.files import replacing
 
 #: Frames beyond this are not chemistry any more, eV/angstrom.
 LARGEST_FORCE = 20.0
@@ -85,15 +83,20 @@ def make_data(folder: Path, molecules: int, copies: int, seed: int, workers: int
                     if result is not None:
                         result.info["molecule"] = i
                         labelled.append(result)
-                with replacing(batch) as temporary:
-                    ase.io.write(temporary, labelled, format="extxyz")
+                write_whole(batch, labelled)
             for atoms in ase.io.read(batch, ":"):
                 frames[names[int(atoms.info["molecule"])]].append(atoms)
     for name, file in files.items():
-        with replacing(file) as temporary:
-            ase.io.write(temporary, frames[name], format="extxyz")
+        write_whole(file, frames[name])
         print(f"{name}: {len(frames[name])} frames")
     return files
+
+
+def write_whole(file: Path, frames: list[ase.Atoms]) -> None:
+    """Write frames under another name and rename: what has the name is whole."""
+    unfinished = file.with_suffix(".part")
+    ase.io.write(unfinished, frames, format="extxyz")
+    unfinished.replace(file)
 
 
 def train(folder: Path, files: dict[str, Path], arguments: argparse.Namespace) -> Path:

@@ -5,13 +5,13 @@ from pathlib import Path
 
 import numpy as np
 
-from halberd.plugins.evaluation.figures import BLUE, GREY, new_figure, save_figure
+from halberd.plugins import new_figure, save_figure
 
 folder = Path(sys.argv[1] if len(sys.argv) > 1 else "production_out")
 hills = np.loadtxt(folder / "HILLS", comments="#", ndmin=2)
 angles = np.linspace(-np.pi, np.pi, 241)
 figure, axes = new_figure(1, 1, width=5.0, height=3.2)
-for share, color in ((0.5, GREY), (1.0, BLUE)):
+for share, color in ((0.5, "grey"), (1.0, "tab:blue")):
     some = hills[: max(1, int(share * len(hills)))]
     apart = (angles[:, None] - some[:, 1] + np.pi) % (2 * np.pi) - np.pi
     # Heights in the file are already those that add up to minus the free energy.

@@ -10,7 +10,7 @@ from rdkit.Chem import AllChem
 from scipy.spatial.transform import Rotation
 
 from halberd.potentials import load
-from halberd.samplers.generation.relaxation import relax
+from halberd.samplers import relax
 
 RDLogger.DisableLog("rdApp.*")  # RDKit's force field has no type for the marks
 
@@ -59,7 +59,7 @@ def write(path: Path, *mols: Chem.Mol) -> Path:
 
 def report(made: object, folder: Path) -> None:
     """Say what came out, and draw it."""
-    from halberd.plugins.molecules.files import draw_molecules
+    from halberd.plugins import draw_molecules
 
     molecules = made.molecules  # type: ignore[attr-defined]
     print(f"{len(molecules)} molecules from {made.attempts} attempts; failures: {made.failures or 'none'}")  # type: ignore[attr-defined]

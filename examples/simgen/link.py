@@ -13,8 +13,7 @@ from pathlib import Path
 
 import fragments
 
-from halberd.samplers.generation.annealing import SamplerOptions
-from halberd.samplers.generation.generator import generate
+from halberd.samplers import SamplerOptions, generate
 
 
 def main() -> None:

@@ -20,12 +20,9 @@ from rdkit import Chem, RDLogger
 from rdkit.Chem import AllChem
 from rich.progress import track
 
-from halberd.plugins.molecules.bonding import numbers_of
-from halberd.plugins.molecules.files import read_molecules
-from halberd.plugins.molecules.qm9 import draw_qm9
-from halberd.potentials import load
-from halberd.potentials.simgen.reference_set import ReferenceSet
-from halberd.samplers.generation.relaxation import relax
+from halberd.plugins import draw_qm9, read_molecules
+from halberd.potentials import ReferenceSet, load
+from halberd.samplers import relax
 
 RDLogger.DisableLog("rdApp.*")
 ELEMENTS = ("H", "C", "N", "O")
@@ -77,7 +74,7 @@ def joined(count: int, seed: int) -> list[Atoms]:
         whole = Chem.AddHs(whole)
         if AllChem.EmbedMolecule(whole, randomSeed=int(generator.integers(2**31)), maxAttempts=5) != 0:
             continue
-        numbers.append(numbers_of(whole))
+        numbers.append(np.array([atom.GetAtomicNum() for atom in whole.GetAtoms()]))
         positions.append(whole.GetConformer().GetPositions())
         if len(numbers) == count:
             break

@@ -16,8 +16,7 @@ import fragments
 import numpy as np
 from ase.build import nanotube
 
-from halberd.samplers.generation.annealing import SamplerOptions
-from halberd.samplers.generation.generator import generate
+from halberd.samplers import SamplerOptions, generate
 
 
 def main() -> None:

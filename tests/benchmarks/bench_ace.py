@@ -19,14 +19,12 @@ from ase.build import bulk
 from ase.data import atomic_numbers
 from openmm import unit
 
-from halberd.plugins import LearnedPotential
+from halberd.plugins import LearnedPotential, topology_from_atoms
 from halberd.plugins.forces.options import HAL_TAU
-from halberd.plugins.forces.topology import topology_from_atoms
-from halberd.potentials import load
+from halberd.potentials import AceSettings, load
 from halberd.potentials.ace.basis import AceBasis
 from halberd.potentials.ace.compiled_operator import operator_problem
 from halberd.potentials.ace.model import ace_site_model
-from halberd.potentials.ace.settings import AceSettings
 from halberd.potentials.sites.elements import bond_length
 
 

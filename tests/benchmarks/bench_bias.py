@@ -16,9 +16,8 @@ from ase.build import molecule
 from bench_ace import alloy, compare, step_timer
 
 from halberd.plugins import HalberdCalculator
-from halberd.potentials import AceFit, AceSettings, LastLayerFit, committee, load
+from halberd.potentials import AceFit, AceSettings, Frame, LastLayerFit, committee, load
 from halberd.potentials.ace.model import ace_site_model
-from halberd.potentials.frames.labelled import Frame
 
 
 def ace_models(members: int) -> dict:

@@ -22,11 +22,8 @@ from ase import Atoms
 from ase.build import molecule
 from openmm import app
 
-from halberd.plugins import HalberdCalculator, LearnedPotential, PlumedForce
-from halberd.plugins.forces.topology import topology_from_atoms
-from halberd.plugins.reporters.uncertainty_guard import UncertaintyGuard
-from halberd.potentials import LastLayerFit, load
-from halberd.potentials.frames.labelled import Frame
+from halberd.plugins import HalberdCalculator, LearnedPotential, PlumedForce, UncertaintyGuard, topology_from_atoms
+from halberd.potentials import Frame, LastLayerFit, load
 from halberd.samplers.runs.restart import write_checkpoint
 
 SCRIPT = (

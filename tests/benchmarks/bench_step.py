@@ -32,8 +32,7 @@ from ase import Atoms, units
 from ase.build import molecule
 from ase.md.verlet import VelocityVerlet
 
-from halberd.plugins import LearnedPotential
-from halberd.plugins.forces.topology import topology_from_atoms
+from halberd.plugins import LearnedPotential, topology_from_atoms
 from halberd.potentials.loading import import_mace
 from halberd.potentials.sites.verlet_list import NeighborList
 

@@ -32,17 +32,13 @@ from ase import units
 from ase.md.langevin import Langevin
 from ase.md.velocitydistribution import MaxwellBoltzmannDistribution
 
-from halberd.plugins import HalberdCalculator
-from halberd.plugins.evaluation.figures import new_figure, save_figure
+from halberd.plugins import HalberdCalculator, new_figure, save_figure
 from halberd.plugins.evaluation.prediction import predict
 from halberd.plugins.labelling.worker import label, make_calculator
-from halberd.potentials import AceFit, AceSettings
+from halberd.potentials import AceFit, AceSettings, read_frames
 from halberd.potentials.frames.error_table import error_report
-from halberd.potentials.frames.labelled import read_frames
-from halberd.samplers.hal.loop import run_hal
-from halberd.samplers.hal.settings import HALSettings
+from halberd.samplers import BiasedSettings, HALSettings, run_hal
 from halberd.samplers.hal.tasks import WalkerTask, run_walker
-from halberd.samplers.hal.walker_settings import BiasedSettings
 from halberd.samplers.runs.processes import make_executor
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "examples" / "alsi10"))

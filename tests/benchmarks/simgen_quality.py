@@ -24,15 +24,12 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
+from halberd.plugins import draw_molecules, measure
 from halberd.plugins.evaluation.figures import BLUE, GREY, new_figure, save_figure
-from halberd.plugins.molecules.files import draw_molecules
-from halberd.plugins.molecules.metrics import measure
 from halberd.plugins.molecules.qm9 import draw_qm9, known_smiles
 from halberd.plugins.molecules.shapes import parse_shape
-from halberd.samplers.generation.annealing import SamplerOptions
-from halberd.samplers.generation.finishing import FinishOptions
+from halberd.samplers import FinishOptions, GenerationSettings, SamplerOptions
 from halberd.samplers.generation.generator import Generated, generate
-from halberd.samplers.generation.settings import GenerationSettings
 from tests.benchmarks.shape_similarity import shape_similarity
 
 console = Console(width=150)
