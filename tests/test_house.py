@@ -340,6 +340,21 @@ def test_pages_name_files_that_exist():
                 assert hasattr(importlib.import_module(module), attribute), f"{page.name} names {name}"
 
 
+def test_every_module_is_on_an_api_page():
+    pages = sorted((ROOT / "docs" / "api").glob("*.md"))
+    shown = [
+        name for page in pages for name in re.findall(r"^::: (\S+)$", page.read_text(encoding="utf-8"), re.MULTILINE)
+    ]
+    assert sorted(shown) == sorted(name_of(path) for path in CODE)
+    navigation = (ROOT / "mkdocs.yml").read_text(encoding="utf-8")
+    assert all(f"api/{page.name}" in navigation for page in pages)
+
+
+def test_the_drawing_is_of_the_table():
+    drawing = (ROOT / "docs" / "figures" / "rooms.svg").read_text(encoding="utf-8")
+    assert all(f"<!-- {name.partition('/')[2]} -->" in drawing for name in MAY_IMPORT)
+
+
 def test_signatures_of_the_faces_are_annotated():
     for room in ROOMS:
         face = importlib.import_module(f"halberd.{room}")
