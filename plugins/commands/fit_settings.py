@@ -6,6 +6,7 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
+from halberd.plugins.commands.settings_file import adopt_sections
 from halberd.potentials.ace.settings import AceSettings
 from halberd.potentials.errors import ConfigurationError, did_you_mean
 from halberd.potentials.frames.labelled import LabelKeys
@@ -76,6 +77,7 @@ class FitSettings:
     memory_mb: float = 512.0
 
     def __post_init__(self) -> None:
+        adopt_sections(self)
         check_solver(self.solver, self.solver_options, self.committee)
         known = [field.name for field in dataclasses.fields(AceSettings)]
         for key in self.basis:

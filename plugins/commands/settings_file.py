@@ -52,6 +52,22 @@ def section_of(cls: type, name: str) -> type | None:
     return typing.cast(type, kinds[0]) if kinds else None
 
 
+def adopt_sections(settings: Any) -> None:
+    """Turn sections given as keys and values into settings; for ``__post_init__``.
+
+    Raises
+    ------
+    ConfigurationError
+        As :func:`from_mapping`.
+    """
+    for field in dataclasses.fields(settings):
+        value, section = getattr(settings, field.name), section_of(type(settings), field.name)
+        if section is not None and not isinstance(value, section | None):
+            if not isinstance(value, Mapping):
+                raise ConfigurationError(f"'{field.name}' must hold keys and values of its own, not {value!r}.")
+            object.__setattr__(settings, field.name, from_mapping(section, value, f"'{field.name}'"))
+
+
 def from_mapping(cls: type[T], values: Mapping[str, Any], origin: str) -> T:
     """Build settings from keys and values; fields that are settings themselves take keys and values of their own.
 

@@ -18,9 +18,10 @@ from halberd.potentials.constants import EV_IN_KJ_PER_MOL
 from halberd.potentials.errors import ConfigurationError
 from halberd.potentials.sites.site_model import Columns, SiteModel, dtype_of
 from halberd.potentials.sites.structure_energy import StructureEnergy
-from halberd.potentials.sites.torchscript import script
+from halberd.potentials.sites.torchscript import load_operators, script
 
-# Systems read from XML may hold forces that call it.
+# Systems read from XML may hold forces that call them.
+load_operators()
 load_if_built()
 
 

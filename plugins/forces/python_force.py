@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 from halberd.potentials.errors import HalberdError, StabilityError
-from halberd.potentials.sites.torchscript import quiet_torchscript
+from halberd.potentials.sites.torchscript import load_operators, quiet_torchscript
 
 
 class ModuleCallback:
@@ -100,8 +100,7 @@ class ModuleCallback:
         }
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        import vesin_torch  # noqa: F401  (the module holds one of its classes)
-
+        load_operators()
         with quiet_torchscript():
             module = torch.jit.load(io.BytesIO(state["module"]), map_location="cpu")
         self.__init__(module, state["periodic"], state["parameters"], state["device"])  # type: ignore[misc]

@@ -33,7 +33,7 @@ from numpy.typing import ArrayLike, NDArray
 from halberd.potentials.errors import ConfigurationError, ModelError, ModelFileError, UnknownElementError
 from halberd.potentials.files import replacing
 from halberd.potentials.sites.elements import atomic_number_of
-from halberd.potentials.sites.torchscript import quiet_torchscript
+from halberd.potentials.sites.torchscript import load_operators, quiet_torchscript
 
 #: Entry inside a ``.pt`` file that holds everything but the TorchScript.
 SIDECAR = "halberd.json"
@@ -336,6 +336,7 @@ class SiteModel:
         """
         path = Path(path)
         extra = {SIDECAR: ""}
+        load_operators()
         try:
             with quiet_torchscript():
                 module = torch.jit.load(str(path), map_location="cpu", _extra_files=extra)

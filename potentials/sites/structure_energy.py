@@ -3,8 +3,6 @@
 The one place where positions become edges. The OpenMM forces and the ASE calculator both run this module.
 """
 
-from __future__ import annotations
-
 import torch
 
 from halberd.potentials.sites.site_model import SiteModel

@@ -24,6 +24,11 @@ class quiet_torchscript(warnings.catch_warnings):
         warnings.filterwarnings("ignore", message=r".*TorchScript.* is deprecated", append=False)
 
 
+def load_operators() -> None:
+    """Load the operators and classes of other packages that TorchScript of ours may hold."""
+    import vesin_torch  # noqa: F401
+
+
 def script(module: torch.nn.Module) -> torch.jit.ScriptModule:
     """A module as TorchScript, in evaluation mode."""
     with quiet_torchscript():

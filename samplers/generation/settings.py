@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
-from halberd.plugins.commands.settings_file import from_mapping
+from halberd.plugins.commands.settings_file import adopt_sections, from_mapping
 from halberd.potentials.errors import ConfigurationError
 from halberd.samplers.generation.annealing import SamplerOptions
 from halberd.samplers.generation.finishing import FinishOptions
@@ -85,6 +85,7 @@ class GenerationSettings:
     finish: FinishOptions = dataclasses.field(default_factory=FinishOptions)
 
     def __post_init__(self) -> None:
+        adopt_sections(self)
         if self.n < 1 or self.batch < 1:
             raise ConfigurationError(f"n and batch must be at least 1, got {self.n} and {self.batch}.")
         if self.max_attempts is not None and self.max_attempts < 1:

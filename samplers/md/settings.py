@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from halberd.plugins.commands.settings_file import from_mapping, merged, read_yaml
+from halberd.plugins.commands.settings_file import adopt_sections, from_mapping, merged, read_yaml
 from halberd.plugins.forces.options import ForceOptions
 from halberd.potentials.errors import ConfigurationError, did_you_mean
 from halberd.samplers.md.watching import WatchSettings
@@ -130,6 +130,7 @@ class MDSettings:
     force: ForceOptions = dataclasses.field(default_factory=ForceOptions)
 
     def __post_init__(self) -> None:
+        adopt_sections(self)
         object.__setattr__(self, "ensemble", str(self.ensemble).upper())
         self._check_choices()
         for name in ("timestep", "friction", "hydrogen_mass", "checkpoint_minutes", "max_hours"):

@@ -1,7 +1,7 @@
 """Digests of one run of every method from fixed seeds: ``python tests/benchmarks/same_bits.py OUT > digests.txt``.
 
-For changes that must not change a result: run it before and after, on one machine, and compare the two lists. What holds a
-date or a duration is left out: headers of DCD files, seconds in reports.
+For changes that must not change a result: run it before and after, on one machine, and compare the two lists. Dates and
+durations are left out: headers of DCD files, seconds in reports.
 """
 
 from __future__ import annotations
@@ -42,7 +42,8 @@ HAL = {
 }
 RUNS = [
     ["md", "--structure", "box.xyz", "--ensemble", "NPT", "--steps", "120", *MD],
-    ["md", "--structure", "box.xyz", "--ensemble", "NVE", "--steps", "60", *MD, "--backend", "python", "-o", "md_python"],
+    ["md", "--structure", "box.xyz", "--ensemble", "NVE", "--steps", "60", *MD, "--backend", "python",
+     "-o", "md_python"],
     ["fit", "train.xyz", "--test", "test.xyz", "--degree", "8", "--cutoff", "4.5", "--committee", "4", "-o", "fit.pt"],
     ["hal", "hal.yaml", "-o", "hal_out"],
     ["generate", "--n", "3", "--heavy-atoms", "5:6", "--shape", "line:6", "--seed", "1", "--particles", "3",

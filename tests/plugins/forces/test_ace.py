@@ -121,7 +121,7 @@ def test_xml_round_trip_in_a_fresh_process(argon_ace, tmp_path):
     np.save(tmp_path / "positions.npy", positions)
     code = f"""
 import numpy as np, openmm
-import halberd.plugins.forces.builder
+from halberd.plugins import LearnedPotential
 system = openmm.XmlSerializer.deserialize(open({str(tmp_path / "system.xml")!r}).read())
 context = openmm.Context(system, openmm.VerletIntegrator(0.001), openmm.Platform.getPlatformByName("CPU"))
 context.setPositions(np.load({str(tmp_path / "positions.npy")!r}))

@@ -43,8 +43,9 @@ def launched(config: Path, *more: str) -> subprocess.Popen:
 
 
 def written(tmp_path, run: MDSettings) -> Path:
-    defaults = {field.name: field.default for field in dataclasses.fields(MDSettings)}
-    values = {k: v for k, v in run.__dict__.items() if v != defaults.get(k, object()) and v not in ([], {})}
+    """The settings as a YAML file that leaves defaults out."""
+    defaults = dataclasses.asdict(MDSettings(structure=""))
+    values = {key: value for key, value in dataclasses.asdict(run).items() if value != defaults[key]}
     (tmp_path / "run.yaml").write_text(yaml.safe_dump(values))
     return tmp_path / "run.yaml"
 
