@@ -23,11 +23,11 @@ app = typer.Typer(
 def main() -> None:
     """Run the command line; a user's mistake ends in one line and exit code 2, never in a traceback."""
     wanted = next((word for word in sys.argv[1:] if not word.startswith("-")), None)
-    for entry in importlib.metadata.entry_points(group="halberd.commands"):
-        # Options are made of settings, whose modules take seconds to import: only of the command that is wanted.
-        shown = with_options if entry.name == wanted else without_options
-        app.command(entry.name)(shown(entry.load()))
     try:
+        for entry in importlib.metadata.entry_points(group="halberd.commands"):
+            # Options are made of settings, whose modules take seconds to import: only of the command that is wanted.
+            shown = with_options if entry.name == wanted else without_options
+            app.command(entry.name)(shown(entry.load()))
         app()
     except HalberdError as error:
         message = " ".join(str(error).split())

@@ -7,6 +7,7 @@ self-contained. Loading such XML runs a pickle: load only files you trust.
 from __future__ import annotations
 
 import io
+import sys
 import traceback
 from collections.abc import Sequence
 from typing import Any
@@ -16,6 +17,9 @@ import torch
 
 from halberd.potentials.errors import HalberdError, StabilityError
 from halberd.potentials.sites.torchscript import load_operators, quiet_torchscript
+
+# XML of halberd before its folders names this module so, and OpenMM crashes where a pickle does not find its class.
+sys.modules.setdefault("halberd.plugins.python_force", sys.modules[__name__])
 
 
 class ModuleCallback:

@@ -40,10 +40,10 @@ def load_pace(path: str | os.PathLike[str]) -> SiteModel:
     ModelFileError
         See :func:`halberd.potentials.pace.file.read_pace`.
     """
-    return pace_site_model(read_pace(path), Path(path).stem)
+    return pace_site_model(read_pace(path), name=Path(path).stem)
 
 
-def pace_site_model(potential: PacePotential, name: str) -> SiteModel:
+def pace_site_model(potential: PacePotential, *, name: str = "pace") -> SiteModel:
     """Build the evaluator of a PACE potential."""
     n_species = len(potential.elements)
     bonds = potential.bonds

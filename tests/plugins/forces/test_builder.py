@@ -352,3 +352,26 @@ def test_a_topology_without_elements_is_refused(mace_files):
     topology.addAtom("M", None, residue)
     with pytest.raises(UnknownElementError, match=r"Atom 0 \(M in residue X\) has no element"):
         LearnedPotential(mace_files["plain"]).createSystem(topology)
+
+
+def test_callbacks_of_before_the_folders_load(tmp_path, monkeypatch):
+    """XML of the python backend holds a pickle that names its module; OpenMM crashes if that is gone."""
+    from halberd.plugins.forces.python_force import ModuleCallback
+
+    force = build_force(lennard_jones([18]), [18, 18], options=ForceOptions(backend="python"))
+    system = openmm.System()
+    for _ in range(2):
+        system.addParticle(39.9)
+    system.addForce(force)
+    monkeypatch.setattr(ModuleCallback, "__module__", "halberd.plugins.python_force")
+    xml = openmm.XmlSerializer.serialize(system)
+    (tmp_path / "system.xml").write_text(xml)
+    code = """
+import openmm
+from halberd.plugins import LearnedPotential
+system = openmm.XmlSerializer.deserialize(open("system.xml").read())
+context = openmm.Context(system, openmm.VerletIntegrator(0.001), openmm.Platform.getPlatform("Reference"))
+context.setPositions([[0, 0, 0], [0.4, 0, 0]])
+assert context.getState(energy=True).getPotentialEnergy()._value < 0
+"""
+    subprocess.run([sys.executable, "-W", "ignore", "-c", code], cwd=tmp_path, check=True)
