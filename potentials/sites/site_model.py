@@ -136,7 +136,7 @@ class SiteModel:
         self.atomic_numbers = tuple(int(z) for z in atomic_numbers)
         self.e0s = np.zeros(len(self.atomic_numbers)) if e0s is None else np.asarray(e0s, dtype=np.float64)
         self.n_columns = n_columns
-        self.columns = Columns.read(None, n_columns) if columns is None else columns
+        self.columns = Columns.read(None, n_columns) if columns is None else Columns(columns)
         self.metadata = dict(metadata or {})
         self.restriction = restriction
         if not np.isfinite(self.cutoff) or self.cutoff <= 0:

@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
-from halberd.plugins.commands.settings_file import adopt_sections, from_mapping
+from halberd.plugins.commands.settings_file import conform, from_mapping
 from halberd.potentials.errors import ConfigurationError
 from halberd.samplers.generation.annealing import SamplerOptions
 from halberd.samplers.generation.finishing import FinishOptions
@@ -85,9 +85,11 @@ class GenerationSettings:
     finish: FinishOptions = dataclasses.field(default_factory=FinishOptions)
 
     def __post_init__(self) -> None:
-        adopt_sections(self)
+        conform(self)
         if self.n < 1 or self.batch < 1:
             raise ConfigurationError(f"n and batch must be at least 1, got {self.n} and {self.batch}.")
+        if self.seed < 0:
+            raise ConfigurationError(f"seed is {self.seed}; it must be 0 or more.")
         if self.max_attempts is not None and self.max_attempts < 1:
             raise ConfigurationError(f"max_attempts is {self.max_attempts}; it must be at least 1.")
         self.sizes  # noqa: B018  (raises if they are not understood)

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from halberd.plugins.commands.settings_file import adopt_sections, from_mapping, merged, read_yaml
+from halberd.plugins.commands.settings_file import conform, from_mapping, merged, read_yaml
 from halberd.plugins.labelling.settings import LabelSettings
 from halberd.potentials.errors import ConfigurationError
 from halberd.samplers.hal.model import ModelSettings
@@ -84,7 +84,7 @@ class HALSettings:
     test_fraction: float = 0.1
 
     def __post_init__(self) -> None:
-        adopt_sections(self)
+        conform(self)
         for name in ("walkers", "threads", "max_iterations", "max_labels", "converged_after"):
             if getattr(self, name) < 1:
                 raise ConfigurationError(f"{name} is {getattr(self, name)}; it must be 1 or more.")

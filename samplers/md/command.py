@@ -29,7 +29,7 @@ def _one_or_several(names: list[str], _: str) -> str | list[str]:
     Flag("output", short="-o", help="Output folder. Default: md_out."),
     "ensemble",
     "temperature",
-    "pressure",
+    Flag("pressure", help="bar, NPT only. Default: 1."),
     "steps",
     "timestep",
     "friction",

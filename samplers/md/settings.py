@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from halberd.plugins.commands.settings_file import adopt_sections, from_mapping, merged, read_yaml
+from halberd.plugins.commands.settings_file import conform, from_mapping, merged, read_yaml
 from halberd.plugins.forces.options import ForceOptions
 from halberd.potentials.errors import ConfigurationError, did_you_mean
 from halberd.samplers.md.watching import WatchSettings
@@ -16,6 +16,8 @@ from halberd.samplers.md.watching import WatchSettings
 ENSEMBLES = ("NVE", "NVT", "NPT")
 BAROSTATS = ("isotropic", "anisotropic", "flexible")
 REPORTERS = ("csv", "dcd", "xtc", "extxyz")
+#: Options of the force that a run may have.
+FORCE_KEYS = ("precision", "backend", "skin", "threads", "head", "charge", "multiplicity")
 #: What a stage of equilibration may have of its own.
 STAGE_KEYS = ("ensemble", "steps", "temperature", "temperature_end", "pressure", "barostat", "timestep", "friction")
 
@@ -130,7 +132,7 @@ class MDSettings:
     force: ForceOptions = dataclasses.field(default_factory=ForceOptions)
 
     def __post_init__(self) -> None:
-        adopt_sections(self)
+        conform(self)
         object.__setattr__(self, "ensemble", str(self.ensemble).upper())
         self._check_choices()
         for name in ("timestep", "friction", "hydrogen_mass", "checkpoint_minutes", "max_hours"):
@@ -163,11 +165,11 @@ class MDSettings:
             raise ConfigurationError(f"Three pressures need barostat: anisotropic, not {self.barostat}.")
         if self.temperature_end is not None and self.ensemble == "NVE":
             raise ConfigurationError("temperature_end needs a thermostat; NVE has none.")
-        taken = {"bias": self.force.bias, "forceGroup": self.force.forceGroup or None}
-        for name, value in taken.items():
-            if value is not None:
+        for field in dataclasses.fields(self.force):
+            value = getattr(self.force, field.name)
+            if field.name not in FORCE_KEYS and value != field.default:
                 raise ConfigurationError(
-                    f"force: {{{name}: {value}}} is for scripts; leave it out of a run's settings."
+                    f"force: {{{field.name}: {value}}} is for scripts; a run has {', '.join(FORCE_KEYS)}."
                 )
         if self.variables and self.plumed is None:
             raise ConfigurationError("variables are for a PLUMED script; give plumed, too.")

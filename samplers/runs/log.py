@@ -24,7 +24,7 @@ _COLUMNS = {
 
 
 def read_log(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
-    """Read a log written by :class:`halberd.plugins.reporters.extxyz.ThermoReporter`.
+    """Read a log written by :class:`halberd.plugins.reporters.thermo.ThermoReporter`.
 
     Parameters
     ----------

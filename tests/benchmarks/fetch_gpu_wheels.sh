@@ -3,7 +3,7 @@
 # to run halberd. Run it where there is an index; carry the folder over, and there:
 #
 #   pip install --no-index --no-deps .whl/*.whl && pip install --no-index --no-deps -e .
-#   python -m halberd.plugins.cli doctor
+#   halberd doctor
 #   python -m pytest tests/potentials tests/plugins
 #   python tests/benchmarks/bench_step.py MODEL.model
 set -euo pipefail

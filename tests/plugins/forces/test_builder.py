@@ -45,7 +45,7 @@ def energy_and_forces(context):
 @pytest.mark.parametrize("structure", ["ethanol", "crystal"])
 @pytest.mark.parametrize("source", ["plain", "committee"])
 def test_equals_the_ase_calculator(source, structure, backend, platform, mace_files, request):
-    """The calculator equals mace-torch's (tests/potentials/test_mace.py), so the force does too."""
+    """The calculator equals mace-torch's (tests/potentials/mace/test_network.py), so the force does too."""
     atoms = request.getfixturevalue(structure)
     model = mace_files["plain"] if source == "plain" else [mace_files[f"member{k}"] for k in range(3)]
     topology, positions = topology_of(atoms)
