@@ -169,6 +169,8 @@ def convert(key: str, value: Any, annotation: str) -> Any:
             raise TypeError
         if annotation in ("str", "str | None") and key not in ("device_index",) and not isinstance(value, str):
             raise TypeError
+    except ConfigurationError:  # of a value further in, which its own message names
+        raise
     except (TypeError, ValueError):
         raise ConfigurationError(f"{key} is {value!r}, which is not a {annotation.replace(' | None', '')}.") from None
     return str(value) if key == "device_index" else value
