@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import sys
 import traceback
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import numpy as np
@@ -13,7 +15,8 @@ import openmm
 from numpy.typing import NDArray
 from openmm import unit
 
-from halberd.plugins.plumed.session import PlumedSession, Variable, absolute_inputs
+from halberd.plugins.plumed.files import absolute_inputs
+from halberd.plugins.plumed.session import PlumedSession, Variable
 from halberd.potentials.constants import GAS_CONSTANT_KJ_PER_MOL_K
 from halberd.potentials.errors import ConfigurationError, DataError, HalberdError
 
@@ -60,6 +63,32 @@ class ContextEnergy:
         self.__init__(*state)  # type: ignore[misc]
 
 
+def asking_context() -> tuple[int, bool] | None:
+    """Who evaluates: the address of the Context's integrator, which tells Contexts apart, and whether it is that.
+
+    OpenMM does not tell a ``PythonForce`` whose evaluation it is, but the call comes out of a method of that Context
+    or its integrator, in this thread or in the one that waits for it. ``None`` if neither is to be found.
+    """
+    found = _asking_frame(sys._getframe(1))
+    if found is None:
+        found = next((each for frame in sys._current_frames().values() if (each := _asking_frame(frame))), None)
+    return found
+
+
+def _asking_frame(frame: FrameType | None) -> tuple[int, bool] | None:
+    module = vars(openmm.openmm)
+    while frame is not None:
+        if frame.f_globals is module:
+            for name in ("self", "context"):
+                held = frame.f_locals.get(name)
+                if isinstance(held, openmm.Integrator):
+                    return int(held.this), True
+                if isinstance(held, openmm.Context):
+                    return int(held.getIntegrator().this), False
+        frame = frame.f_back
+    return None
+
+
 class PlumedCallback:
     """What an ``openmm.PythonForce`` calls; keeps PLUMED's session, and pickles as the recipe for a new one.
 
@@ -94,7 +123,10 @@ class PlumedCallback:
                 box = np.asarray(state.getPeriodicBoxVectors(asNumpy=True)._value)
             parameters = dict(state.getParameters()) if session.needs_parameters else None
             positions = state.getPositions(asNumpy=True)._value
-            result = session.evaluate(int(state.getStepCount()), positions, box, parameters)
+            asker, steps = asking_context() or (None, True)
+            result = session.evaluate(
+                int(state.getStepCount()), positions, box, parameters, asker=asker, by_integrator=steps
+            )
         except HalberdError:
             raise
         except Exception as error:
@@ -114,11 +146,12 @@ class PlumedCallback:
 class PlumedForce(openmm.PythonForce):
     r"""A PLUMED script as an OpenMM Force.
 
-    Make it once everything else is in the System, and add it like any other force; it follows one Context. Barostats,
-    minimisers and reporters may ask for energies as they like: only steps that are really made count, so that hills and
-    lines are written once each. Counting needs no reporter; it follows from the step numbers of the evaluations. (An
-    integrator that takes steps back, as a Metropolis one does, breaks the rule.) Steps are numbered by where their
-    forces were computed: with OpenMM's own integrators step n has the positions after n steps.
+    Make it once everything else is in the System, and add it like any other force. It follows the Context that makes
+    steps; others of the same System may ask for energies, and so may barostats, minimisers and reporters: only steps
+    that are really made count, so that hills and lines are written once each. Counting needs no reporter; it follows
+    from the step numbers of the evaluations. (An integrator that takes steps back, as a Metropolis one does, breaks
+    the rule.) Steps are numbered by where their forces were computed: with OpenMM's own integrators step n has the
+    positions after n steps. A second Context that makes steps, and a step number that jumps, are errors.
 
     Parameters
     ----------
@@ -231,8 +264,26 @@ class PlumedForce(openmm.PythonForce):
 
     @property
     def files(self) -> list[Path]:
-        """Files that grow line by line, such as COLVAR and HILLS."""
+        """Files that grow line by line, such as COLVAR and HILLS, those included that no ``FILE=`` names."""
         return self._session.files
+
+    @property
+    def states(self) -> list[Path]:
+        """Files that are written as a whole, such as grids and states."""
+        return self._session.states
+
+    @property
+    def state_step(self) -> int | None:
+        """Step of the states on disk, if they were written for a checkpoint."""
+        return self._session.state_step
+
+    def announce_checkpoint(self, step: int) -> None:
+        """Tell PLUMED that a checkpoint will be written at a step, which has not been reached yet."""
+        self._session.checkpoint_step = step
+
+    def flush(self) -> None:
+        """Bring everything that was written to the files."""
+        self._session.flush()
 
     def complete(self, step: int) -> None:
         """Count the last step now, instead of at the next evaluation.

@@ -5,30 +5,28 @@ in ``update``. OpenMM asks for energies more often than it makes steps: for Mont
 in minimisations. But within a step the integrator is the last to ask. So when an evaluation arrives whose step number
 is one higher than that of the evaluation before it, that one was the integrator's, its step has been made, and only
 then is PLUMED updated. Nothing else can deposit anything, and no reporter has to take care.
+
+A System may have several Contexts, for an energy decomposition, say. PLUMED follows the one that made the first step;
+the others may ask what the bias of a geometry is, and leave no trace.
 """
 
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import os
 import re
 import weakref
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping
 from pathlib import Path
-from typing import ClassVar, Protocol
+from typing import ClassVar, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
+from halberd.plugins.plumed.files import actions, begun_anew, open_for_writing, value_of, written_files
 from halberd.plugins.plumed.kernel import open_plumed
 from halberd.potentials.errors import ConfigurationError, OutputError
-
-#: Files that are only ever appended to; the others are written anew each time.
-_APPENDED = re.compile(r"(?<![\w-])FILE=([^\s,}]+)")
-_WALKER, _WALKERS_DIR = re.compile(r"WALKERS_ID=(\d+)"), re.compile(r"WALKERS_DIR=([^\s,}]+)")
-#: Actions whose FILE is read.
-_READS = re.compile(r"(?<!\w)(EXTERNAL|READ|INCLUDE)(?!\w)")
-_COMMENT = re.compile(r"#.*")
 
 
 class Variable(Protocol):
@@ -47,6 +45,16 @@ class EnergySource(Protocol):
         self, positions: NDArray[np.float64], box: NDArray[np.float64] | None, parameters: Mapping[str, float]
     ) -> tuple[float, NDArray[np.float64]]:
         """Energy, kJ/mol, and forces (N, 3), kJ/mol/nm."""
+
+
+class _Evaluation(NamedTuple):
+    """What was asked, and whether an integrator did."""
+
+    step: int
+    positions: NDArray[np.float64]
+    box: NDArray[np.float64] | None
+    parameters: Mapping[str, float]
+    by_integrator: bool = True
 
 
 class PlumedSession:
@@ -76,6 +84,11 @@ class PlumedSession:
     ----------
     stopped : bool
         Whether PLUMED asked for the run to end (``COMMITTOR``, say).
+    checkpoint_step : int or None
+        Set it to the step at which a checkpoint will be written: PLUMED then writes its states (``STATE_WFILE``) as
+        they are at that step.
+    state_step : int or None
+        Step of the states on disk, if they were written for a checkpoint.
 
     Raises
     ------
@@ -107,13 +120,22 @@ class PlumedSession:
         self.folder = Path(folder).absolute()
         if not self.folder.is_dir():
             raise OutputError(f"PLUMED's folder '{folder}' does not exist. Create it first.")
-        self._lines = [line for line in script.splitlines() if _COMMENT.sub("", line).strip()]
+        self._script = script
         self.stopped = False
         self.stopped_at: int | None = None
+        self.checkpoint_step: int | None = None
+        self.state_step: int | None = None
         self._variables = dict(variables or {})
+        self._check_variables()
         self._energy = energy
-        self._step: int | None = None
         self._restart = restart
+        #: Last evaluation of every Context, the one whose steps count, what PLUMED computed last, and whether that is
+        #: a step that has been counted.
+        self._last: dict[Hashable, _Evaluation] = {}
+        self._followed: Hashable = None
+        self._follows = False
+        self._computed: _Evaluation | None = None
+        self._counted = False
         n_atoms = len(masses)
         # PLUMED keeps pointers to these.
         self._masses = np.ascontiguousarray(masses, dtype=np.float64)
@@ -126,15 +148,20 @@ class PlumedSession:
         self._bias = np.zeros(1)
         self._values = {name: np.zeros(1) for name in self._variables}
         self._pulls = {name: np.zeros(1) for name in self._variables}
+        self.growing, self.states = written_files(script, self.folder)
         self._check_files()
+        before = open_for_writing()
         self._plumed = open_plumed()
         self._finalize = weakref.finalize(self, self._plumed.finalize)
-        PlumedSession._open.update({str(file): self for file in self.files})
+        PlumedSession._open.update({str(file): self for file in self.growing})
+        # PLUMED would keep one log per restart as bck.N.
+        (self.folder / log).unlink(missing_ok=True)
         try:
             self._start(n_atoms, timestep, kT, restart, log)
         except Exception as error:
             self._finalize()
             raise ConfigurationError(f"PLUMED does not accept the script: {_explain(error)}") from error
+        self._before = before | {self.folder / log}
 
     def _start(self, n_atoms: int, timestep: float, kT: float | None, restart: bool, log: str) -> None:
         cmd = self._plumed.cmd
@@ -150,10 +177,23 @@ class PlumedSession:
             cmd("setLogFile", log)
             cmd("init")
             # Flushed after every step that wrote something, so that a killed run loses no line.
-            cmd("readInputLines", "\n".join([*self._lines, "FLUSH STRIDE=1"]) + "\n")
+            text = begun_anew(self._script, self.folder) if restart else self._script
+            lines = [line for line in text.splitlines() if line.split("#")[0].strip()]
+            cmd("readInputLines", "\n".join([*lines, "FLUSH STRIDE=1"]) + "\n")
+
+    def _check_variables(self) -> None:
+        """PLUMED takes a variable that nobody gives as 0."""
+        for words in actions(self._script, self.folder):
+            name = value_of(words, "NAME")
+            if "EXTRACV" in words and name not in self._variables:
+                known = ", ".join(self._variables) or "none"
+                raise ConfigurationError(
+                    f"The PLUMED script takes EXTRACV NAME={name}, but no variable of this name is given; there is "
+                    f"{known}. Add it to variables."
+                )
 
     def _check_files(self) -> None:
-        for file in self.files:
+        for file in self.growing:
             owner = PlumedSession._open.get(str(file))
             if owner is not None and owner.alive:
                 raise ConfigurationError(
@@ -173,18 +213,13 @@ class PlumedSession:
 
     @property
     def files(self) -> list[Path]:
-        """Files of the script that grow line by line, such as COLVAR and HILLS, whether they exist yet or not."""
-        names: list[str] = []
-        for line in (_COMMENT.sub("", line) for line in self._lines):
-            if _READS.search(line):
-                continue
-            found = _APPENDED.findall(line)
-            walker = _WALKER.search(line)
-            if walker:  # hills of this walker, beside those of the others
-                place = _WALKERS_DIR.search(line)
-                found = [f"{place.group(1) if place else '.'}/{(found or ['HILLS'])[0]}.{walker.group(1)}"]
-            names += found
-        return [Path(os.path.normpath(self.folder / name)) for name in dict.fromkeys(names)]
+        """Files that grow line by line, such as COLVAR and HILLS: those the script names, and those PLUMED has open."""
+        opened = {file for file in open_for_writing() - self._before if self.folder in file.parents}
+        return [*self.growing, *sorted(opened - set(self.growing) - set(self.states))]
+
+    def flush(self) -> None:
+        """Bring everything that was written to the files, also where PLUMED's own FLUSH does not reach (xtc, trr)."""
+        ctypes.CDLL(None).fflush(None)
 
     # -- evaluating -------------------------------------------------------------------------------------------
 
@@ -194,6 +229,8 @@ class PlumedSession:
         positions: NDArray[np.float64],
         box: NDArray[np.float64] | None = None,
         parameters: Mapping[str, float] | None = None,
+        asker: Hashable = None,
+        by_integrator: bool = True,
     ) -> tuple[float, NDArray[np.float64]]:
         """Bias of a geometry; counts the step before, if ``step`` is the next one.
 
@@ -202,49 +239,100 @@ class PlumedSession:
         step : int
             Steps made so far.
         positions : array, shape (N, 3), nm
+            Kept until the next call: do not write into it.
         box : array, shape (3, 3), nm, optional
         parameters : mapping, optional
             Context parameters, for the energy source.
+        asker : hashable
+            Tells Contexts apart.
+        by_integrator : bool
+            Whether an integrator asks; steps of a Context that integrators never asked for are copies of another's.
 
         Returns
         -------
         energy : float, kJ/mol
         forces : array, shape (N, 3), kJ/mol/nm
             PLUMED's own memory: read it before the next call.
+
+        Raises
+        ------
+        ConfigurationError
+            If PLUMED has been closed, a second Context makes steps, or the step number jumps.
         """
         if not self.alive:
             raise ConfigurationError("PLUMED of this force has been closed. Make a new PlumedForce to go on.")
+        asked = _Evaluation(step, positions, box, parameters or {}, by_integrator)
+        before = self._last.get(asker)
+        known = self._follows and asker == self._followed
+        stepped = before is not None and step == before.step + 1 and (known or before.by_integrator)
+        self._check_asker(asker, asked, before, stepped)
         if self._restart and step > 0:
             # A run that goes on from its very first step leaves out a hill there by right.
-            if self._step is None or step != self._step + 1:
-                self._pretend_first_step(step, positions, box, parameters or {})
+            if not stepped:
+                self._pretend_first_step(asked)
             self._restart = False
-        self.complete(step)
-        self._step = step
-        self._compute(step, positions, box, parameters or {})
+        if before is not None and stepped:
+            self._follows, self._followed = True, asker
+            self._count(before)
+        self._last[asker] = asked
+        mine = not self._follows or asker == self._followed
+        # For the others the bias is what it is now, whatever their own clocks say.
+        self._compute(asked if mine else asked._replace(step=self._last[self._followed].step))
+        if stepped:
+            self._counted = False
         return float(self._bias[0]), self._forces
+
+    def _check_asker(self, asker: Hashable, asked: _Evaluation, before: _Evaluation | None, stepped: bool) -> None:
+        if not self._follows:
+            return
+        if stepped and asker != self._followed:
+            raise ConfigurationError(
+                "Two Contexts of one System make steps, and both would deposit into the files of its PlumedForce. Give "
+                "the second a System with a PlumedForce and a folder of its own; for energies alone a second Context "
+                "is fine."
+            )
+        if asker == self._followed and before is not None and not stepped and asked.step != before.step:
+            raise ConfigurationError(
+                f"The step number jumped from {before.step} to {asked.step}, but hills and lines in "
+                f"'{self.folder}' belong to the steps in between. To go on from another State, close this PlumedForce "
+                "and make a new one, with restart=True and files cut to that step, or with another folder."
+            )
 
     def complete(self, step: int) -> None:
         """Let PLUMED act on the step before ``step``, if that was the one evaluated last; otherwise do nothing."""
-        if self._step is not None and step == self._step + 1:
-            done, self._step = self._step, None
-            self._update()
-            if self._stop[0] and not self.stopped:
-                self.stopped, self.stopped_at = True, done
+        asker = self._followed
+        if not self._follows:
+            made = (each for each, last in reversed(self._last.items()) if last.step + 1 == step and last.by_integrator)
+            asker = next(made, None)
+        last = self._last.get(asker)
+        if last is not None and step == last.step + 1 and not self._counted:
+            self._follows, self._followed = True, asker
+            self._count(last)
+
+    def _count(self, done: _Evaluation) -> None:
+        """Let PLUMED act on a step that has been made."""
+        if self._counted:
+            return
+        if self._computed is not done:  # another Context has asked since
+            self._compute(done)
+        self._counted = True
+        checkpoint = done.step + 1 == self.checkpoint_step
+        self._plumed.cmd("doCheckPoint", int(checkpoint))
+        self._update()
+        if checkpoint:
+            self.state_step = done.step + 1
+        if self._stop[0] and not self.stopped:
+            self.stopped, self.stopped_at = True, done.step
 
     def _update(self) -> None:
         # Hills of other walkers are looked for under relative names.
         with contextlib.chdir(self.folder):
             self._plumed.cmd("update")
 
-    def _compute(
-        self,
-        step: int,
-        positions: NDArray[np.float64],
-        box: NDArray[np.float64] | None,
-        parameters: Mapping[str, float],
-    ) -> None:
+    def _compute(self, asked: _Evaluation) -> None:
         cmd = self._plumed.cmd
+        step, positions, box, parameters = asked[:4]
+        self._computed = asked
         self._positions = np.ascontiguousarray(positions, dtype=np.float64)
         if box is not None:
             self._box[:] = box
@@ -299,20 +387,14 @@ class PlumedSession:
             self._plumed.cmd(f"setExtraCVForce {name}", self._pulls[name])
         return gradients
 
-    def _pretend_first_step(
-        self,
-        step: int,
-        positions: NDArray[np.float64],
-        box: NDArray[np.float64] | None,
-        parameters: Mapping[str, float],
-    ) -> None:
+    def _pretend_first_step(self, asked: _Evaluation) -> None:
         """Make the step that PLUMED will not count.
 
         METAD and its kin skip their first step, because most engines repeat the last one of the run before. This one
         does not, so the step is made up, and what it writes is taken back.
         """
         sizes = {file: file.stat().st_size for file in self.files if file.exists()}
-        self._compute(step - 1, positions, box, parameters)
+        self._compute(asked._replace(step=asked.step - 1))
         self._update()
         self._stop[0] = 0
         for file, size in sizes.items():
@@ -330,22 +412,6 @@ class PlumedSession:
             if step is not None:
                 self.complete(step)
             self._finalize()
-
-
-def absolute_inputs(script: str, folder: Path) -> str:
-    """Make relative names of files that a script reads (structures, references, grids) start at a folder."""
-
-    def resolve(match: re.Match[str]) -> str:
-        name = match.group(2)
-        return f"{match.group(1)}={folder.absolute() / name}" if (folder / name).is_file() else match.group(0)
-
-    lines = []
-    for line in script.splitlines():
-        pattern = r"(?<![\w-])(STRUCTURE|REFERENCE|TEMPLATE|GRID_RFILE|STATE_RFILE|NDX_FILE)=([^\s,}/][^\s,}]*)"
-        if _READS.search(line):
-            pattern = r"(?<![\w-])(FILE)=([^\s,}/][^\s,}]*)"
-        lines.append(re.sub(pattern, resolve, line))
-    return "\n".join(lines)
 
 
 def _explain(error: Exception) -> str:

@@ -26,6 +26,11 @@ class ThermoReporter(app.StateDataReporter):
         (``MonteCarloBarostat.computeCurrentPressure`` cannot be used: OpenMM holds the GIL in it, and torch refuses
         to differentiate then.)
     append : bool
+
+    Attributes
+    ----------
+    total_energy : float or None
+        kJ/mol, of the last row.
     """
 
     def __init__(
@@ -36,6 +41,7 @@ class ThermoReporter(app.StateDataReporter):
         append: bool = False,
     ) -> None:
         self._virial = virial
+        self.total_energy: float | None = None
         periodic = virial is not None
         super().__init__(
             file,
@@ -62,6 +68,7 @@ class ThermoReporter(app.StateDataReporter):
 
     def _constructReportValues(self, simulation: app.Simulation, state: openmm.State) -> list[Any]:
         values: list[Any] = super()._constructReportValues(simulation, state)
+        self.total_energy = (state.getPotentialEnergy() + state.getKineticEnergy())._value
         if self._virial is not None:
             positions = state.getPositions(asNumpy=True).value_in_unit(unit.nanometer)
             box = state.getPeriodicBoxVectors(asNumpy=True).value_in_unit(unit.nanometer)

@@ -30,6 +30,8 @@ class DistanceGuard:
         is half the usual bond length of the pair.
     connected_within : float, optional
         Open structures must hang together by distances below this, angstrom; not checked if omitted.
+    fraction : float
+        Of the bond length, that the default is.
 
     Raises
     ------
@@ -42,11 +44,12 @@ class DistanceGuard:
         elements: Sequence[int],
         limits: float | Mapping[str, float] | None = None,
         connected_within: float | None = None,
+        fraction: float = DEFAULT_FRACTION,
     ) -> None:
         self.elements = sorted({int(z) for z in elements})
         symbols = [ase.data.chemical_symbols[z] for z in self.elements]
         lengths = np.array([bond_length(z) for z in self.elements])
-        table = DEFAULT_FRACTION * 0.5 * (lengths[:, None] + lengths[None, :])
+        table = fraction * 0.5 * (lengths[:, None] + lengths[None, :])
         if isinstance(limits, (int, float)):
             table[:] = float(limits)
         for name, value in limits.items() if isinstance(limits, Mapping) else ():

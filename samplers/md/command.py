@@ -100,6 +100,8 @@ def _show(settings: Any, result: dict[str, Any]) -> None:
     else:
         _add_single(table, result)
     Console().print(table)
+    for remark in result.get("remarks", ()):
+        console.print(f"[yellow]{remark}[/]")
     if not result["complete"]:
         console.print(f"stopped: {result['stopped']}. Go on with --restart.", markup=False)
     figure = f"; figure: {result['figure']}" if result["figure"] else ""

@@ -10,7 +10,8 @@ from typing import Any
 import openmm
 
 from halberd.potentials.errors import RestartError
-from halberd.samplers.md.run import CHECKPOINT, MolecularDynamics, refuse_to_overwrite
+from halberd.samplers.md.folder import CHECKPOINT, refuse_to_overwrite
+from halberd.samplers.md.run import MolecularDynamics
 from halberd.samplers.md.settings import MDSettings
 from halberd.samplers.runs.restart import read_checkpoint
 

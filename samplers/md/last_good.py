@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -16,6 +17,10 @@ from halberd.plugins.forces.topology import describe_atoms, symbols_of
 from halberd.potentials.constants import EV_PER_ANGSTROM_IN_KJ_PER_MOL_NM, NM_IN_ANGSTROM
 from halberd.potentials.errors import HalberdError, OutputError, StabilityError
 from halberd.potentials.files import replacing
+from halberd.samplers.md.stability import StabilityCheck
+
+#: What OpenMM, torch and numpy say of numbers that are none; "nanometer" is not among it.
+_NOT_FINITE = re.compile(r"\bnan\b|not finite|\binfinit|\binf\b|non-finite", re.IGNORECASE)
 
 
 class LastGood:
@@ -27,30 +32,52 @@ class LastGood:
     folder : path
         Where ``last_good.extxyz`` goes.
     periodic : bool
+    check : StabilityCheck, optional
+        What else must hold of a good frame.
     """
 
-    def __init__(self, simulation: app.Simulation, folder: Path, periodic: bool) -> None:
+    def __init__(
+        self, simulation: app.Simulation, folder: Path, periodic: bool, check: StabilityCheck | None = None
+    ) -> None:
         self._simulation = simulation
         self._folder = folder
         self._periodic = periodic
-        self.remember()
+        self._check = check
+        self._keep(*self._state())
 
-    def remember(self) -> None:
+    def remember(self, energy: float | None = None) -> None:
         """Keep the positions if they and the velocities are good; find out early if they are not.
+
+        Parameters
+        ----------
+        energy : float, optional
+            Total energy, kJ/mol, if it is known.
 
         Raises
         ------
         StabilityError
             Names atoms.
         """
+        positions, velocities, box = self._state()
+        if self._check is not None:
+            self._check.check_motion(velocities)
+            self._check.check_energy(energy)
+            self._check.check_distances(self._simulation.currentStep, positions, box if self._periodic else None)
+        self._keep(positions, velocities, box)
+
+    def _state(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         state = self._simulation.context.getState(positions=True, velocities=True)
         positions = state.getPositions(asNumpy=True).value_in_unit(unit.nanometer)
         velocities = state.getVelocities(asNumpy=True)._value
         for values, what in ((positions, "Positions"), (velocities, "Velocities")):
             if not np.isfinite(values).all():
                 raise_not_finite(self._simulation.topology, values, "the run", what)
+        return positions, velocities, state.getPeriodicBoxVectors(asNumpy=True).value_in_unit(unit.nanometer)
+
+    def _keep(self, positions: np.ndarray, velocities: np.ndarray, box: np.ndarray) -> None:
         self.positions = np.array(positions)
-        self.box = state.getPeriodicBoxVectors(asNumpy=True).value_in_unit(unit.nanometer)
+        self.velocities = np.array(velocities)
+        self.box = box
         self.step = self._simulation.currentStep
 
     @contextlib.contextmanager
@@ -75,10 +102,11 @@ class LastGood:
             ) from error
         except (openmm.OpenMMException, ValueError, StabilityError) as error:
             text = str(error)
-            if "nan" not in text.lower() and "not finite" not in text and "infinite" not in text:
+            if not isinstance(error, StabilityError) and not _NOT_FINITE.search(text):
                 raise
             where = self._write()
             detail = text[text.rindex("halberd:") + 8 :].strip() if "halberd:" in text else text.split(" For more")[0]
+            detail = detail[:1].lower() + detail[1:] if isinstance(error, StabilityError) else detail
             raise StabilityError(
                 f"The run exploded at step {self._simulation.currentStep}: {detail} {self._suspects()}"
                 f"The last good frame (step {self.step}) is in '{where}'."

@@ -23,14 +23,20 @@ from halberd.plugins.forces.topology import read_structure
 from halberd.potentials.constants import GAS_CONSTANT_KJ_PER_MOL_K
 from halberd.potentials.errors import ConfigurationError, OutputError, RestartError, missing_dependency
 from halberd.potentials.files import replacing
-from halberd.samplers.md.run import check_folder
+from halberd.potentials.sites.site_model import SiteModel
+from halberd.samplers.md.fingerprint import fingerprint_of
+from halberd.samplers.md.folder import check_folder
 from halberd.samplers.md.settings import MDSettings
 from halberd.samplers.md.system import build_system
 from halberd.samplers.runs.interruption import Interruption
 from halberd.samplers.runs.log import mean_and_error
 from halberd.samplers.runs.platforms import find_platform
+from halberd.samplers.runs.processes import locked
+from halberd.samplers.runs.restart import check_fingerprint
 
 STORAGE = "replicas.nc"
+#: Says what the replicas are of.
+FINGERPRINT = "replicas.json"
 
 
 def run_replica_exchange(
@@ -69,62 +75,106 @@ def run_replica_exchange(
         As for a single run.
     """
     began = time.perf_counter()
-    multistate, mcmc, states, cache = _import_openmmtools()
+    multistate, _, states, cache = _import_openmmtools()
     assert settings.replica_temperatures is not None
     if settings.steps % settings.exchange_interval:
         raise ConfigurationError(
             f"steps, {settings.steps}, is not a multiple of exchange_interval, {settings.exchange_interval}."
         )
-    temperatures = [float(each) for each in settings.replica_temperatures]
     wanted = settings.steps // settings.exchange_interval
     folder = Path(settings.output)
     check_folder(folder)
     storage = folder / STORAGE
+    if restart and not storage.is_file():
+        raise RestartError(f"There is no '{storage}'. Start the run without --restart.")
+    if not restart and storage.exists():
+        raise OutputError(f"'{folder}' holds a run already ('{STORAGE}'). Go on with it by --restart.")
+    topology, positions = read_structure(settings.structure)
+    if settings.ensemble == "NPT" and topology.getPeriodicBoxVectors() is None:
+        raise ConfigurationError(f"ensemble is NPT, but '{settings.structure}' has no periodic cell; use NVT.")
+    # openmmtools adds thermostat and barostat itself.
+    built = build_system(dataclasses.replace(settings, ensemble="NVT"), topology, positions)
+    fingerprint = _fingerprint(settings, topology, built.model)
     platform = find_platform(settings.platform, settings.device_index)
-    contexts = cache.ContextCache(capacity=None, time_to_live=None, platform=platform[0] if platform else None)
-    reporter = multistate.MultiStateReporter(str(storage), checkpoint_interval=1)
-    if restart:
-        if not storage.is_file():
-            raise RestartError(f"There is no '{storage}'. Start the run without --restart.")
-        sampler = multistate.ReplicaExchangeSampler.from_storage(reporter)
-        if sampler.n_states != len(temperatures):
-            raise RestartError(f"'{storage}' holds another number of replicas; use the settings it was made with.")
-    else:
-        if storage.exists():
-            raise OutputError(f"'{folder}' holds a run already ('{STORAGE}'). Go on with it by --restart.")
-        folder.mkdir(parents=True, exist_ok=True)
-        topology, positions = read_structure(settings.structure)
-        if settings.ensemble == "NPT" and topology.getPeriodicBoxVectors() is None:
-            raise ConfigurationError(f"ensemble is NPT, but '{settings.structure}' has no periodic cell; use NVT.")
-        # openmmtools adds thermostat and barostat itself.
-        system = build_system(dataclasses.replace(settings, ensemble="NVT"), topology, positions).system
-        if start is None:
-            place = states.SamplerState(positions * unit.nanometer, box_vectors=system.getDefaultPeriodicBoxVectors())
+    folder.mkdir(parents=True, exist_ok=True)
+    with locked(folder):
+        reporter = multistate.MultiStateReporter(str(storage), checkpoint_interval=1)
+        if restart:
+            _check_storage(folder, fingerprint)
+            sampler = multistate.ReplicaExchangeSampler.from_storage(reporter)
         else:
-            place = states.SamplerState(start.getPositions(), box_vectors=start.getPeriodicBoxVectors())
-        pressure = settings.pressure * unit.bar if settings.ensemble == "NPT" else None
-        thermodynamic = [states.ThermodynamicState(system, each * unit.kelvin, pressure) for each in temperatures]
-        move = mcmc.LangevinDynamicsMove(
-            timestep=settings.timestep * unit.femtosecond,
-            collision_rate=settings.friction / unit.picosecond,
-            n_steps=settings.exchange_interval,
-            reassign_velocities=True,  # they belong to another temperature after an exchange
+            with replacing(folder / FINGERPRINT) as temporary:
+                temporary.write_text(json.dumps(fingerprint, indent=2), encoding="utf-8")
+            if start is None:
+                box = built.system.getDefaultPeriodicBoxVectors()
+                place = states.SamplerState(positions * unit.nanometer, box_vectors=box)
+            else:
+                place = states.SamplerState(start.getPositions(), box_vectors=start.getPeriodicBoxVectors())
+            sampler = _create(settings, built.system, place, reporter, minimize=settings.minimize and start is None)
+        contexts = cache.ContextCache(capacity=None, time_to_live=None, platform=platform[0] if platform else None)
+        sampler.sampler_context_cache = sampler.energy_context_cache = contexts
+        stopped = _loop(sampler, wanted, settings, progress)
+        return _report(
+            settings,
+            [float(each) for each in settings.replica_temperatures],
+            reporter=reporter,
+            iterations=sampler.iteration,
+            stopped=stopped,
+            seconds=time.perf_counter() - began,
         )
-        sampler = multistate.ReplicaExchangeSampler(mcmc_moves=move, number_of_iterations=wanted)
-        np.random.seed(settings.seed)  # noqa: NPY002  (what openmmtools draws exchanges from)
-        sampler.create(thermodynamic, [place] * len(temperatures), reporter)
-        if settings.minimize and start is None:
-            sampler.minimize()
-    sampler.sampler_context_cache = sampler.energy_context_cache = contexts
-    stopped = _loop(sampler, wanted, settings, progress)
-    return _report(
-        settings,
-        temperatures,
-        reporter=reporter,
-        iterations=sampler.iteration,
-        stopped=stopped,
-        seconds=time.perf_counter() - began,
+
+
+def _create(settings: MDSettings, system: openmm.System, place: Any, reporter: Any, *, minimize: bool) -> Any:
+    """A new sampler with its storage."""
+    multistate, mcmc, states, _ = _import_openmmtools()
+    assert settings.replica_temperatures is not None
+    temperatures = [float(each) for each in settings.replica_temperatures]
+    pressure = settings.pressure * unit.bar if settings.ensemble == "NPT" else None
+    move = mcmc.LangevinDynamicsMove(
+        timestep=settings.timestep * unit.femtosecond,
+        collision_rate=settings.friction / unit.picosecond,
+        n_steps=settings.exchange_interval,
+        reassign_velocities=True,  # they belong to another temperature after an exchange
     )
+    wanted = settings.steps // settings.exchange_interval
+    sampler = multistate.ReplicaExchangeSampler(mcmc_moves=move, number_of_iterations=wanted)
+    np.random.seed(settings.seed)  # noqa: NPY002  (what openmmtools draws exchanges from)
+    thermodynamic = [states.ThermodynamicState(system, each * unit.kelvin, pressure) for each in temperatures]
+    sampler.create(thermodynamic, [place] * len(temperatures), reporter)
+    if minimize:
+        sampler.minimize()
+    return sampler
+
+
+def _fingerprint(settings: MDSettings, topology: openmm.app.Topology, model: SiteModel) -> dict[str, Any]:
+    """What decides which replica exchange this is; ``steps`` may grow."""
+    own = fingerprint_of(settings, topology, model)
+    own["temperatures"] = [float(each) for each in settings.replica_temperatures or ()]
+    own["exchange_interval"] = settings.exchange_interval
+    return {
+        key: own[key] for key in own if key not in ("temperature", "temperature_end", "report_interval", "reporters")
+    }
+
+
+def _check_storage(folder: Path, fingerprint: dict[str, Any]) -> None:
+    """Refuse to go on with replicas of another run.
+
+    Raises
+    ------
+    RestartError
+        Names what differs.
+    """
+    file = folder / FINGERPRINT
+    try:
+        stored = json.loads(file.read_text(encoding="utf-8"))
+        if not isinstance(stored, dict):
+            raise TypeError("it holds no keys and values")
+    except (OSError, ValueError, TypeError) as error:
+        raise RestartError(
+            f"'{file}', which says what the replicas of this folder are, cannot be read: {error}. Put it back, or "
+            "start anew in another folder."
+        ) from error
+    check_fingerprint(stored, fingerprint, file)
 
 
 def _loop(sampler: Any, wanted: int, settings: MDSettings, progress: bool) -> str | None:

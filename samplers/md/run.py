@@ -3,12 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
-import hashlib
-import json
-import math
-import os
 import time
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -18,20 +14,24 @@ import openmm
 from ase import Atoms
 from openmm import app, unit
 
-from halberd.plugins.evaluation.run_figure import run_plot
 from halberd.plugins.forces.topology import elements_of, read_structure
 from halberd.plugins.hosts.ase_calculator import HalberdCalculator, virial_trace
+from halberd.plugins.plumed.files import without_read_states, written_files
 from halberd.plugins.plumed.force import PlumedForce, read_script
 from halberd.plugins.reporters.extxyz import ExtXYZReporter
 from halberd.plugins.reporters.progress import ProgressReporter
 from halberd.plugins.reporters.thermo import ThermoReporter
 from halberd.plugins.reporters.uncertainty_guard import UncertaintyGuard
 from halberd.potentials.constants import NM_IN_ANGSTROM
-from halberd.potentials.errors import BackendError, ConfigurationError, DataError, OutputError, RunStopped
+from halberd.potentials.errors import BackendError, ConfigurationError, RunStopped
 from halberd.potentials.files import replacing
 from halberd.potentials.sites.torchscript import warm_up
+from halberd.samplers.md.fingerprint import fingerprint_of
+from halberd.samplers.md.folder import CHECKPOINT, OUTPUTS, check_folder, refuse_to_overwrite
 from halberd.samplers.md.last_good import LastGood, raise_not_finite
+from halberd.samplers.md.report import Ending, closing_report
 from halberd.samplers.md.settings import MDSettings
+from halberd.samplers.md.stability import StabilityCheck
 from halberd.samplers.md.system import (
     barostats,
     build_system,
@@ -41,20 +41,18 @@ from halberd.samplers.md.system import (
     set_temperature,
 )
 from halberd.samplers.runs.interruption import Interruption
-from halberd.samplers.runs.log import energy_drift, mean_and_error, read_log
 from halberd.samplers.runs.platforms import find_platform
-from halberd.samplers.runs.restart import check_fingerprint, cut_outputs, read_checkpoint, restore, write_checkpoint
+from halberd.samplers.runs.processes import locked
+from halberd.samplers.runs.restart import (
+    Checkpoint,
+    InexactRestartWarning,
+    check_fingerprint,
+    cut_outputs,
+    read_checkpoint,
+    restore,
+    write_checkpoint,
+)
 
-CHECKPOINT = "restart.zip"
-#: Kind -> name of a file that grows during a run.
-OUTPUTS = {
-    "csv": "log.csv",
-    "dcd": "trajectory.dcd",
-    "xtc": "trajectory.xtc",
-    "extxyz": "frames.extxyz",
-    "uncertainty": "uncertainty.csv",
-    "uncertain frames": "uncertain.extxyz",
-}
 #: Steps between looks at signals and the clock; OpenMM's Simulation makes no more at a time either.
 _CHUNK = 10
 
@@ -110,13 +108,26 @@ class MolecularDynamics:
             context.setPositions(start.getPositions())
         else:
             context.setPositions(self.positions)
-        self._good = LastGood(self.simulation, self.folder, self.periodic)
+        self._good = LastGood(self.simulation, self.folder, self.periodic, self._stability())
+        self._thermo: ThermoReporter | None = None
         self._plumed: PlumedForce | None = None
         self._guard: UncertaintyGuard | None = None
         # Once: it hashes every weight, and a run writes many checkpoints.
-        self._fingerprint = self.fingerprint()
+        self._fingerprint = fingerprint_of(settings, self.topology, self.model)
 
     # -- parts ------------------------------------------------------------------------------------------------
+
+    def _stability(self) -> StabilityCheck | None:
+        settings = self.settings
+        if settings.stability is None:
+            return None
+        return StabilityCheck(
+            settings.stability,
+            self.system,
+            self.topology,
+            temperature=max(settings.temperature, settings.temperature_end or 0.0),
+            conserves_energy=settings.ensemble == "NVE",
+        )
 
     def _virial(self) -> Callable[[np.ndarray, np.ndarray], float]:
         """Make a function that evaluates the trace of the virial, kJ/mol, beside the simulation."""
@@ -130,30 +141,16 @@ class MolecularDynamics:
 
         return trace
 
-    def fingerprint(self) -> dict[str, Any]:
-        """What a continuation must share with the run that wrote a checkpoint."""
-        numbers = np.array(elements_of(self.topology), dtype=np.int64)
-        script = None if self.settings.plumed is None else read_script(Path(self.settings.plumed))
-        return {
-            "composition": hashlib.sha256(numbers.tobytes()).hexdigest()[:16],
-            "number of atoms": len(numbers),
-            "periodicity": self.periodic,
-            "model": self.model.name,
-            "weights": self._weights_digest(),
-            "PLUMED script": None if script is None else hashlib.sha256(script.encode()).hexdigest()[:16],
-            **self.settings.fixed_by_restart(),
-        }
-
-    def _weights_digest(self) -> str:
-        digest = hashlib.sha256(self.model.e0s.tobytes())
-        for tensor in [*self.model.module.parameters(), *self.model.module.buffers()]:
-            digest.update(tensor.detach().cpu().numpy().tobytes())
-        return digest.hexdigest()[:16]
-
     @property
     def outputs(self) -> dict[str, Path]:
         """Kind -> file that grows during a run."""
         return {kind: self.folder / name for kind, name in OUTPUTS.items()}
+
+    def _plumed_files(self) -> tuple[list[Path], list[Path]]:
+        """Files that the PLUMED script says it appends to, and those it writes as a whole."""
+        if self.settings.plumed is None:
+            return [], []
+        return written_files(read_script(Path(self.settings.plumed)), self.folder.absolute())
 
     def _growing(self) -> list[Path]:
         return [*self.outputs.values(), *(self._plumed.files if self._plumed is not None else [])]
@@ -176,7 +173,8 @@ class MolecularDynamics:
             ``trajectory``, ``steps``, ``complete`` (whether all steps are made), ``stopped`` (why not, or ``None``),
             ``us_per_atom_step``, ``ns_per_day``, ``mean`` {``temperature_K``, ``pressure_bar``, ``density_g_cm3``},
             ``error`` (standard errors of these), ``drift`` (eV per atom and ps, NVE only; else ``None``),
-            ``uncertainty`` (``None``, or ``largest``, ``n_above``), ``output``, ``figure``, ``seconds``.
+            ``uncertainty`` (``None``, or ``quantity``, ``largest``, ``n_above``), ``remarks`` (sentences about what
+            must not be overlooked), ``trajectories`` (kind -> file), ``output``, ``figure``, ``seconds``.
             Means and figure are ``None`` if the run was shorter than ``report_interval``.
 
         Raises
@@ -188,13 +186,21 @@ class MolecularDynamics:
         OutputError
             If the folder cannot be written or is full, or holds a run and ``restart`` is false.
         """
+        if not restart:
+            refuse_to_overwrite(self.folder)
+            self.folder.mkdir(parents=True, exist_ok=True)
+        with locked(self.folder):
+            return self._run(restart, progress)
+
+    def _run(self, restart: bool, progress: bool) -> dict[str, Any]:
         settings, simulation = self.settings, self.simulation
         checkpoint_file = self.folder / CHECKPOINT
         if restart:
             checkpoint = read_checkpoint(checkpoint_file)
-            check_fingerprint(checkpoint, self._fingerprint, checkpoint_file)
-            cut_outputs(self.folder, checkpoint, list(self.outputs.values()))
-            self._complete_system(True, checkpoint.step)
+            check_fingerprint(checkpoint.fingerprint, self._fingerprint, checkpoint_file)
+            growing, states = self._plumed_files()
+            cut_outputs(self.folder, checkpoint, [*self.outputs.values(), *states], growing)
+            self._complete_system(checkpoint)
             restore(simulation, checkpoint)
             self._good.remember()
             self._warm_up()
@@ -202,8 +208,7 @@ class MolecularDynamics:
             restore(simulation, checkpoint)
         else:
             refuse_to_overwrite(self.folder)
-            self.folder.mkdir(parents=True, exist_ok=True)
-            self._complete_system(False, 0)
+            self._complete_system(None)
             self._start()
             self._warm_up()
             # A run that is killed early can go on, too.
@@ -219,16 +224,42 @@ class MolecularDynamics:
         finally:
             self._close()
         seconds = time.perf_counter() - start
-        return self._report(simulation.currentStep - first_step, seconds, stopped)
+        done = simulation.currentStep - first_step
+        return closing_report(
+            settings,
+            self.topology.getNumAtoms(),
+            self.model.name,
+            Ending(simulation.currentStep, done, seconds, stopped),
+            guard=self._guard,
+        )
 
-    def _complete_system(self, restart: bool, step: int) -> None:
+    def _complete_system(self, checkpoint: Checkpoint | None) -> None:
         """Add what needs the folder, and start random streams that OpenMM does not store."""
+        step = 0 if checkpoint is None else checkpoint.step
         if self.settings.plumed is not None:
-            self._plumed = make_plumed(self.settings, self.system, self.topology, self.folder, restart)
+            script = None if checkpoint is None else self._continued_script(checkpoint)
+            self._plumed = make_plumed(self.settings, self.system, self.topology, self.folder, script)
             self.system.addForce(self._plumed)
         seed_barostats(self.system, self.settings.seed, step)
         if self._plumed is not None or step > 0:
             self.simulation.context.reinitialize(preserveState=True)
+
+    def _continued_script(self, checkpoint: Checkpoint) -> str:
+        """The PLUMED script, reading states only if they are those of the checkpoint."""
+        assert self.settings.plumed is not None
+        script = read_script(Path(self.settings.plumed))
+        if checkpoint.extra.get("PLUMED state") == checkpoint.step:
+            return script
+        without = without_read_states(script)
+        if without != script:
+            warnings.warn(
+                "The state files of PLUMED (STATE_WFILE) are older than the checkpoint, so the bias goes on from its "
+                "list of kernels, which PLUMED calls approximate. Leave STATE_WSTRIDE out: states are then written "
+                "with every checkpoint.",
+                InexactRestartWarning,
+                stacklevel=2,
+            )
+        return without
 
     def _start(self) -> None:
         context = self.simulation.context
@@ -251,7 +282,7 @@ class MolecularDynamics:
     def _attach_reporters(self) -> None:
         settings, outputs = self.settings, self.outputs
         # What is there now belongs to a run that goes on.
-        old = {kind: file.exists() for kind, file in outputs.items()}
+        old = {kind: file.exists() and file.stat().st_size > 0 for kind, file in outputs.items()}
         interval = settings.report_interval
         reporters = self.simulation.reporters
         virial = self._virial() if self.periodic else None
@@ -260,7 +291,8 @@ class MolecularDynamics:
             positions, box = (get(asNumpy=True)._value for get in (state.getPositions, state.getPeriodicBoxVectors))
             warm_up(lambda: virial(positions, box))
         # The log comes with every run: the closing report is made from it.
-        reporters.append(ThermoReporter(str(outputs["csv"]), interval, virial, append=old["csv"]))
+        self._thermo = ThermoReporter(str(outputs["csv"]), interval, virial, append=old["csv"])
+        reporters.append(self._thermo)
         if "dcd" in settings.reporters:
             reporters.append(app.DCDReporter(str(outputs["dcd"]), interval, append=old["dcd"]))
         if "xtc" in settings.reporters:
@@ -286,15 +318,21 @@ class MolecularDynamics:
                     change = settings.temperature_end - settings.temperature
                     set_temperature(simulation, settings.temperature + change * step / settings.steps)
                 strides = (_CHUNK, settings.report_interval, settings.checkpoint_interval)
-                stopped = self._advance(min(settings.steps - step, *(stride - step % stride for stride in strides)))
-                stopped = stopped or interruption.reason
-                step = simulation.currentStep
-                last = step >= settings.steps or stopped is not None
+                target = min(settings.steps, *(step + stride - step % stride for stride in strides))
+                # Known before the steps are made: PLUMED wants to hear of a checkpoint in advance.
+                reason = interruption.reason
                 minutes = (time.monotonic() - written) / 60.0
                 by_clock = settings.checkpoint_minutes is not None and minutes >= settings.checkpoint_minutes
-                due = step % settings.checkpoint_interval == 0 or by_clock or last
+                due = target % settings.checkpoint_interval == 0 or by_clock or reason is not None
+                due = due or target == settings.steps
+                if due and self._plumed is not None:
+                    self._plumed.announce_checkpoint(target)
+                stopped = self._advance(target - step) or reason
+                step = simulation.currentStep
+                last = step >= settings.steps or stopped is not None
+                due = due or last
                 if step % settings.report_interval == 0 or due:
-                    self._good.remember()
+                    self._good.remember(None if self._thermo is None else self._thermo.total_energy)
                 if due:
                     self._checkpoint(checkpoint_file)
                     written = time.monotonic()
@@ -316,9 +354,15 @@ class MolecularDynamics:
         return None
 
     def _checkpoint(self, file: Path) -> None:
+        states: list[Path] = []
+        extra: dict[str, Any] = {}
         if self._plumed is not None:
             self._plumed.complete(self.simulation.currentStep)
-        write_checkpoint(file, self.simulation, self._fingerprint, self._growing())
+            self._plumed.flush()
+            states = self._plumed.states
+            if "STATE_WSTRIDE=" not in read_script(Path(self.settings.plumed or "")):
+                extra = {"PLUMED state": self._plumed.state_step}
+        write_checkpoint(file, self.simulation, self._fingerprint, self._growing(), extra, states=states)
 
     def _renew_barostats(self) -> None:
         """Start the barostat's random stream anew, as a run that is restarted from the checkpoint will.
@@ -342,76 +386,3 @@ class MolecularDynamics:
         self.simulation.reporters.clear()
         if self._plumed is not None:
             self._plumed.close()
-
-    # -- closing ----------------------------------------------------------------------------------------------
-
-    def _report(self, steps_done: int, seconds: float, stopped: str | None) -> dict[str, Any]:
-        settings = self.settings
-        n_atoms = self.topology.getNumAtoms()
-        try:
-            log = read_log(self.outputs["csv"])
-        except DataError:
-            log = {}  # shorter than report_interval
-        means: dict[str, float | None] = {}
-        errors: dict[str, float | None] = {}
-        for key in ("temperature_K", "pressure_bar", "density_g_cm3"):
-            mean, error = mean_and_error(log[key]) if key in log else (float("nan"), float("nan"))
-            means[key] = None if math.isnan(mean) else mean
-            errors[key] = None if math.isnan(error) else error
-        drift = energy_drift(log, n_atoms) if settings.ensemble == "NVE" and log else float("nan")
-        figure = self.folder / "run.png"
-        target = None if settings.ensemble == "NVE" or settings.temperature_end is not None else settings.temperature
-        extra, uncertainty = {}, None
-        if self._guard is not None:
-            lines = self.outputs["uncertainty"].read_text(encoding="utf-8").splitlines()[1:]
-            # Of the whole run, looks before a restart included.
-            watched = np.loadtxt(lines, delimiter=",", ndmin=2) if lines else np.zeros((0, 4))
-            values = watched[:, 2]
-            n_above = int((~(values <= self._guard.threshold)).sum())
-            uncertainty = {"largest": float(values.max(initial=0.0)), "n_above": n_above}
-            if len(watched):
-                extra[self._guard.quantity.replace("_", " ")] = (watched[:, 1], values)
-        if log:
-            run_plot(log, figure, f"{settings.ensemble} of {n_atoms} atoms, {self.model.name}", target, extra)
-        trajectories = [self.outputs[kind] for kind in ("dcd", "xtc") if kind in settings.reporters]
-        result = {
-            "trajectory": str(trajectories[0]) if trajectories else None,
-            "steps": self.simulation.currentStep,
-            "complete": self.simulation.currentStep >= settings.steps,
-            "stopped": stopped,
-            "us_per_atom_step": 1e6 * seconds / max(1, steps_done) / n_atoms,
-            "ns_per_day": 86400.0 * steps_done * settings.timestep * 1e-6 / max(seconds, 1e-9),
-            "mean": means,
-            "error": errors,
-            "drift": None if math.isnan(drift) else drift,
-            "uncertainty": uncertainty,
-            "output": str(self.folder),
-            "figure": str(figure) if log else None,
-            "seconds": seconds,
-        }
-        with replacing(self.folder / "report.json") as temporary:
-            temporary.write_text(
-                json.dumps({**result, "settings": dataclasses.asdict(settings)}, indent=2), encoding="utf-8"
-            )
-        return result
-
-
-def check_folder(folder: Path) -> None:
-    """Raise an OutputError if files could not be created in a folder that may not exist yet."""
-    if folder.exists() and not folder.is_dir():
-        raise OutputError(f"The output folder '{folder}' is a file; choose another name.")
-    existing = folder.absolute()
-    while not existing.exists():
-        existing = existing.parent
-    if not existing.is_dir() or not os.access(existing, os.W_OK):
-        raise OutputError(f"The output folder '{folder}' cannot be written: permission denied. Choose another place.")
-
-
-def refuse_to_overwrite(folder: Path) -> None:
-    """Raise an OutputError if a folder holds a run already."""
-    for name in (*OUTPUTS.values(), CHECKPOINT):
-        if (folder / name).exists():
-            raise OutputError(
-                f"'{folder}' holds a run already ('{name}'). Go on with it by --restart (restart=True), "
-                "choose another output folder, or delete it."
-            )

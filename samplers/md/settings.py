@@ -11,6 +11,7 @@ from typing import Any
 from halberd.plugins.commands.settings_file import conform, from_mapping, merged, read_yaml
 from halberd.plugins.forces.options import ForceOptions
 from halberd.potentials.errors import ConfigurationError, did_you_mean
+from halberd.samplers.md.stability import StabilitySettings
 from halberd.samplers.md.watching import WatchSettings
 
 ENSEMBLES = ("NVE", "NVT", "NPT")
@@ -83,6 +84,8 @@ class MDSettings:
         Kinds are the functions of :mod:`halberd.plugins.forces.variables`.
     watch : WatchSettings, optional
         Looks at the model's uncertainty.
+    stability : StabilitySettings, optional
+        When the run counts as blown up; looked at with every row and checkpoint, and never if ``None``.
     replica_temperatures : list of float, optional
         K. Replica exchange between copies at these temperatures.
     exchange_interval : int
@@ -124,6 +127,7 @@ class MDSettings:
     plumed: str | None = None
     variables: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     watch: WatchSettings | None = None
+    stability: StabilitySettings | None = dataclasses.field(default_factory=StabilitySettings)
     replica_temperatures: list[float] | None = None
     exchange_interval: int = 500
     walkers: int = 1
@@ -267,6 +271,8 @@ class MDSettings:
         )
         values = {name: getattr(self, name) for name in names}
         values["precision"] = self.force.precision
+        if self.temperature_end is not None:
+            values["steps"] = self.steps  # the ramp would become another one
         if isinstance(self.pressure, tuple):
             values["pressure"] = list(self.pressure)  # as JSON gives it back
         return values

@@ -155,9 +155,19 @@ def set_temperature(simulation: app.Simulation, temperature: float) -> None:
 
 
 def make_plumed(
-    settings: MDSettings, system: openmm.System, topology: app.Topology, folder: Path, restart: bool
+    settings: MDSettings, system: openmm.System, topology: app.Topology, folder: Path, script: str | None
 ) -> PlumedForce:
     """The bias of a run, with its variables.
+
+    Parameters
+    ----------
+    settings : MDSettings
+    system : openmm.System
+    topology : openmm.app.Topology
+    folder : path
+        Where PLUMED's files go.
+    script : str, optional
+        Of a run that is continued; that of the settings, for a new one, if omitted.
 
     Raises
     ------
@@ -166,11 +176,11 @@ def make_plumed(
     """
     assert settings.plumed is not None
     force = PlumedForce(
-        Path(settings.plumed),
+        Path(settings.plumed) if script is None else script,
         system,
         timestep=settings.timestep * unit.femtosecond,
         temperature=settings.temperature * unit.kelvin,
-        restart=restart,
+        restart=script is not None,
         folder=folder,
         variables={name: make_variable(name, each, topology, settings) for name, each in settings.variables.items()},
         platform=settings.platform,

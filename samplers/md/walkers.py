@@ -12,7 +12,7 @@ from typing import Any
 
 from halberd.plugins.evaluation.figures import BLUE, GREY, RED, new_figure, save_figure
 from halberd.plugins.labelling.child_processes import die_with_parent
-from halberd.plugins.plumed.session import absolute_inputs
+from halberd.plugins.plumed.files import absolute_inputs
 from halberd.potentials.errors import ConfigurationError, HalberdError, OutputError
 from halberd.potentials.files import replacing
 from halberd.samplers.md.job import run_job

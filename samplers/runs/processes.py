@@ -6,6 +6,8 @@ import contextlib
 import fcntl
 import multiprocessing
 import os
+import socket
+import warnings
 from collections.abc import Callable, Iterator
 from concurrent.futures import Executor, Future, ProcessPoolExecutor
 from pathlib import Path
@@ -35,20 +37,48 @@ def make_executor(workers: int) -> Executor:
     return ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), die_with_parent)
 
 
+class UnlockedFolderWarning(UserWarning):
+    """A file system without locks: nothing keeps two runs out of one folder."""
+
+
 @contextlib.contextmanager
 def locked(folder: Path) -> Iterator[None]:
-    """Keep other runs out of a folder; the kernel lifts the lock when this process ends.
+    """Keep other runs out of a folder; the kernel lifts the lock when this process ends, however that happens.
+
+    On network file systems the lock holds for all machines if the server keeps locks (NFS does).
+
+    Warns
+    -----
+    UnlockedFolderWarning
+        If the file system knows no locks.
 
     Raises
     ------
     OutputError
-        If another process holds it.
+        If another process holds it, or the folder cannot be written.
     """
-    with open(folder / ".lock", "w", encoding="utf-8") as handle:
+    file = folder / ".lock"
+    try:
+        handle = open(file, "a+", encoding="utf-8")  # noqa: SIM115  (closed below)
+    except OSError as error:
+        raise OutputError(f"The folder '{folder}' cannot be written: {error.strerror}.") from error
+    with handle:
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise OutputError(f"Another run is at work in '{folder}'. Wait for it, or choose another folder.") from None
-        handle.write(f"{os.getpid()}\n")
+        except BlockingIOError:
+            handle.seek(0)
+            owner = handle.read().strip() or "unknown"
+            raise OutputError(
+                f"Another run is at work in '{folder}' (process {owner}). Wait for it, or choose another folder."
+            ) from None
+        except OSError as error:
+            warnings.warn(
+                f"'{folder}' is on a file system without locks ({error.strerror}): see to it yourself that no two runs "
+                "use this folder at once.",
+                UnlockedFolderWarning,
+                stacklevel=3,
+            )
+        handle.truncate(0)
+        handle.write(f"{os.getpid()} on {socket.gethostname()}\n")
         handle.flush()
         yield

@@ -393,6 +393,63 @@ def test_what_is_refused(tmp_path, monkeypatch):
         PlumedForce(METAD, chain(), **options)
 
 
+def test_a_second_context_may_look_and_leaves_no_trace(tmp_path):
+    """An energy decomposition beside the run, at other geometries, before, within and between its steps."""
+    for name in ("plain", "watched"):
+        folder = tmp_path / name
+        folder.mkdir()
+        system = chain()
+        force = PlumedForce(METAD, system, timestep=0.002, folder=folder)
+        force.setForceGroup(1)
+        system.addForce(force)
+        other = openmm.Context(system, openmm.VerletIntegrator(0.001), REFERENCE)
+        context = context_of(system)
+        biases = []
+        for step in range(50):
+            if name == "watched":
+                other.setStepCount(step if step % 3 else 0)
+                biases.append(bias_of(other, CHAIN + 0.01 * (step % 2)))
+            context.getIntegrator().step(1)
+            if name == "watched":
+                biases.append(bias_of(other, CHAIN))
+        if name == "watched":
+            assert bias_of(other, CHAIN) > biases[0] + 1.0  # it sees the hills of the run
+        force.close(50)
+    for file in ("COLVAR", "HILLS"):
+        assert (tmp_path / "plain" / file).read_bytes() == (tmp_path / "watched" / file).read_bytes()
+
+
+def test_two_contexts_that_make_steps_are_an_error(tmp_path):
+    system = chain()
+    force = PlumedForce(METAD, system, timestep=0.002, folder=tmp_path)
+    system.addForce(force)
+    first, second = context_of(system), context_of(system, seed=8)
+    first.getIntegrator().step(8)
+    with pytest.raises(openmm.OpenMMException, match="Two Contexts of one System make steps"):
+        second.getIntegrator().step(8)
+    first.getIntegrator().step(3)
+    force.close(11)
+    assert len(rows(tmp_path / "HILLS")) == 2
+
+
+def test_a_step_number_that_jumps_is_an_error(tmp_path):
+    system = chain()
+    force = PlumedForce(METAD, system, timestep=0.002, folder=tmp_path)
+    system.addForce(force)
+    context = context_of(system)
+    checkpoint = context.createCheckpoint()
+    context.getIntegrator().step(12)
+    context.loadCheckpoint(checkpoint)
+    with pytest.raises(openmm.OpenMMException, match="jumped from 11 to 0"):
+        context.getIntegrator().step(1)
+    force.close()
+
+
+def test_a_variable_that_nobody_gives_is_refused(tmp_path):
+    with pytest.raises(ConfigurationError, match=r"EXTRACV NAME=q, but no variable.*there is none"):
+        PlumedForce("q: EXTRACV NAME=q\nPRINT ARG=q FILE=C", chain(), timestep=0.002, folder=tmp_path)
+
+
 def double_well() -> openmm.System:
     """One particle in 10 (x^2 - 1)^2, kJ/mol with x in units of 0.1 nm, and tightly held across."""
     system = openmm.System()

@@ -1,0 +1,187 @@
+"""Runs that blow up end as such, and runs that do not are left alone."""
+
+from __future__ import annotations
+
+import json
+import math
+
+import ase
+import ase.io
+import numpy as np
+import openmm
+import pytest
+from openmm import app
+
+from halberd.plugins.forces.topology import topology_from_atoms
+from halberd.potentials.errors import ConfigurationError, StabilityError
+from halberd.samplers.md.production import run_md
+from halberd.samplers.md.run import MolecularDynamics
+from halberd.samplers.md.stability import StabilityCheck, StabilitySettings
+from tests.samplers.md.conftest import dimer, launched, settings, written
+
+
+def check(atoms: ase.Atoms, conserves: bool = False, temperature: float = 300.0, **limits) -> StabilityCheck:
+    topology, _ = topology_from_atoms(atoms)
+    system = openmm.System()
+    for mass in atoms.get_masses():
+        system.addParticle(mass)
+    chosen = StabilitySettings(**limits)
+    return StabilityCheck(chosen, system, topology, temperature=temperature, conserves_energy=conserves)
+
+
+@pytest.mark.parametrize("timestep", [100.0, 300.0])
+def test_a_step_that_is_too_long_is_no_complete_run(timestep, argon, tmp_path):
+    """Numbers stay numbers, but the temperature is a thousandfold what was asked for."""
+    wild = settings(argon, tmp_path, steps=3000, timestep=timestep, report_interval=10, ensemble="NVE")
+    with pytest.raises(StabilityError, match=r"exploded at step \d+.*(temperature is|total energy|apart|not finite)"):
+        run_md(wild, progress=False)
+    frame = ase.io.read(tmp_path / "out" / "last_good.extxyz")
+    assert np.isfinite(frame.positions).all()
+    assert not (tmp_path / "out" / "report.json").exists()
+
+
+def test_the_command_says_so_with_code_2(argon, tmp_path):
+    wild = settings(argon, tmp_path, steps=3000, timestep=200.0, ensemble="NVE")
+    process = launched(written(tmp_path, wild))
+    out, error = process.communicate(timeout=120)
+    assert process.returncode == 2
+    assert out == ""
+    assert error.strip().splitlines()[-1].startswith("halberd: error: The run exploded at step")
+
+
+def test_without_limits_it_goes_on(argon, tmp_path):
+    """What the limits are there for: the same run, unlooked at, ends as if nothing were wrong."""
+    wild = settings(argon, tmp_path, steps=1000, timestep=100.0, ensemble="NVE", stability=None)
+    result = run_md(wild, progress=False)
+    assert result["complete"]
+    assert result["mean"]["temperature_K"] > 10 * 300
+
+
+def test_the_checkpoint_of_a_run_that_blew_up_is_good(argon, tmp_path):
+    """Checkpoints fall between rows; one made of an exploded frame could never be gone on from."""
+    run = settings(argon, tmp_path, steps=400, report_interval=400, checkpoint_interval=50, ensemble="NVE")
+    prepared = MolecularDynamics(run)
+
+    class Kick:
+        def describeNextReport(self, simulation):
+            return {"steps": 70 - simulation.currentStep % 70, "periodic": None, "include": []}
+
+        def report(self, simulation, state):
+            velocities = simulation.context.getState(velocities=True).getVelocities(asNumpy=True)._value
+            simulation.context.setVelocities(velocities + 3e1 * np.sign(velocities))
+
+    prepared.simulation.reporters.append(Kick())
+    with pytest.raises(StabilityError, match=r"temperature is .* the fastest atoms are \d+ \(Ar\)"):
+        prepared.run(progress=False)
+    result = run_md(run, restart=True, progress=False)
+    assert result["complete"]
+
+
+def test_temperature_limit_of_one_fast_atom():
+    atoms = ase.Atoms("Ar8", np.arange(24.0).reshape(8, 3) * 3)
+    looking = check(atoms)
+    velocities = np.zeros((8, 3))
+    # 3 N - 3 degrees of freedom are none here: nothing removes the motion of the centre.
+    limit = 10 * 300 * 24 * 0.00831446261815324 / 39.95
+    velocities[5, 1] = math.sqrt(0.99 * limit)
+    looking.check_motion(velocities)
+    velocities[5, 1] = math.sqrt(1.02 * limit)
+    with pytest.raises(StabilityError, match=r"limit of 3000 K; the fastest atoms are 5 \(Ar\)"):
+        looking.check_motion(velocities)
+
+
+def test_a_few_atoms_may_fluctuate():
+    """A million thermal draws of two atoms stay below the limit, though many pass ten times the temperature."""
+    looking = check(ase.Atoms("Ar2", [[0, 0, 0], [0, 0, 4]]))
+    generator = np.random.default_rng(0)
+    kT, mass = 300 * 0.00831446261815324, 39.95
+    energies = (generator.standard_normal((1_000_000, 6)) ** 2).sum(axis=1)
+    hottest = np.sqrt(kT / mass) * np.sqrt(energies.max() / 6)
+    looking.check_motion(np.full((2, 3), hottest))
+    assert looking._hottest > 12 * 300
+
+
+@pytest.mark.parametrize(("change", "fine"), [(0.99, True), (1.01, False), (-1.01, False), (float("nan"), False)])
+def test_energy_of_nve(change, fine):
+    atoms = ase.Atoms("Ar8", np.arange(24.0).reshape(8, 3) * 3)
+    looking = check(atoms, conserves=True)
+    looking.check_energy(-120.0)
+    energy = -120.0 + change * 24 * 0.00831446261815324 * 300
+    if fine:
+        looking.check_energy(energy)
+    else:
+        with pytest.raises(StabilityError, match="kT per degree of freedom"):
+            looking.check_energy(energy)
+    check(atoms).check_energy(energy)  # with a thermostat nothing is conserved
+
+
+def test_distances_across_a_tilted_cell():
+    cell = np.array([[6.0, 0, 0], [2.0, 6.0, 0], [1.0, -2.0, 6.0]])
+    atoms = ase.Atoms("CO", [[0.1, 0.1, 0.1], [0, 0, 0]], cell=cell, pbc=True)
+    atoms.positions[1] = atoms.positions[0] + cell[0] + cell[2] + [0, 0.9, 0]
+    looking = check(atoms)
+    looking.check_distances(0, atoms.positions / 10, cell / 10)
+    atoms.positions[1] = atoms.positions[0] + cell[0] + cell[2] + [0, 0.5, 0]
+    looking.check_distances(249, atoms.positions / 10, cell / 10)  # not looked at again so soon
+    with pytest.raises(StabilityError, match=r"atoms 0 \(C\) and 1 \(O\) are 0\.50 angstrom apart"):
+        looking.check_distances(250, atoms.positions / 10, cell / 10)
+
+
+def test_bonds_are_looked_at_where_that_is_asked_for():
+    topology = app.Topology()
+    residue = topology.addResidue("X", topology.addChain())
+    carbon, oxygen = (topology.addAtom(name, app.Element.getBySymbol(name), residue) for name in "CO")
+    topology.addBond(carbon, oxygen)
+    system = openmm.System()
+    for mass in (12, 16):
+        system.addParticle(mass)
+    looking = StabilityCheck(StabilitySettings(bond=2.0), system, topology, temperature=300, conserves_energy=False)
+    positions = np.array([[0, 0, 0], [0.12, 0, 0]])
+    looking.check_distances(0, positions, None)
+    looking.check_distances(300, 1.9 * positions, None)
+    with pytest.raises(StabilityError, match=r"0 \(C\), 1 \(O\) is 2\.52 angstrom long, 2\.1 times"):
+        looking.check_distances(600, 2.1 * positions, None)
+
+
+def test_a_flat_cell_is_found(argon, tmp_path):
+    """Atoms and their images meet where a cell is nearly flat."""
+    atoms = ase.io.read(argon["structure"])
+    atoms.set_cell(atoms.cell.array * [[1], [1], [0.3]], scale_atoms=True)
+    ase.io.write(tmp_path / "flat.xyz", atoms, format="extxyz")
+    with pytest.raises(StabilityError, match="exploded"):
+        run_md(settings(argon, tmp_path, structure=str(tmp_path / "flat.xyz"), steps=500), progress=False)
+
+
+def test_a_thermostat_that_cannot_keep_up_is_remarked_on(tmp_path, argon):
+    """A weak one leaves a relaxed crystal at half its temperature; the report must not be silent about it."""
+    run = settings(argon, tmp_path, steps=4000, friction=0.001, report_interval=4, minimize=True)
+    result = run_md(run, progress=False)  # velocities are drawn at 40 K, half of which the relaxed crystal takes
+    assert result["complete"]
+    assert result["mean"]["temperature_K"] < 0.7 * 40
+    assert "mean temperature" in result["remarks"][0]
+    assert json.loads((tmp_path / "out" / "report.json").read_text())["remarks"] == result["remarks"]
+
+
+def test_a_plain_run_has_no_remarks(argon, tmp_path):
+    result = run_md(settings(argon, tmp_path, steps=3000, friction=20.0, timestep=4.0), progress=False)
+    assert result["remarks"] == []
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"temperature": 0.5}, "must be above 1"),
+        ({"energy": 0}, "must be above 0"),
+        ({"distance": 1.5}, "below 1"),
+        ({"bond": float("nan")}, "must be above 1"),
+        ({"temprature": 3}, "Did you mean 'temperature'"),
+    ],
+)
+def test_bad_limits(values, message, argon, tmp_path):
+    with pytest.raises(ConfigurationError, match=message):
+        settings(argon, tmp_path, stability=values)
+
+
+def test_a_dimer_is_no_explosion(tmp_path, argon):
+    run = settings({**argon, **dimer(tmp_path)}, tmp_path, steps=2000, temperature=5.0, seed=4)
+    assert run_md(run, progress=False)["complete"]
