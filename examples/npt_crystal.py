@@ -16,6 +16,7 @@ import numpy as np
 from ase import Atoms
 from ase.io import write
 
+from halberd.plugins import ForceOptions
 from halberd.samplers import MDSettings, run_md
 
 
@@ -58,7 +59,8 @@ def main() -> None:
         friction=2.0,
         minimize=True,
         barostat_interval=10,
-        threads=2,
+        report_interval=10,
+        force=ForceOptions(threads=2),
     )
     result = run_md(settings, restart=arguments.restart)
     for key, value in result["mean"].items():

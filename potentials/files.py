@@ -29,7 +29,8 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
     Raises
     ------
     OutputError
-        If the folder does not exist or cannot be written, or the disk is full.
+        If the folder does not exist or cannot be written, the disk is full, or ``path`` is a folder, a link or a
+        device.
     """
     target = Path(path)
     check_writable(target)
@@ -65,7 +66,7 @@ def check_writable(path: str | os.PathLike[str]) -> None:
     Raises
     ------
     OutputError
-        If its folder is missing or read-only, or ``path`` is a folder.
+        If its folder is missing or read-only, or ``path`` is a folder, a link or a device.
     """
     target = Path(path)
     folder = target.parent
@@ -73,5 +74,9 @@ def check_writable(path: str | os.PathLike[str]) -> None:
         raise OutputError(f"Cannot write '{target}': the folder '{folder}' does not exist. Create it first.")
     if target.is_dir():
         raise OutputError(f"Cannot write '{target}': it is a folder. Give a file name.")
+    if target.is_symlink():
+        raise OutputError(f"Cannot write '{target}': it is a link, which would be replaced. Name the file itself.")
+    if target.exists() and not target.is_file():
+        raise OutputError(f"Cannot write '{target}': it is no regular file. Give another name.")
     if not os.access(folder, os.W_OK) or (target.exists() and not os.access(target, os.W_OK)):
         raise OutputError(f"Cannot write '{target}': permission denied. Choose another place.")

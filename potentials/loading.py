@@ -25,6 +25,7 @@ from halberd.potentials.errors import (
 from halberd.potentials.pace.file import is_pace_file
 from halberd.potentials.pace.model import load_pace
 from halberd.potentials.pretrained_models import is_pretrained, pretrained_names, pretrained_path
+from halberd.potentials.sites.archive import check_archive, records
 from halberd.potentials.sites.elements import atomic_number_of
 from halberd.potentials.sites.site_model import SiteModel, dtype_of, is_halberd_file
 
@@ -39,6 +40,7 @@ def load(
     precision: str | None = None,
     charge: float | None = None,
     multiplicity: int | None = None,
+    trust: bool = False,
 ) -> SiteModel:
     """Load a model, or a committee of models.
 
@@ -48,7 +50,7 @@ def load(
         A halberd ``.pt`` file; a mace-torch ``.model`` file (MACE or ScaleShiftMACE, with or without ZBL, with one
         or several heads); a PACE potential (``.yace``, or B-basis ``.yaml``); a name such as
         ``"gfn2-chnof"``. A sequence becomes a committee with one shared neighbour list and one column per member.
-        ``.model`` files are pickles: loading one runs code, so load files you trust.
+        What a file may do while it is loaded is on the page "What runs what".
     elements : iterable of str or int, optional
         Keep these elements only; models with weights per element get smaller and faster.
     head : str, optional
@@ -57,6 +59,8 @@ def load(
         Convert to this precision; the file's own if omitted.
     charge, multiplicity : number, optional
         Total charge (e) and spin multiplicity, for models that take them.
+    trust : bool
+        Load files that ask for more than halberd knows MACE models and TorchScript to need. They may run anything.
 
     Returns
     -------
@@ -65,7 +69,7 @@ def load(
     Raises
     ------
     ModelFileError
-        If a file is missing, damaged, or not a model halberd knows.
+        If a file is missing, damaged, not a model halberd knows, or would do more than compute.
     UnknownElementError
         If the model does not know one of ``elements``.
     ConfigurationError
@@ -81,9 +85,9 @@ def load(
     wanted = None if elements is None else [atomic_number_of(element) for element in elements]
     dtype = None if precision is None else dtype_of(precision)
     if isinstance(source, (list, tuple)):
-        members = [load(each, elements=wanted, precision=precision, **options) for each in source]
+        members = [load(each, elements=wanted, precision=precision, trust=trust, **options) for each in source]
         return committee(members)
-    model = _load_one(source, options, dtype)
+    model = _load_one(source, options, dtype, trust)
     if wanted is not None:
         model = model.restrict(wanted)
     return model.to(dtype)
@@ -120,7 +124,7 @@ def check_source(source: ModelSource | Sequence[ModelSource]) -> None:
         )
 
 
-def _load_one(source: Any, options: dict[str, Any], dtype: Any) -> SiteModel:
+def _load_one(source: Any, options: dict[str, Any], dtype: Any, trust: bool) -> SiteModel:
     check_source(source)
     if isinstance(source, SiteModel):
         _refuse(options, f"model '{source.name}', which is loaded already")
@@ -131,11 +135,11 @@ def _load_one(source: Any, options: dict[str, Any], dtype: Any) -> SiteModel:
         return SiteModel.load(pretrained_path(str(source)))
     if is_halberd_file(path):
         _refuse(options, f"'{path}', whose head and charge were fixed when it was exported")
-        return with_compiled_sites(SiteModel.load(path))
+        return with_compiled_sites(SiteModel.load(path, trust=trust))
     if is_pace_file(path):
         _refuse(options, f"'{path}', a PACE potential")
         return load_pace(path)
-    return _load_mace(path, options, dtype)
+    return _load_mace(path, options, dtype, trust)
 
 
 def _refuse(options: dict[str, Any], what: str) -> None:
@@ -144,15 +148,17 @@ def _refuse(options: dict[str, Any], what: str) -> None:
         raise ConfigurationError(f"{', '.join(given)} cannot be chosen for {what}. Leave out {', '.join(given)}.")
 
 
-def _load_mace(path: Path, options: dict[str, Any], dtype: Any) -> SiteModel:
+def _load_mace(path: Path, options: dict[str, Any], dtype: Any, trust: bool) -> SiteModel:
     kind = _pickled_model_class(path)
-    import torch
-
     import_mace(f"read '{path}'")
     from halberd.potentials.mace.network import mace_site_model
+    from halberd.potentials.mace.pickles import load_pickled
 
+    check_archive(path)
     try:
-        model = torch.load(path, map_location="cpu", weights_only=False)
+        model = load_pickled(path, trust)
+    except HalberdError:
+        raise
     except Exception as error:  # a pickle may raise anything
         raise ModelFileError(
             f"'{path}' holds a {kind} but cannot be unpickled ({type(error).__name__}: {error}). "
@@ -201,26 +207,21 @@ def _pickled_model_class(path: Path) -> str:
     advice = "Give a halberd .pt file or a mace-torch .model file."
     if not zipfile.is_zipfile(path):
         raise ModelFileError(f"'{path}' is neither a halberd model nor a torch file, or it is damaged. {advice}")
+    entries = records(path)
+    if "data.pkl" not in entries:
+        raise ModelFileError(f"'{path}' is a zip archive, but not a model. {advice}")
+    if "constants.pkl" in entries:
+        raise ModelFileError(
+            f"'{path}' is a TorchScript file of another program. {advice} "
+            "(mace-torch's compiled models cannot be converted; give the .model file they were made from.)"
+        )
     try:
-        with zipfile.ZipFile(path) as archive:
-            names = archive.namelist()
-            pickles = [name for name in names if name.endswith("/data.pkl")]
-            if not pickles:
-                raise ModelFileError(f"'{path}' is a zip archive, but not a model. {advice}")
-            data = archive.read(pickles[0])
-            if any(name.endswith("/constants.pkl") for name in names):
-                raise ModelFileError(
-                    f"'{path}' is a TorchScript file of another program. {advice} "
-                    "(mace-torch's compiled models cannot be converted; give the .model file they were made from.)"
-                )
         classes = [
             str(argument).split(" ", 1)
-            for opcode, argument, _ in pickletools.genops(io.BytesIO(data))
+            for opcode, argument, _ in pickletools.genops(io.BytesIO(entries["data.pkl"]))
             if opcode.name == "GLOBAL"
         ]
-    except (zipfile.BadZipFile, ValueError, EOFError, OSError) as error:
-        if isinstance(error, ModelFileError):
-            raise
+    except (ValueError, EOFError, IndexError) as error:
         raise ModelFileError(f"'{path}' is damaged: {error}. Copy or train it again.") from error
     for module, name in classes:
         if module.startswith("mace.") and "MACE" in name.upper():

@@ -63,7 +63,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     ),
     "samplers/runs": ("plugins/labelling",),
     "samplers/md": (
-        *("potentials/sites", "potentials/loading"),
+        *("potentials/sites", "potentials/frames", "potentials/loading"),
         *("plugins/forces", "plugins/plumed", "plugins/labelling", "plugins/hosts", "plugins/reporters"),
         *("plugins/evaluation", "plugins/commands", "samplers/runs"),
     ),

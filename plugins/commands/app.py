@@ -16,8 +16,27 @@ from halberd.plugins.commands.output import JsonOption, console, error_table, pr
 from halberd.potentials.errors import HalberdError
 
 app = typer.Typer(
-    help="Learned forces for OpenMM.", no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False
+    help="Learned forces for OpenMM.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
 )
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        sys.stdout.write(f"halberd {importlib.metadata.version('halberd-md')}\n")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    _: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version and exit.")
+    ] = False,
+) -> None:
+    """Learned forces for OpenMM."""
 
 
 def main() -> None:
@@ -73,6 +92,7 @@ def export(
     multiplicity: Annotated[int | None, typer.Option(help="Spin multiplicity, for models that take it.")] = None,
     engine: Annotated[str, typer.Option(help="halberd, or gromacs for NNPot.")] = "halberd",
     periodic: Annotated[bool, typer.Option(help="GROMACS: whether the system is periodic.")] = True,
+    trust: Annotated[bool, typer.Option("--trust", help="Let the file run code that halberd does not know.")] = False,
     as_json: JsonOption = False,
 ) -> None:
     """Convert a model into a self-contained .pt file that needs neither mace-torch nor e3nn."""
@@ -89,6 +109,7 @@ def export(
         precision=precision,
         charge=charge,
         multiplicity=multiplicity,
+        trust=trust,
     )
     if engine == "gromacs":
         from halberd.plugins.hosts.gromacs_export import export_for_gromacs

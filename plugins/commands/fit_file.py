@@ -53,8 +53,15 @@ def fit_file(settings: FitSettings, *, progress: bool = True) -> dict[str, Any]:
     output = Path(settings.output)
     figures = [output.with_suffix(".parity.png"), output.with_suffix(".dimers.png")] if settings.plots else []
     kept = [] if settings.state is None else [Path(settings.state)]
-    for file in [output, output.with_suffix(".json"), *figures, *kept]:
+    written = [output, output.with_suffix(".json"), *figures, *kept]
+    for file in written:
         check_writable(file)
+    twice = next((file for file in written if written.count(file) > 1), None)
+    if twice is not None:
+        raise ConfigurationError(
+            f"'{twice}' would hold two results of this fit, one over the other. Name the model NAME.pt, and its state "
+            "otherwise."
+        )
     if settings.threads is not None:
         torch.set_num_threads(settings.threads)
     groups = {"train": read_frames(settings.train, settings.keys)}

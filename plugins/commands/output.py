@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import math
 import sys
+from collections.abc import Mapping
 from typing import Annotated, Any
 
 import typer
@@ -18,8 +20,17 @@ JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object 
 
 
 def print_json(result: dict[str, Any]) -> None:
-    """Print a result as one JSON object on standard output."""
-    sys.stdout.write(json.dumps(result, indent=2, sort_keys=False) + "\n")
+    """Print a result as one JSON object on standard output; numbers that are none become ``null``."""
+    sys.stdout.write(json.dumps(_valid(result), indent=2, allow_nan=False) + "\n")
+
+
+def _valid(value: Any) -> Any:
+    """What JSON can hold: numbers that are none become ``null``."""
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    if isinstance(value, Mapping):
+        return {str(key): _valid(each) for key, each in value.items()}
+    return [_valid(each) for each in value] if isinstance(value, (list, tuple)) else value
 
 
 def error_table(report: dict[str, Any], title: str = "errors") -> Table:

@@ -11,7 +11,7 @@ from typing import Any
 import ase.io
 import torch
 
-from halberd.plugins.evaluation.figures import parity_plot
+from halberd.plugins.evaluation.figures import check_figure_name, parity_plot
 from halberd.plugins.evaluation.prediction import predict
 from halberd.plugins.hosts.ase_calculator import HalberdCalculator
 from halberd.potentials.errors import DataError
@@ -66,6 +66,8 @@ def evaluate_file(
     for file in (plot, predictions_file):
         if file is not None:
             check_writable(file)
+    if plot is not None:
+        check_figure_name(plot)
     check_source(model)
     if threads is not None:
         torch.set_num_threads(threads)

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from halberd.potentials.errors import OutputError
 from halberd.potentials.files import replacing
 from halberd.potentials.frames.error_table import Prediction
 from halberd.potentials.frames.labelled import Frame
@@ -32,10 +34,24 @@ def save_figure(figure: Any, path: str | os.PathLike[str]) -> None:
     Raises
     ------
     OutputError
-        If the place cannot be written.
+        If the place cannot be written, or the suffix names no format.
     """
+    check_figure_name(path)
     with replacing(path) as temporary:
         figure.savefig(temporary, dpi=150)
+
+
+def check_figure_name(path: str | os.PathLike[str]) -> None:
+    """Make sure that a figure can be written under a name, whose suffix chooses the format.
+
+    Raises
+    ------
+    OutputError
+        If there is no such format.
+    """
+    known = ("pdf", "png", "svg", "jpg")
+    if Path(path).suffix.lower().removeprefix(".") not in known:
+        raise OutputError(f"Cannot draw '{path}': the name of a figure ends in .{', .'.join(known)}.")
 
 
 def parity_plot(

@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.progress import track
 
 from halberd.plugins.hosts.ase_calculator import HalberdCalculator
+from halberd.potentials.errors import GeometryError
 from halberd.potentials.frames.error_table import Prediction
 from halberd.potentials.frames.labelled import Frame
 
@@ -31,12 +32,18 @@ def predict(calculator: HalberdCalculator, frames: Sequence[Frame], progress: bo
     ------
     UnknownElementError
         If a frame has an element the model does not know; found before anything is computed.
+    GeometryError
+        If the model has no finite energy for a frame; says which.
     """
     for frame in frames:
         calculator.model.species_of(frame.atoms.numbers)
     predictions = []
-    for frame in track(frames, "evaluating", console=Console(stderr=True), disable=not progress):
-        results = calculator.evaluate(frame.atoms)
+    frames_with_bar = track(frames, "evaluating", console=Console(stderr=True), disable=not progress)
+    for number, frame in enumerate(frames_with_bar):
+        try:
+            results = calculator.evaluate(frame.atoms)
+        except GeometryError as error:
+            raise GeometryError(f"Frame {number}: {error}") from error
         virial = None
         if "stress" in results:
             virial = -frame.atoms.get_volume() * voigt_6_to_full_3x3_stress(results["stress"])

@@ -12,8 +12,9 @@ from ase.calculators.calculator import Calculator, all_changes
 from ase.stress import full_3x3_to_voigt_6_stress
 
 from halberd.plugins.forces.options import check_device
+from halberd.plugins.forces.topology import describe_atoms
 from halberd.potentials.constants import EV_IN_KJ_PER_MOL
-from halberd.potentials.errors import ConfigurationError
+from halberd.potentials.errors import ConfigurationError, GeometryError
 from halberd.potentials.loading import ModelSource, load
 from halberd.potentials.sites.site_model import Columns
 from halberd.potentials.sites.structure_energy import StructureEnergy
@@ -113,6 +114,11 @@ class HalberdCalculator(Calculator):
         -------
         dict
             See ``results``.
+
+        Raises
+        ------
+        GeometryError
+            If the model has no finite energy or force for it, such as where atoms coincide; names them.
         """
         module = self._module(atoms)
         positions = torch.tensor(atoms.positions, dtype=torch.float64, device=self.device, requires_grad=True)
@@ -139,6 +145,7 @@ class HalberdCalculator(Calculator):
             if self.model.columns is Columns.MEAN_AND_SIGMA:  # of the mean alone
                 self_sites = self_sites * np.array([1.0, 0.0])
         site_energies = columns.detach().cpu().numpy() + self_sites
+        _check_finite(atoms, site_energies, np.array(forces))
         return self._results(atoms, site_energies, np.array(forces), np.array(stresses))
 
     def _results(
@@ -176,6 +183,16 @@ class HalberdCalculator(Calculator):
             module = script(StructureEnergy(self.model, species, self.skin, torch.get_num_threads()))
             self._modules[key] = module.to(self.device)
         return self._modules[key]
+
+
+def _check_finite(atoms: Atoms, site_energies: np.ndarray, forces: np.ndarray) -> None:
+    fine = np.isfinite(site_energies).all(axis=1) & np.isfinite(forces).all(axis=(0, 2))
+    if not fine.all():
+        bad = np.nonzero(~fine)[0]
+        raise GeometryError(
+            f"The model's energy or forces are not finite for {len(bad)} of {len(atoms)} atoms: "
+            f"{describe_atoms(list(atoms.symbols), bad)}. Atoms may coincide, or a coordinate be out of all bounds."
+        )
 
 
 def virial_trace(results: dict[str, Any], atoms: Atoms) -> float:

@@ -72,6 +72,12 @@ def value_of(words: list[str], keyword: str) -> str | None:
     return None
 
 
+def deposits(script: str, folder: Path) -> bool:
+    """Whether a bias of the script grows: it then skips the first step after a restart, which other engines repeat."""
+    growing = re.compile(r"METAD|OPES|VES|EDS|MAXENT|DRR|LOGMFD|METAINFERENCE|CALIBER")
+    return any(growing.search(word) for words in actions(script, folder) for word in words if "=" not in word)
+
+
 def written_files(script: str, folder: Path) -> tuple[list[Path], list[Path]]:
     """Files that a script says it writes, whether they exist yet or not.
 
@@ -113,13 +119,19 @@ def without_read_states(script: str) -> str:
 
 
 def begun_anew(script: str, folder: Path) -> str:
-    """The script of a restart in which OPES begins where it has not written any kernel; PLUMED refuses it otherwise."""
+    """The script of a restart in which OPES begins where it has not written any kernel; PLUMED refuses it otherwise.
+
+    Its empty files are deleted, lest PLUMED keep them under other names.
+    """
     lines: list[str] = []
     for block in _blocks(script):
         words = _words(block)
         kind = next((word for word in words if word.startswith("OPES_METAD")), None)
-        files = [value_of(words, "FILE") or DEFAULT_FILES.get(kind or "", ""), value_of(words, "STATE_RFILE")]
-        if kind is not None and not any(file and (folder / file).is_file() for file in files):
+        names = [value_of(words, "FILE") or DEFAULT_FILES.get(kind or "", ""), value_of(words, "STATE_RFILE")]
+        files = [folder / name for name in names if name and (folder / name).is_file()]
+        if kind is not None and not any(file.stat().st_size for file in files):
+            for file in files:
+                file.unlink()
             block = [" ".join([*(word for word in words if not word.startswith("RESTART=")), "RESTART=NO"])]
         lines += block
     return "\n".join(lines)

@@ -24,7 +24,7 @@ from typing import ClassVar, NamedTuple, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from halberd.plugins.plumed.files import actions, begun_anew, open_for_writing, value_of, written_files
+from halberd.plugins.plumed.files import actions, begun_anew, deposits, open_for_writing, value_of, written_files
 from halberd.plugins.plumed.kernel import open_plumed
 from halberd.potentials.errors import ConfigurationError, OutputError
 
@@ -268,7 +268,7 @@ class PlumedSession:
         self._check_asker(asker, asked, before, stepped)
         if self._restart and step > 0:
             # A run that goes on from its very first step leaves out a hill there by right.
-            if not stepped:
+            if not stepped and deposits(self._script, self.folder):
                 self._pretend_first_step(asked)
             self._restart = False
         if before is not None and stepped:
@@ -391,7 +391,8 @@ class PlumedSession:
         """Make the step that PLUMED will not count.
 
         METAD and its kin skip their first step, because most engines repeat the last one of the run before. This one
-        does not, so the step is made up, and what it writes is taken back.
+        does not, so the step is made up, and what it writes is taken back. (Averages, which begin at a restart, count
+        its frame twice then.)
         """
         sizes = {file: file.stat().st_size for file in self.files if file.exists()}
         self._compute(asked._replace(step=asked.step - 1))

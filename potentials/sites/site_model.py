@@ -32,6 +32,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from halberd.potentials.errors import ConfigurationError, ModelError, ModelFileError, UnknownElementError
 from halberd.potentials.files import replacing
+from halberd.potentials.sites.archive import check_archive, check_torchscript, with_digest
 from halberd.potentials.sites.elements import atomic_number_of
 from halberd.potentials.sites.torchscript import load_operators, quiet_torchscript
 
@@ -145,6 +146,9 @@ class SiteModel:
             raise ModelError(f"atomic_numbers must be distinct and not empty, got {self.atomic_numbers}.")
         if self.e0s.shape[0] != len(self.atomic_numbers):
             raise ModelError(f"e0s must have {len(self.atomic_numbers)} rows, one per species, got {self.e0s.shape}.")
+        if not np.isfinite(self.e0s).all():
+            bad = ase.data.chemical_symbols[self.atomic_numbers[int(np.argwhere(~np.isfinite(self.e0s))[0][0])]]
+            raise ModelError(f"The self-energy of {bad} is no number; every energy would be none. Correct it (e0s).")
         if (self.columns is Columns.ENERGY) != (n_columns is None):
             raise ModelError(f"Columns are {self.columns}, their number is {n_columns}: these do not go together.")
         if "columns" in self.metadata:
@@ -318,24 +322,39 @@ class SiteModel:
         ModelError
             If the module cannot be scripted.
         """
+        bad = [name for name, tensor in self.module.named_parameters() if not bool(torch.isfinite(tensor).all())]
+        if bad:
+            raise ModelError(f"Model '{self.name}' is not saved: weights of '{bad[0]}' are no numbers. Fit it again.")
         scripted = self.scripted()
         module = getattr(scripted, "portable", scripted)
         with replacing(path) as temporary, quiet_torchscript():
             # By way of a buffer: torch names the folder inside the archive after the file, here a temporary one.
             buffer = _serialise(module, json.dumps(self.sidecar(), sort_keys=True))
-            temporary.write_bytes(buffer)
+            temporary.write_bytes(with_digest(buffer))
 
     @classmethod
-    def load(cls, path: str | os.PathLike[str]) -> SiteModel:
+    def load(cls, path: str | os.PathLike[str], *, trust: bool = False) -> SiteModel:
         """Read a ``.pt`` file written by :meth:`save`.
+
+        Parameters
+        ----------
+        path : path-like
+        trust : bool
+            Run code that halberd does not know, too: see :func:`halberd.potentials.sites.archive.check_torchscript`.
 
         Raises
         ------
         ModelFileError
-            If the file is missing, damaged, or not halberd's.
+            If the file is missing, damaged (checksums and a digest are looked at), not halberd's, or holds code that
+            does more than compute.
         """
         path = Path(path)
         extra = {SIDECAR: ""}
+        if not path.is_file():
+            raise ModelFileError(f"Model file '{path}' does not exist.")
+        check_archive(path)
+        if not trust:
+            check_torchscript(path)
         load_operators()
         try:
             with quiet_torchscript():
@@ -348,7 +367,15 @@ class SiteModel:
                 f"'{path}' is a TorchScript file, but not a halberd model: it has no {SIDECAR}. "
                 "Give the original model file, or export it with 'halberd export'."
             )
-        sidecar = json.loads(extra[SIDECAR])
+        try:
+            return cls._from_sidecar(module, json.loads(extra[SIDECAR]), path)
+        except (KeyError, TypeError, ValueError, AttributeError, ModelError, RecursionError) as error:
+            raise ModelFileError(
+                f"'{path}' is damaged: its {SIDECAR} cannot be read ({error}). Make it anew."
+            ) from error
+
+    @classmethod
+    def _from_sidecar(cls, module: torch.jit.ScriptModule, sidecar: dict[str, Any], path: Path) -> SiteModel:
         if sidecar["format_version"] > FORMAT_VERSION:
             raise ModelFileError(
                 f"'{path}' has format {sidecar['format_version']}, this halberd reads up to {FORMAT_VERSION}. "

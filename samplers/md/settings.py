@@ -117,7 +117,7 @@ class MDSettings:
     fast_model: str | None = None
     inner_steps: int = 4
     seed: int = 1
-    report_interval: int = 10
+    report_interval: int = 100
     checkpoint_interval: int = 500
     checkpoint_minutes: float | None = None
     max_hours: float | None = None

@@ -240,9 +240,6 @@ def cut_outputs(
         if file.exists() and os.path.relpath(file, folder) not in places:
             file.unlink()
     for name, size in checkpoint.sizes.items():
-        if size == 0:  # begun, but nothing written yet: begun again
-            places[name].unlink()
-            continue
         cut = places[name].stat().st_size > size
         os.truncate(places[name], size)
         if cut and places[name].suffix == ".dcd":

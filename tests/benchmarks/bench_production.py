@@ -1,6 +1,6 @@
 """What production costs: PLUMED per step, watching a model's uncertainty, checkpoints.
 
-    python tests/benchmarks/bench_production.py              # all three, a few minutes
+    python tests/benchmarks/bench_production.py              # all four, some minutes
     python tests/benchmarks/bench_production.py plumed
     python tests/benchmarks/bench_production.py watch --model MODEL.pt   # a committee; one is fitted if none is given
 
@@ -16,6 +16,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import ase.io
 import numpy as np
 import openmm
 from ase import Atoms
@@ -24,6 +25,8 @@ from openmm import app
 
 from halberd.plugins import HalberdCalculator, LearnedPotential, PlumedForce, UncertaintyGuard, topology_from_atoms
 from halberd.potentials import Frame, LastLayerFit, load
+from halberd.samplers import MDSettings
+from halberd.samplers.md.run import MolecularDynamics
 from halberd.samplers.runs.restart import write_checkpoint
 
 SCRIPT = (
@@ -180,10 +183,47 @@ def bench_checkpoint() -> None:
     print(f"a new Context at constant pressure, 6 ethanols: {statistics.median(times):.0f} ms")
 
 
+def bench_run(n_rounds: int = 5, steps: int = 1000) -> None:
+    """What ``halberd md`` adds to the steps of OpenMM with its default settings: rows, frames, checkpoints, checks.
+
+    In every round one run of each, on the same start: ``bare`` steps the run's own Simulation without anything.
+    """
+    atoms = Atoms()
+    for corner in np.ndindex(2, 2, 2):
+        each = molecule("CH3CH2OH")
+        each.translate(9.0 * np.array(corner))
+        atoms += each
+    atoms.set_cell([18.0] * 3)
+    atoms.pbc = True
+    times: dict[str, list[float]] = {"bare": [], "default": [], "stability: null": []}
+    for number in range(n_rounds):
+        with tempfile.TemporaryDirectory() as folder:
+            ase.io.write(Path(folder) / "start.extxyz", atoms, format="extxyz")
+            for name in times:
+                more: dict[str, Any] = {"stability": None} if name == "stability: null" else {}
+                settings = MDSettings(
+                    structure=str(Path(folder) / "start.extxyz"), output=f"{folder}/{name[:4]}", steps=steps, **more
+                )
+                run = MolecularDynamics(settings)
+                if name != "bare":
+                    times[name].append(run.run(progress=False)["seconds"])
+                    continue
+                run.simulation.context.setVelocitiesToTemperature(300, 1)
+                run.simulation.step(20)
+                start = time.perf_counter()
+                run.simulation.step(steps)
+                times[name].append(time.perf_counter() - start)
+        print(f"round {number + 1}: " + ", ".join(f"{name} {each[-1]:.1f} s" for name, each in times.items()))
+    for name, each in times.items():
+        ratios = sorted(a / b for a, b in zip(each, times["bare"], strict=True))
+        shown = f"{statistics.median(ratios):.3f} ({ratios[0]:.3f} to {ratios[-1]:.3f})"
+        print(f"{name:16s} {1e3 * statistics.median(each) / steps:8.2f} ms a step, {shown} of the bare steps")
+
+
 def main() -> None:
     """Run what was asked for."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", nargs="*", default=["plumed", "watch", "checkpoint"])
+    parser.add_argument("what", nargs="*", default=["plumed", "watch", "checkpoint", "run"])
     parser.add_argument("--model", help="committee for 'watch'")
     parser.add_argument("--threads", type=int, default=1, help="of OpenMM's CPU platform for 'plumed'")
     arguments = parser.parse_args()
@@ -193,6 +233,8 @@ def main() -> None:
         bench_watch(arguments.model)
     if "checkpoint" in arguments.what:
         bench_checkpoint()
+    if "run" in arguments.what:
+        bench_run()
 
 
 if __name__ == "__main__":

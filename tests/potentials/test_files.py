@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import stat
+from pathlib import Path
+
 import pytest
 
 from halberd.potentials.errors import OutputError
@@ -31,6 +35,22 @@ def test_full_disk_is_a_clear_error(tmp_path):
     with pytest.raises(OutputError, match="No space left"), replacing(tmp_path / "a.txt"):
         raise OSError(28, "No space left on device")
     assert not list(tmp_path.iterdir())
+
+
+def test_links_and_devices_are_left_alone(tmp_path):
+    """Renaming would replace the link; as root it would replace the device, /dev/null say."""
+    (tmp_path / "real.txt").write_text("old")
+    (tmp_path / "link.txt").symlink_to(tmp_path / "real.txt")
+    os.mkfifo(tmp_path / "pipe")
+    for name, what in (("link.txt", "it is a link"), ("pipe", "no regular file")):
+        with pytest.raises(OutputError, match=what), replacing(tmp_path / name) as temporary:
+            temporary.write_text("new")
+    assert (tmp_path / "link.txt").is_symlink()
+    assert (tmp_path / "real.txt").read_text() == "old"
+    assert stat.S_ISFIFO((tmp_path / "pipe").stat().st_mode)
+    with pytest.raises(OutputError, match="no regular file"), replacing("/dev/null"):
+        pass
+    assert stat.S_ISCHR(Path("/dev/null").stat().st_mode)
 
 
 def test_missing_folder(tmp_path):

@@ -445,6 +445,30 @@ def test_a_step_number_that_jumps_is_an_error(tmp_path):
     force.close()
 
 
+def test_averages_after_a_restart_count_every_step_once(tmp_path):
+    script = "d: DISTANCE ATOMS=1,4\na: AVERAGE ARG=d STRIDE=1\nPRINT ARG=d,a FILE=COLVAR STRIDE=1 FMT=%.12f"
+    system = chain()
+    force = PlumedForce(script, system, timestep=0.002, folder=tmp_path)
+    system.addForce(force)
+    context = context_of(system)
+    context.getIntegrator().step(10)
+    checkpoint = context.createCheckpoint()
+    force.close(10)
+    system = chain()
+    force = PlumedForce(script, system, timestep=0.002, folder=tmp_path, restart=True)
+    system.addForce(force)
+    context = context_of(system)
+    context.loadCheckpoint(checkpoint)
+    context.getIntegrator().step(10)
+    force.close(20)
+    _, distances, averages = rows(tmp_path / "COLVAR").T
+    assert len(distances) == 20
+    # PLUMED leaves the first step of a run out of its averages, and begins them anew at a restart.
+    for piece in (slice(1, 10), slice(10, 20)):
+        values = distances[piece]
+        np.testing.assert_allclose(averages[piece], np.cumsum(values) / np.arange(1, len(values) + 1), atol=2e-6)
+
+
 def test_a_variable_that_nobody_gives_is_refused(tmp_path):
     with pytest.raises(ConfigurationError, match=r"EXTRACV NAME=q, but no variable.*there is none"):
         PlumedForce("q: EXTRACV NAME=q\nPRINT ARG=q FILE=C", chain(), timestep=0.002, folder=tmp_path)
@@ -496,6 +520,7 @@ m: METAD ARG=p.x SIGMA=0.01 HEIGHT=0.6 PACE=150 BIASFACTOR=8 TEMP=300 FILE=HILLS
     assert np.abs(error).max() < 1.5
 
 
+@pytest.mark.long
 @pytest.mark.physical
 def test_plumed_and_openmms_metadynamics_agree_on_a_molecule(tmp_path):
     """The distance of oxygen and a hydrogen of formaldehyde, with the pretrained model."""

@@ -29,7 +29,8 @@ def argon(tmp_path):
 
 
 def settings(argon, tmp_path, **more) -> MDSettings:
-    return MDSettings.from_mapping({**argon, "output": str(tmp_path / "out"), "timestep": 2.0, **more})
+    own = {"output": str(tmp_path / "out"), "timestep": 2.0, "report_interval": 10}
+    return MDSettings.from_mapping({**argon, **own, **more})
 
 
 def dimer(tmp_path) -> dict[str, object]:

@@ -428,6 +428,7 @@ print(*marks)
 """
 
 
+@pytest.mark.long
 @pytest.mark.physical
 def test_memory_does_not_grow(argon, tmp_path):
     """50,000 steps with a bias, a watching committee, frames and checkpoints."""

@@ -9,12 +9,13 @@ import mdtraj
 import numpy as np
 import pytest
 
-from halberd.potentials.errors import ConfigurationError, OutputError
+from halberd.potentials.errors import ConfigurationError, OutputError, RestartError
 from halberd.samplers.md.production import run_md
 from halberd.samplers.md.replica_exchange import round_trips
 from tests.samplers.md.conftest import dimer, settings
 
 
+@pytest.mark.long
 @pytest.mark.physical
 def test_replica_exchange_samples_each_temperature(argon, tmp_path):
     """A cold crystal is harmonic: 3/2 kT per atom of potential energy at every temperature. Neighbours exchange."""
@@ -57,6 +58,28 @@ def test_replicas_at_constant_pressure(argon, tmp_path):
         dataclasses.replace(run, barostat="flexible")
     with pytest.raises(ConfigurationError, match="no periodic cell"):
         run_md(dataclasses.replace(run, output=str(tmp_path / "b"), structure=dimer(tmp_path)["structure"]))
+
+
+def test_replicas_of_another_run_are_not_gone_on_with(argon, tmp_path):
+    """Other temperatures would relabel trajectories, and reweight energies by the wrong kT, without a word."""
+    run = settings(argon, tmp_path, steps=20, exchange_interval=10, replica_temperatures=[40.0, 44.0])
+    run_md(run, progress=False)
+    before = (tmp_path / "out" / "replicas.nc").read_bytes()
+    changes = {
+        "temperatures": {"replica_temperatures": [50.0, 60.0]},
+        "weights": {"model": str(tmp_path / "softer.pt")},
+        "exchange_interval": {"exchange_interval": 20},
+        "friction": {"friction": 2.0},
+        "composition": {"structure": dimer(tmp_path)["structure"]},
+    }
+    for name, change in changes.items():
+        with pytest.raises(RestartError, match=f"its {name} is"):
+            run_md(dataclasses.replace(run, steps=40, **change), restart=True, progress=False)
+    assert (tmp_path / "out" / "replicas.nc").read_bytes() == before
+    assert run_md(dataclasses.replace(run, steps=40), restart=True, progress=False)["iterations"] == 4
+    (tmp_path / "out" / "replicas.json").write_text("[")
+    with pytest.raises(RestartError, match="says what the replicas of this folder are, cannot be read"):
+        run_md(dataclasses.replace(run, steps=60), restart=True, progress=False)
 
 
 def test_round_trips_are_counted():

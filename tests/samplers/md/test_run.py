@@ -48,7 +48,7 @@ def test_files_and_report(argon, tmp_path):
     result = run_md(settings(argon, tmp_path, steps=100, report_interval=20, ensemble="NPT"), progress=False)
     out = tmp_path / "out"
     assert {p.name for p in out.iterdir()} == {
-        "topology.pdb", "log.csv", "trajectory.dcd", "frames.extxyz", "restart.zip", "report.json", "run.png",
+        "topology.pdb", "log.csv", "trajectory.dcd", "frames.extxyz", "restart.zip", "report.json", "run.png", ".lock",
     }  # fmt: skip
     assert set(result) >= {"trajectory", "steps", "us_per_atom_step", "mean", "drift"}
     assert set(result["mean"]) == {"temperature_K", "pressure_bar", "density_g_cm3"}

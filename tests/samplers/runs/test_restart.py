@@ -20,8 +20,6 @@ from tests.samplers.md.conftest import dimer, settings
 
 METAD = "d: DISTANCE ATOMS=1,2\nMETAD ARG=d SIGMA=0.02 HEIGHT=0.1 PACE=10\nPRINT ARG=d STRIDE=5 FILE=COLVAR\n"
 OPES = "d: DISTANCE ATOMS=1,2\nOPES_METAD ARG=d PACE=10 BARRIER=5 TEMP=60 SIGMA=0.02\nPRINT ARG=d STRIDE=5 FILE=C\n"
-    "d: DISTANCE ATOMS=1,2\nOPES_METAD ARG=d PACE=10 BARRIER=5 TEMP=60 SIGMA=0.02\nPRINT ARG=d STRIDE=5 FILE=COLVAR\n"
-)
 #: The state goes with the checkpoint, whatever was written since.
 OPES_STATE = (
     "d: DISTANCE ATOMS=1,2\n"

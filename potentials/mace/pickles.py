@@ -1,0 +1,231 @@
+"""Reading pickled MACE models without giving a file the run of the program.
+
+A ``.model`` file is a pickle: a program that may call anything. It is unpickled here by a reader that knows the
+classes of which MACE models are made, by name, and refuses everything else before it is imported. Two of these carry
+code of their own: graph modules hold Python source, which must consist of plain tensor expressions, and e3nn's modules
+hold TorchScript, which must not reach beyond the program.
+"""
+
+from __future__ import annotations
+
+import ast
+import contextlib
+import io
+import pickle
+import zipfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import BuiltinFunctionType, FunctionType, SimpleNamespace
+from typing import Any
+
+import torch
+
+from halberd.potentials.errors import ModelFileError
+from halberd.potentials.sites.archive import TRUST, check_source
+
+#: Module -> names that may be imported from it.
+_NAMES = {
+    "builtins": {
+        *("set", "frozenset", "dict", "list", "tuple", "int", "float", "bool", "complex", "str", "bytes", "bytearray"),
+        *("slice", "range"),
+    },
+    "collections": {"OrderedDict", "defaultdict"},
+    "_codecs": {"encode"},
+    "numpy": {"ndarray", "dtype", "float64", "float32", "int64", "int32", "bool_"},
+    "numpy.core.multiarray": {"_reconstruct", "scalar"},
+    "numpy._core.multiarray": {"_reconstruct", "scalar"},
+    "numpy.dtypes": {"Float64DType", "Float32DType", "Int64DType", "Int32DType"},
+    "torch": {"Size", "device", "tanh", "sigmoid", "abs", "relu"},
+    "torch._utils": {
+        *("_rebuild_parameter", "_rebuild_parameter_with_state", "_rebuild_tensor", "_rebuild_tensor_v2"),
+        *("_rebuild_tensor_v3", "_rebuild_device_tensor_from_numpy"),
+    },
+    "torch.storage": {"TypedStorage", "UntypedStorage"},
+    "torch.nn.parameter": {"Parameter", "Buffer"},
+    "torch.serialization": {"_get_layout"},
+    "torch.fx._symbolic_trace": {"Tracer"},
+    "torch.fx.graph_module": {"reduce_graph_module"},
+    "mace.modules.irreps_tools": {"reshape_irreps"},
+    "mace.modules.radial": {"ZBLBasis"},
+}
+#: Packages all of whose own classes may be imported: networks and descriptions of irreps.
+_CLASSES = ("mace.modules.", "e3nn.o3.", "e3nn.nn.", "e3nn.math.", "torch.nn.modules.")
+#: What the source of a graph module may consist of.
+_SYNTAX = (
+    *(ast.Module, ast.FunctionDef, ast.arguments, ast.arg, ast.Return, ast.Assign, ast.Expr, ast.Call, ast.keyword),
+    *(ast.Attribute, ast.Name, ast.Constant, ast.Tuple, ast.List, ast.BinOp, ast.UnaryOp, ast.Compare, ast.Subscript),
+    *(ast.Slice, ast.Starred, ast.expr_context, ast.operator, ast.unaryop, ast.cmpop, ast.Import, ast.ImportFrom),
+    *(ast.alias, ast.AnnAssign),
+)
+_IMPORTS = {"torch", "math", "torch.fx._pytree", "torch.utils._pytree", "torch._C"}
+_CALLED_NAMES = {"slice", "len", "int", "float", "tuple", "list", "device", "type"}
+
+
+def load_pickled(path: Path, trust: bool = False) -> Any:
+    """Unpickle a MACE model.
+
+    Parameters
+    ----------
+    path : path
+    trust : bool
+        Whether the file may run anything.
+
+    Returns
+    -------
+    torch.nn.Module
+
+    Raises
+    ------
+    ModelFileError
+        If the file asks for something that is no part of a MACE model; names it. Nothing of it has been run then.
+    """
+    if trust:
+        return torch.load(path, map_location="cpu", weights_only=False)
+    if not zipfile.is_zipfile(path):
+        raise ModelFileError(f"'{path}' is no torch archive.")
+    with _checked_torchscript(path):
+        return torch.load(path, map_location="cpu", weights_only=False, pickle_module=_reader_of(path))
+
+
+def _reader_of(path: Path) -> Any:
+    """What torch takes for the module ``pickle``."""
+
+    class Unpickler(pickle.Unpickler):
+        def find_class(self, module: str, name: str) -> Any:
+            return _found(super().find_class, "builtins" if module == "__builtin__" else module, name, path)
+
+    def load(file: Any, **options: Any) -> Any:
+        return Unpickler(file, **options).load()
+
+    return SimpleNamespace(__name__="pickle", Unpickler=Unpickler, load=load)
+
+
+def _found(find: Callable[[str, str], Any], module: str, name: str, path: Path) -> Any:
+    """What a name in a pickle stands for, if it may be used."""
+    refused = ModelFileError(
+        f"'{path}' asks for '{module}.{name}', which is no part of a MACE model; it could run anything. {TRUST}"
+    )
+    if "." in name or name.startswith("__"):
+        raise refused
+    if module == "torch.fx.graph_module" and name == "reduce_graph_module":
+        return _checked_graph_module(find(module, name), path)
+    if name in _NAMES.get(module, ()):
+        return find(module, name)
+    found = None
+    if module == "torch" and (name.endswith("Storage") or isinstance(getattr(torch, name, None), torch.dtype)):
+        found = find(module, name)
+    elif module == "torch.nn.functional":
+        found = find(module, name)
+        if not isinstance(found, (FunctionType, BuiltinFunctionType)):
+            raise refused
+    elif module.startswith(_CLASSES):
+        found = find(module, name)
+        # Not what such a module has imported from elsewhere.
+        if not isinstance(found, type) or not found.__module__.startswith(_CLASSES):
+            raise refused
+    if found is None:
+        raise refused
+    return found
+
+
+def _checked_graph_module(build: Callable[..., Any], path: Path) -> Callable[..., Any]:
+    def checked(body: dict[Any, Any], import_block: str) -> Any:
+        source = str(body.get("_code") or body["code"])
+        check_graph_source(str(import_block) + source, f"'{path}'")
+        return build({**body, "_code": source}, str(import_block))
+
+    return checked
+
+
+def check_graph_source(source: str, where: str) -> None:
+    """Make sure that the source of a graph module is a function of tensor expressions.
+
+    Parameters
+    ----------
+    source : str
+    where : str
+        For the message.
+
+    Raises
+    ------
+    ModelFileError
+        Names what else it holds.
+    """
+    try:
+        tree = ast.parse(source)
+    except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
+        raise ModelFileError(f"{where} holds code that cannot be read: {error}. Do not use it.") from error
+    local = {"self", "torch"}
+    for node in ast.walk(tree):
+        local |= {node.arg} if isinstance(node, ast.arg) else set()
+        local |= {node.id} if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store) else set()
+    for node in ast.walk(tree):
+        problem = _unexpected(node, local)
+        if problem is not None:
+            raise ModelFileError(f"{where} holds code with {problem}, which no MACE model needs. {TRUST}")
+    check_source(source, where)
+
+
+def _unexpected(node: ast.AST, local: set[str]) -> str | None:
+    problem: str | None = None
+    if not isinstance(node, _SYNTAX):
+        problem = f"'{type(node).__name__}'"
+    elif isinstance(node, ast.Import) and not {each.name for each in node.names} <= _IMPORTS:
+        problem = f"'import {node.names[0].name}'"
+    elif isinstance(node, ast.ImportFrom) and node.module not in _IMPORTS:
+        problem = f"'from {node.module} import'"
+    elif isinstance(node, ast.Attribute) and node.attr.startswith("__"):
+        problem = f"'.{node.attr}'"
+    elif isinstance(node, ast.FunctionDef) and (node.name != "forward" or node.decorator_list):
+        problem = f"'def {node.name}'"
+    elif isinstance(node, ast.Call):
+        called = node.func
+        if isinstance(called, ast.Name) and called.id not in _CALLED_NAMES:
+            problem = f"a call of '{called.id}'"
+        elif isinstance(called, ast.Attribute):
+            problem = _unexpected_call(called, local)
+        elif not isinstance(called, ast.Name):
+            problem = "a call of an expression"
+    return problem
+
+
+def _unexpected_call(called: ast.Attribute, local: set[str]) -> str | None:
+    """Methods of tensors and functions of torch may be called, nothing else."""
+    names = [called.attr]
+    value = called.value
+    while isinstance(value, ast.Attribute):
+        names.append(value.attr)
+        value = value.value
+    if isinstance(value, ast.Name) and value.id == "torch":
+        place: Any = torch
+        for name in reversed(names):
+            place = getattr(place, name, None)
+        plain = place is not None and not isinstance(place, type) and len(names) <= 3
+        inner = [name for name in names[1:] if name not in ("nn", "functional", "_C", "_nn", "linalg", "special")]
+        return None if plain and not inner else f"a call of 'torch.{'.'.join(reversed(names))}'"
+    if isinstance(value, ast.Name) and value.id not in local:
+        return f"a call of '{value.id}.{called.attr}'"
+    return None
+
+
+@contextlib.contextmanager
+def _checked_torchscript(path: Path) -> Iterator[None]:
+    """Look at TorchScript inside the pickle, which e3nn loads while it is unpickled, before it runs."""
+    load = torch.jit.load
+
+    def checked(file: Any, *args: Any, **options: Any) -> Any:
+        content = file.read() if hasattr(file, "read") else Path(file).read_bytes()
+        with zipfile.ZipFile(io.BytesIO(content)) as archive:
+            names = archive.namelist()
+            if len({name.lower() for name in names}) != len(names):
+                raise ModelFileError(f"'{path}' holds entries twice, one of which might hide. Do not use it.")
+            for name in names:
+                if name.endswith(".py"):
+                    check_source(archive.read(name).decode("utf-8", errors="replace"), f"'{path}'")
+        return load(io.BytesIO(content), *args, **options)
+
+    torch.jit.load = checked  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        torch.jit.load = load
