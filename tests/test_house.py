@@ -42,8 +42,8 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     ),
     "potentials/conformance": ("potentials/sites", "potentials/loading"),
     "plugins/forces": (
-        *("potentials/sites", "potentials/committees", "potentials/ace", "potentials/mace", "potentials/simgen"),
-        "potentials/loading",
+        *("potentials/sites", "potentials/frames", "potentials/committees", "potentials/ace", "potentials/mace"),
+        *("potentials/simgen", "potentials/loading"),
     ),
     "plugins/plumed": (),
     "plugins/molecules": ("potentials/simgen",),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import os
 import typing
 from collections.abc import Mapping
@@ -29,7 +30,9 @@ def read_yaml(path: str | os.PathLike[str]) -> dict[str, Any]:
         values = yaml.safe_load(file.read_text(encoding="utf-8"))
     except OSError as error:
         raise DataError(f"Configuration file '{file}' cannot be read: {error.strerror}.") from error
-    except yaml.YAMLError as error:
+    except (UnicodeDecodeError, RecursionError) as error:
+        raise DataError(f"'{file}' is no YAML file of settings: {type(error).__name__}.") from error
+    except (yaml.YAMLError, ValueError) as error:  # dates that are none are a ValueError
         raise DataError(f"'{file}' is not valid YAML: {error}") from error
     if not isinstance(values, dict):
         raise DataError(f"'{file}' must hold 'key: value' lines.")
@@ -148,7 +151,7 @@ def convert(key: str, value: Any, annotation: str) -> Any:
         if annotation.startswith("float | Mapping") and isinstance(value, Mapping):
             return {str(name): convert(key, each, "float") for name, each in value.items()}
         if annotation.startswith("float") and not (isinstance(value, str) and "| str" in annotation):
-            if isinstance(value, (bool, str)):
+            if isinstance(value, (bool, str)) or not math.isfinite(value):
                 raise TypeError
             return float(value)
         if annotation.startswith("int"):
@@ -171,6 +174,6 @@ def convert(key: str, value: Any, annotation: str) -> Any:
             raise TypeError
     except ConfigurationError:  # of a value further in, which its own message names
         raise
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         raise ConfigurationError(f"{key} is {value!r}, which is not a {annotation.replace(' | None', '')}.") from None
     return str(value) if key == "device_index" else value

@@ -7,7 +7,6 @@ import warnings
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-import ase.io
 import numpy as np
 import openmm
 from ase import Atoms
@@ -15,7 +14,13 @@ from ase.cell import Cell
 from openmm import app, unit
 
 from halberd.potentials.constants import NM_IN_ANGSTROM
-from halberd.potentials.errors import ConfigurationError, DataError, GeometryError, UnknownElementError
+from halberd.potentials.errors import (
+    ConfigurationError,
+    DataError,
+    GeometryError,
+    UnknownElementError,
+)
+from halberd.potentials.frames.images import read_images
 
 
 def topology_from_atoms(atoms: Atoms) -> tuple[app.Topology, np.ndarray]:
@@ -55,8 +60,8 @@ def topology_from_atoms(atoms: Atoms) -> tuple[app.Topology, np.ndarray]:
                 f"The structure is periodic along {[bool(p) for p in atoms.pbc]}; OpenMM knows all three directions "
                 "or none. Make a slab or wire periodic everywhere, with vacuum between the images."
             )
-        if atoms.cell.rank < 3 or atoms.get_volume() < 1e-6:
-            raise GeometryError(f"The cell {atoms.cell.array.tolist()} has no volume.")
+        if not np.isfinite(atoms.cell.array).all() or atoms.cell.rank < 3 or not atoms.get_volume() > 1e-6:
+            raise GeometryError(f"The cell {atoms.cell.array.tolist()} has no volume, or is no number.")
         # A left-handed cell and its negative span the same lattice; turning the negative mirrors nothing.
         handed = atoms.cell if atoms.cell.handedness > 0 else Cell(-atoms.cell.array)
         cell, rotation = handed.standard_form()
@@ -100,11 +105,10 @@ def read_structure(path: str | os.PathLike[str]) -> tuple[app.Topology, np.ndarr
             # OpenMM drops atoms whose names repeat within a residue; ASE, which is asked next, keeps them.
             if not any("duplicate atom" in str(warning.message) for warning in caught):
                 return pdb.topology, np.array(pdb.getPositions(asNumpy=True).value_in_unit(unit.nanometer))
-        atoms = ase.io.read(file, index=-1)
     except Exception as error:  # readers raise anything
-        raise DataError(f"'{file}' cannot be read as a structure: {type(error).__name__}: {error}") from error
-    assert isinstance(atoms, Atoms)
-    return topology_from_atoms(atoms)
+        first = (str(error).strip().splitlines() or [""])[0]
+        raise DataError(f"'{file}' cannot be read as a structure: {type(error).__name__}: {first}") from error
+    return topology_from_atoms(read_images(file, "-1")[0])
 
 
 def symbols_of(topology: app.Topology) -> list[str]:

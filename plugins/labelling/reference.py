@@ -5,6 +5,7 @@ from __future__ import annotations
 import atexit
 import dataclasses
 import json
+import re
 import shlex
 import subprocess
 import tempfile
@@ -74,7 +75,9 @@ def label_structure(atoms: Atoms, settings: LabelSettings) -> Frame:
 
 
 def _run_command(command: str, source: Path, target: Path, timeout: float) -> None:
-    words = [word.format(input=source, output=target) for word in shlex.split(command)]
+    names = {"{input}": str(source), "{output}": str(target)}
+    # Only these two: other braces belong to the command.
+    words = [re.sub(r"\{input\}|\{output\}", lambda found: names[found[0]], word) for word in shlex.split(command)]
     with open(source.with_suffix(".log"), "w+", encoding="utf-8", errors="replace") as log:
         process = subprocess.Popen(
             words,

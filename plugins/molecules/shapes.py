@@ -14,6 +14,8 @@ from halberd.potentials.simgen.guidance import GaussianPrior, PointCloudPrior
 
 #: Most points of a cloud; larger files are thinned out.
 MOST_POINTS = 500
+#: angstrom; a molecule on a longer line or circle has thousands of atoms.
+LARGEST = 1000.0
 #: Points of a line or circle, per angstrom.
 _DENSITY = 5.0
 #: Of a cube file, the part of the largest value that counts as inside.
@@ -45,13 +47,15 @@ def parse_shape(text: str, beta: float = 5.0) -> GaussianPrior | PointCloudPrior
     word, _, rest = text.partition(":")
     if word == "gaussian":
         ratios = _numbers(rest, text) if rest else [1.0, 1.0, 1.0]
-        if len(ratios) != 3 or min(ratios) <= 0:
+        if len(ratios) != 3 or not all(0 < ratio < np.inf for ratio in ratios):
             raise ConfigurationError(f"Shape '{text}' needs three positive numbers, such as gaussian:1,1,2.")
         return GaussianPrior(ratios)
     if word in ("line", "circle"):
         values = _numbers(rest, text)
-        if len(values) != 1 or values[0] <= 0:
-            raise ConfigurationError(f"Shape '{text}' needs one positive length in angstrom, such as {word}:8.")
+        if len(values) != 1 or not 0 < values[0] <= LARGEST:
+            raise ConfigurationError(
+                f"Shape '{text}' needs one positive length in angstrom, up to {LARGEST:g}, such as {word}:8."
+            )
         return PointCloudPrior(line(values[0]) if word == "line" else circle(values[0]), beta)
     if not Path(text).exists():
         raise DataError(

@@ -22,7 +22,7 @@ from halberd.potentials.errors import ConfigurationError, DataError
 from halberd.potentials.frames.labelled import Frame
 from halberd.potentials.regression.linear_fit import FittedLinear, LinearFit, Progress
 from halberd.potentials.regression.solvers import LinearSystem, Posterior, solve
-from halberd.potentials.regression.state import read_state
+from halberd.potentials.regression.state import DAMAGED, read_state
 from halberd.potentials.regression.weighted_rows import FitWeights, FrameDesign
 from halberd.potentials.sites.site_model import SiteModel
 
@@ -271,6 +271,10 @@ class AceFit(LinearFit):
         try:
             fit = cls(AceSettings(**header["settings"]), FitWeights(**header["weights"]), None, memory_mb)
             fit._restore(header, arrays)
-        except KeyError as error:
-            raise DataError(f"'{path}' is not the state of a linear ACE fit: it has no {error}.") from error
+        except DataError:
+            raise
+        except DAMAGED as error:
+            raise DataError(
+                f"'{path}' is not the state of a linear ACE fit: {type(error).__name__} {error}."
+            ) from error
         return fit

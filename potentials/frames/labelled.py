@@ -7,12 +7,12 @@ import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-import ase.io
 import numpy as np
 from ase import Atoms
 from ase.stress import voigt_6_to_full_3x3_stress
 
 from halberd.potentials.errors import DataError
+from halberd.potentials.frames.images import read_images
 
 #: Where labels are looked for, in this order, before the frame's own ASE results.
 ENERGY_KEYS = ("REF_energy", "energy")
@@ -73,19 +73,13 @@ def read_frames(path: str | os.PathLike[str], keys: LabelKeys | None = None, ind
     Raises
     ------
     DataError
-        If the file is missing, cannot be read, or holds no frame; or a key that was asked for is in none of them.
+        If the file is missing, cannot be read, or holds no frame; a key that was asked for is in none of them; or what
+        is under a key are no labels.
     """
     keys = keys or LabelKeys()
     file = Path(path)
-    if not file.is_file():
-        raise DataError(f"Structure file '{file}' does not exist.")
-    try:
-        images = ase.io.read(file, index=index)
-    except Exception as error:  # ASE's readers raise anything
-        raise DataError(f"'{file}' cannot be read as structures: {type(error).__name__}: {error}") from error
-    frames = [_frame(atoms, keys) for atoms in (images if isinstance(images, list) else [images])]
-    if not frames:
-        raise DataError(f"'{file}' holds no structure.")
+    images = read_images(file, index)
+    frames = [_frame(atoms, keys, f"structure {number} of '{file}'") for number, atoms in enumerate(images)]
     for name in ("energy", "forces", "virial"):
         key = getattr(keys, name)
         if key is not None and all(getattr(frame, name) is None for frame in frames):
@@ -94,16 +88,26 @@ def read_frames(path: str | os.PathLike[str], keys: LabelKeys | None = None, ind
     return frames
 
 
-def _frame(atoms: Atoms, keys: LabelKeys) -> Frame:
+def _frame(atoms: Atoms, keys: LabelKeys, where: str) -> Frame:
     energy = _find(atoms, keys.energy, ENERGY_KEYS, "energy")
     forces = _find(atoms, keys.forces, FORCES_KEYS, "forces")
     return Frame(
         atoms,
-        None if energy is None else float(energy),
-        None if forces is None else np.asarray(forces, dtype=float).reshape(len(atoms), 3),
-        _virial(atoms, keys.virial),
+        None if energy is None else float(_numbers(energy, (), f"The energy of {where}")),
+        None if forces is None else _numbers(forces, (len(atoms), 3), f"The forces of {where}"),
+        _virial(atoms, keys.virial, f"The virial of {where}"),
         str(atoms.info.get("config_type", "default")),
     )
+
+
+def _numbers(values: np.ndarray, shape: tuple[int, ...], what: str) -> np.ndarray:
+    """Labels as an array of a certain shape; other things are kept under keys, too."""
+    try:
+        return np.asarray(values, dtype=float).reshape(shape)
+    except (TypeError, ValueError) as error:
+        meant = "one number" if shape == () else f"numbers of shape {shape}"
+        given = f"{np.asarray(values).ravel()[:3]}, of shape {np.shape(values)}"
+        raise DataError(f"{what} is {given}, not {meant}. Another key may be meant.") from error
 
 
 def _find(atoms: Atoms, key: str | None, usual: Sequence[str], name: str) -> np.ndarray | None:
@@ -118,18 +122,21 @@ def _find(atoms: Atoms, key: str | None, usual: Sequence[str], name: str) -> np.
     return None
 
 
-def _virial(atoms: Atoms, key: str | None) -> np.ndarray | None:
+def _virial(atoms: Atoms, key: str | None, what: str) -> np.ndarray | None:
     virial = _find(atoms, key, VIRIAL_KEYS, "virial")
     if virial is None and key in (None, "stress"):
         stress = _find(atoms, None, ("stress",), "stress")
         if stress is not None and atoms.cell.rank == 3:
-            full = stress.reshape(3, 3) if stress.size == 9 else voigt_6_to_full_3x3_stress(stress.ravel())
-            return np.asarray(-atoms.get_volume() * full)
+            return np.asarray(-atoms.get_volume() * _tensor(stress, what))
     if virial is None:
         return None
-    if virial.size == 6:
-        return np.asarray(voigt_6_to_full_3x3_stress(virial.ravel()))
-    return virial.reshape(3, 3).astype(float)
+    return _tensor(virial, what)
+
+
+def _tensor(values: np.ndarray, what: str) -> np.ndarray:
+    if values.size == 6:
+        return np.asarray(voigt_6_to_full_3x3_stress(_numbers(values, (6,), what)))
+    return _numbers(values, (3, 3), what)
 
 
 def group_by_config_type(frames: Sequence[Frame]) -> Iterator[tuple[str, list[int]]]:

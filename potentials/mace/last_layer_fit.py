@@ -23,7 +23,7 @@ from halberd.potentials.mace.last_layer_features import mace_features
 from halberd.potentials.mace.last_layer_sites import LastLayerSigmaSites, LastLayerSites
 from halberd.potentials.regression.linear_fit import FittedLinear, LinearFit, Progress
 from halberd.potentials.regression.solvers import LinearSystem, solve
-from halberd.potentials.regression.state import read_state
+from halberd.potentials.regression.state import DAMAGED, read_state
 from halberd.potentials.regression.weighted_rows import VOIGT, FitWeights, FrameDesign
 from halberd.potentials.sites.site_model import Columns, SiteModel
 from halberd.potentials.sites.structure_energy import StructureEnergy
@@ -251,8 +251,12 @@ class LastLayerFit(LinearFit):
                 raise DataError(f"'{path}' is the state of a fit to '{header['base']}', not to '{base.name}'.")
             fit._restore(header, arrays)
             fit.scale = arrays["scale"] if len(arrays["scale"]) else None
-        except KeyError as error:
-            raise DataError(f"'{path}' is not the state of a last-layer fit: it has no {error}.") from error
+        except DataError:
+            raise
+        except DAMAGED as error:
+            raise DataError(
+                f"'{path}' is not the state of a last-layer fit: {type(error).__name__} {error}."
+            ) from error
         return fit
 
 

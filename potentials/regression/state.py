@@ -5,6 +5,8 @@ from __future__ import annotations
 import io
 import json
 import os
+import zipfile
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,11 @@ from halberd.potentials.errors import DataError
 from halberd.potentials.files import replacing
 
 STATE_VERSION = 1
+#: What numpy and zipfile raise for files that are damaged.
+DAMAGED = (
+    *(OSError, ValueError, KeyError, TypeError, EOFError, IndexError, AttributeError, NotImplementedError),
+    *(RuntimeError, zipfile.BadZipFile, zlib.error, MemoryError, SyntaxError),
+)
 
 
 def write_state(path: str | os.PathLike[str], header: dict[str, Any], **arrays: NDArray | None) -> None:
@@ -53,8 +60,9 @@ def read_state(path: str | os.PathLike[str]) -> tuple[dict[str, Any], dict[str, 
         with np.load(path) as stored:
             header = json.loads(str(stored["header"]))
             arrays = {name: stored[name] for name in stored.files if name != "header"}
-    except (OSError, ValueError, KeyError, EOFError) as error:
-        raise DataError(f"'{path}' cannot be read as the state of a fit: {error}") from error
-    if header["version"] > STATE_VERSION:
+            newer = header["version"] > STATE_VERSION
+    except DAMAGED as error:
+        raise DataError(f"'{path}' cannot be read as the state of a fit: {error}. It may be damaged.") from error
+    if newer:
         raise DataError(f"'{path}' was written by a newer halberd. Upgrade halberd.")
     return header, arrays
