@@ -9,8 +9,8 @@ from rich.console import Console
 
 from halberd.plugins.commands.options import Flag, offers
 from halberd.plugins.commands.output import JsonOption, console, error_table, print_json
-from halberd.plugins.commands.settings_file import from_mapping
 from halberd.potentials.errors import ConfigurationError
+from halberd.potentials.validation import from_mapping
 
 
 def _prior_power(text: str, option: str) -> float | str:

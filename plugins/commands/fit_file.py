@@ -25,7 +25,9 @@ from halberd.potentials.errors import ConfigurationError, did_you_mean
 from halberd.potentials.files import check_writable, replacing
 from halberd.potentials.frames.error_table import error_report
 from halberd.potentials.frames.labelled import Frame, read_frames
+from halberd.potentials.sites.elements import atomic_number_of
 from halberd.potentials.sites.site_model import SiteModel
+from halberd.potentials.validation import from_mapping
 
 
 def fit_file(settings: FitSettings, *, progress: bool = True) -> dict[str, Any]:
@@ -117,8 +119,9 @@ def _prepare(settings: FitSettings, frames: Sequence[Frame]) -> AceFit:
     if settings.extend is not None:
         return AceFit.load(settings.extend, settings.memory_mb)
     chosen = dict(settings.basis)
-    chosen.setdefault("elements", tuple(sorted({int(z) for frame in frames for z in frame.atoms.numbers})))
-    return AceFit(AceSettings(**chosen), settings.weights, settings.e0s, settings.memory_mb)
+    known = sorted({int(z) for frame in frames for z in frame.atoms.numbers})
+    chosen["elements"] = tuple(atomic_number_of(each) for each in chosen.get("elements", known))
+    return AceFit(from_mapping(AceSettings, chosen, "'basis'"), settings.weights, settings.e0s, settings.memory_mb)
 
 
 def _report(settings: FitSettings, fit: AceFit, fitted: FittedAce, copies: list[int]) -> dict[str, Any]:

@@ -6,12 +6,12 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
-from halberd.plugins.commands.settings_file import conform
 from halberd.potentials.ace.settings import AceSettings
 from halberd.potentials.errors import ConfigurationError, did_you_mean
 from halberd.potentials.frames.labelled import LabelKeys
 from halberd.potentials.regression.solvers import check_solver
 from halberd.potentials.regression.weighted_rows import FitWeights
+from halberd.potentials.validation import Seed, conform
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,7 +69,7 @@ class FitSettings:
     solver_options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     prior_power: float | str = 4.0
     committee: int = 8
-    seed: int = 0
+    seed: Seed = 0
     state: str | None = None
     extend: str | None = None
     plots: bool = True

@@ -21,7 +21,7 @@ from typing import Annotated, Any, TypeVar
 
 import typer
 
-from halberd.plugins.commands.settings_file import section_of
+from halberd.potentials.validation import section_of
 
 F = TypeVar("F", bound=Callable[..., Any])
 #: Longest sentence that is too short to help, such as "K."

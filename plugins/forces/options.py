@@ -11,6 +11,7 @@ from halberd.plugins.forces.backends import BACKENDS, choose_backend
 from halberd.potentials.committees.bias import check_bias
 from halberd.potentials.errors import BackendError, ConfigurationError, did_you_mean
 from halberd.potentials.sites.site_model import dtype_of
+from halberd.potentials.validation import conform
 
 #: Context parameter of biased forces.
 HAL_TAU = "hal_tau"
@@ -64,6 +65,7 @@ class ForceOptions:
     bias_width: float = 0.1
 
     def __post_init__(self) -> None:
+        conform(self)
         if self.precision is not None:
             dtype_of(self.precision)
         if self.energy not in ("interaction", "total"):

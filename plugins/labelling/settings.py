@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from halberd.potentials.errors import ConfigurationError
+from halberd.potentials.validation import conform
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,6 +49,7 @@ class LabelSettings:
     virial_key: str | None = None
 
     def __post_init__(self) -> None:
+        conform(self)
         if (self.calculator is None) == (self.command is None):
             raise ConfigurationError("Labels come from a calculator or from a command: give one of the two.")
         for name in ("timeout", "max_force"):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import ase.data
@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from halberd.potentials.errors import ConfigurationError, did_you_mean
 from halberd.potentials.sites.elements import atomic_number_of, bond_length
+from halberd.potentials.validation import conform
 
 MAX_ORDER = 4
 #: Largest degree of order 1, 2, ...: a few hundred functions for one element, a few thousand for two.
@@ -76,7 +77,10 @@ class AceSettings:
     core_radii: Mapping[str, float] | None = None
 
     def __post_init__(self) -> None:
+        if not isinstance(self.elements, Iterable):
+            raise ConfigurationError(f"elements is {self.elements!r}; give symbols or atomic numbers.")
         self._fix("elements", tuple(sorted({atomic_number_of(element) for element in self.elements})))
+        conform(self)
         if not self.elements:
             raise ConfigurationError("A linear ACE needs at least one element.")
         self._check_degrees()

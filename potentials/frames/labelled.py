@@ -13,6 +13,7 @@ from ase.stress import voigt_6_to_full_3x3_stress
 
 from halberd.potentials.errors import DataError
 from halberd.potentials.frames.images import read_images
+from halberd.potentials.validation import conform
 
 #: Where labels are looked for, in this order, before the frame's own ASE results.
 ENERGY_KEYS = ("REF_energy", "energy")
@@ -31,6 +32,9 @@ class LabelKeys:
     energy: str | None = None
     forces: str | None = None
     virial: str | None = None
+
+    def __post_init__(self) -> None:
+        conform(self)
 
 
 @dataclasses.dataclass(frozen=True)

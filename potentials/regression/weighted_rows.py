@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from halberd.potentials.errors import ConfigurationError
 from halberd.potentials.frames.labelled import Frame
+from halberd.potentials.validation import conform
 
 #: Voigt order of virial rows: xx, yy, zz, yz, xz, xy.
 VOIGT = ((0, 0), (1, 1), (2, 2), (1, 2), (0, 2), (0, 1))
@@ -38,6 +39,7 @@ class FitWeights:
     per_config_type: Mapping[str, tuple[float, float, float]] = dataclasses.field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        conform(self)
         for values in [(self.energy, self.forces, self.virial), *self.per_config_type.values()]:
             if len(values) != 3 or not all(np.isfinite(v) and v >= 0 for v in values):
                 raise ConfigurationError(

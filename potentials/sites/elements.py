@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import numbers
 from typing import Any
 
 import ase.data
@@ -19,9 +20,9 @@ def atomic_number_of(element: str | int) -> int:
         If there is no such element.
     """
     if isinstance(element, str):
-        if element in ase.data.atomic_numbers:
+        if element in ase.data.atomic_numbers and element != "X":
             return int(ase.data.atomic_numbers[element])
-    elif 0 < int(element) < len(ase.data.chemical_symbols):
+    elif isinstance(element, numbers.Integral) and 0 < int(element) < len(ase.data.chemical_symbols):
         return int(element)
     raise UnknownElementError(f"'{element}' is not a chemical element. Give symbols such as 'Si' or atomic numbers.")
 

@@ -20,6 +20,7 @@ from halberd.potentials.simgen.guidance import REPULSION_CUTOFF, Guidance, HostW
 from halberd.potentials.simgen.score import SimilarityScore
 from halberd.potentials.sites.block_list import BlockNeighbors
 from halberd.potentials.sites.elements import atomic_number_of
+from halberd.potentials.validation import conform
 from halberd.samplers.generation.element_moves import ElementMoves
 from halberd.samplers.generation.integrators import NOISE, AnnealedLangevinIntegrator, StochasticHeunIntegrator
 from halberd.samplers.generation.noise_schedules import schedule
@@ -80,6 +81,7 @@ class SamplerOptions:
     backend: str = "torchforce"
 
     def __post_init__(self) -> None:
+        conform(self)
         if self.integrator not in ("heun", "langevin"):
             raise ConfigurationError(f"integrator is '{self.integrator}'; it must be 'heun' or 'langevin'.")
         if self.particles < 1 or self.swap_interval < 1:

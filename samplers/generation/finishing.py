@@ -15,6 +15,7 @@ from halberd.potentials.simgen.guidance import HostWall
 from halberd.potentials.simgen.score import SimilarityScore
 from halberd.potentials.simgen.valence import assign_valences
 from halberd.potentials.sites.site_model import SiteModel
+from halberd.potentials.validation import conform
 from halberd.samplers.generation.annealing import Skeleton
 from halberd.samplers.generation.relaxation import Relaxed, relax
 from halberd.samplers.generation.scaffold import Scaffold
@@ -70,6 +71,7 @@ class FinishOptions:
     relax_scaffold: bool = False
 
     def __post_init__(self) -> None:
+        conform(self)
         if self.hydrogens not in ("vote", "lengths"):
             raise ConfigurationError(f"hydrogens is '{self.hydrogens}'; it must be 'vote' or 'lengths'.")
         if not self.fmax > 0 or self.steps < 0 or self.tries < 1:

@@ -6,8 +6,8 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
-from halberd.plugins.commands.settings_file import conform, from_mapping
 from halberd.potentials.errors import ConfigurationError
+from halberd.potentials.validation import Seed, conform, from_mapping
 from halberd.samplers.generation.annealing import SamplerOptions
 from halberd.samplers.generation.finishing import FinishOptions
 
@@ -76,7 +76,7 @@ class GenerationSettings:
     widths: Mapping[str, float] = dataclasses.field(default_factory=dict)
     inverse_width: float | None = None
     balance: float = 0.25
-    seed: int = 0
+    seed: Seed = 0
     batch: int = 50
     max_attempts: int | None = None
     unique: bool = True

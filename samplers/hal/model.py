@@ -20,6 +20,7 @@ from halberd.potentials.mace.last_layer_fit import FittedLastLayer, LastLayerFit
 from halberd.potentials.regression.solvers import check_solver
 from halberd.potentials.regression.weighted_rows import FitWeights
 from halberd.potentials.sites.site_model import SiteModel
+from halberd.potentials.validation import conform, from_mapping
 
 Fit: TypeAlias = AceFit | LastLayerFit
 Fitted: TypeAlias = FittedAce | FittedLastLayer
@@ -76,6 +77,7 @@ class ModelSettings:
     select_every: int = 0
 
     def __post_init__(self) -> None:
+        conform(self)
         if self.kind not in KINDS:
             raise ConfigurationError(f"kind of model is '{self.kind}'; it must be one of {', '.join(KINDS)}.")
         if self.sigma not in ("committee", "exact"):
@@ -101,19 +103,12 @@ class ModelSettings:
         """Weights of the rows."""
         if self.weights is None:
             return None
-        try:
-            return FitWeights(**self.weights)
-        except TypeError:
-            raise ConfigurationError(
-                f"weights are {dict(self.weights)}; give energy, forces and virial, one number each."
-            ) from None
+        return from_mapping(FitWeights, self.weights, "weights")
 
     def ace_settings(self, elements: Sequence[int], degree: float | None = None) -> AceSettings:
         """Basis for some elements."""
         chosen = {**self.basis, **({} if degree is None else {"degree": degree})}
-        if isinstance(chosen.get("degree"), list):
-            chosen["degree"] = tuple(chosen["degree"])
-        return AceSettings(tuple(elements), **chosen)
+        return from_mapping(AceSettings, {**chosen, "elements": tuple(elements)}, "basis")
 
 
 class ModelFitter:

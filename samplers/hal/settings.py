@@ -9,9 +9,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from halberd.plugins.commands.settings_file import conform, from_mapping, merged, read_yaml
+from halberd.plugins.commands.settings_file import merged, read_yaml
 from halberd.plugins.labelling.settings import LabelSettings
 from halberd.potentials.errors import ConfigurationError
+from halberd.potentials.validation import Seed, conform, from_mapping
 from halberd.samplers.hal.model import ModelSettings
 from halberd.samplers.hal.walker_settings import BiasedSettings
 
@@ -72,7 +73,7 @@ class HALSettings:
     md: BiasedSettings = dataclasses.field(default_factory=BiasedSettings)
     starts: str | None = None
     output: str = "hal_out"
-    seed: int = 0
+    seed: Seed = 0
     walkers: int = 2
     relay: bool = True
     workers: int = 2

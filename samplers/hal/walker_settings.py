@@ -9,6 +9,7 @@ import numpy as np
 
 from halberd.potentials.committees.bias import check_bias
 from halberd.potentials.errors import ConfigurationError
+from halberd.potentials.validation import conform
 from halberd.samplers.hal.monte_carlo import CELL_MOVES
 from halberd.samplers.hal.tau_control import AVERAGES, check_tau_rel
 
@@ -100,6 +101,7 @@ class BiasedSettings:
     device_index: str | None = None
 
     def __post_init__(self) -> None:
+        conform(self)
         choices = {
             "integrator": INTEGRATORS,
             "tau_averaging": AVERAGES,

@@ -8,9 +8,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from halberd.plugins.commands.settings_file import conform, from_mapping, merged, read_yaml
+from halberd.plugins.commands.settings_file import merged, read_yaml
 from halberd.plugins.forces.options import ForceOptions
 from halberd.potentials.errors import ConfigurationError, did_you_mean
+from halberd.potentials.validation import Seed, conform, from_mapping
 from halberd.samplers.md.stability import StabilitySettings
 from halberd.samplers.md.watching import WatchSettings
 
@@ -116,7 +117,7 @@ class MDSettings:
     hydrogen_mass: float | None = None
     fast_model: str | None = None
     inner_steps: int = 4
-    seed: int = 1
+    seed: Seed = 1
     report_interval: int = 100
     checkpoint_interval: int = 500
     checkpoint_minutes: float | None = None
@@ -217,7 +218,7 @@ class MDSettings:
             "replica_temperatures": None,
             "walkers": 1,
             "minimize": self.minimize and number == 1,
-            "seed": self.seed + 1000 * number,
+            "seed": (self.seed + 1000 * number) % 2**31,
             "reporters": ["csv", "dcd"],
             "output": str(Path(self.output) / f"equilibration-{number}"),
         }

@@ -16,12 +16,12 @@ from ase import Atoms
 from numpy.typing import NDArray
 from openmm import app, unit
 
-from halberd.plugins.commands.settings_file import conform
 from halberd.plugins.forces.topology import describe_atoms, elements_of, symbols_of
 from halberd.plugins.reporters.thermo import degrees_of_freedom
 from halberd.potentials.constants import GAS_CONSTANT_KJ_PER_MOL_K, NM_IN_ANGSTROM
 from halberd.potentials.errors import ConfigurationError, StabilityError
 from halberd.potentials.frames.distance_guard import DistanceGuard
+from halberd.potentials.validation import conform
 
 #: K. Limits count from this temperature at least: a relaxation from rest heats up.
 LEAST_TEMPERATURE = 300.0

@@ -128,7 +128,7 @@ def settings_of_walker(settings: MDSettings, number: int) -> MDSettings:
     text = text.replace("{walker}", str(number)).replace("{walkers}", str(settings.walkers))
     with replacing(folder / "plumed.dat") as temporary:
         temporary.write_text(absolute_inputs(text, script.parent), encoding="utf-8")
-    seed = settings.seed + 100_000 * number
+    seed = (settings.seed + 100_000 * number) % 2**31
     return dataclasses.replace(
         settings, walkers=1, output=str(folder), plumed=str(folder / "plumed.dat"), seed=seed, max_hours=None
     )

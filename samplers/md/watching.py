@@ -8,6 +8,7 @@ from pathlib import Path
 from halberd.plugins.reporters.uncertainty_guard import ACTIONS, QUANTITIES, UncertaintyGuard
 from halberd.potentials.errors import ConfigurationError
 from halberd.potentials.loading import ModelSource
+from halberd.potentials.validation import conform
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,6 +40,7 @@ class WatchSettings:
     model: str | list[str] | None = None
 
     def __post_init__(self) -> None:
+        conform(self)
         for name, known in (("action", ACTIONS), ("quantity", QUANTITIES)):
             if getattr(self, name) not in known:
                 raise ConfigurationError(

@@ -13,8 +13,9 @@ from typer.testing import CliRunner
 
 from halberd.plugins import FitSettings
 from halberd.plugins.commands.options import with_options
-from halberd.plugins.commands.settings_file import from_mapping, merged
+from halberd.plugins.commands.settings_file import merged
 from halberd.potentials.errors import ConfigurationError
+from halberd.potentials.validation import from_mapping
 from halberd.samplers import GenerationSettings, HALSettings, MDSettings
 
 SETTINGS = {"md": MDSettings, "hal": HALSettings, "generate": GenerationSettings, "fit": FitSettings}

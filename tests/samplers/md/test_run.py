@@ -29,6 +29,7 @@ from halberd.samplers.md.production import run_md
 from halberd.samplers.md.run import MolecularDynamics
 from halberd.samplers.md.settings import MDSettings
 from halberd.samplers.runs.log import energy_drift, mean_and_error, read_log
+from tests.samplers.md.conftest import settings
 
 
 @pytest.fixture
@@ -38,10 +39,6 @@ def argon(tmp_path):
     ase.io.write(tmp_path / "argon.xyz", atoms, format="extxyz")
     lennard_jones([18]).save(tmp_path / "lj.pt")
     return {"structure": str(tmp_path / "argon.xyz"), "model": str(tmp_path / "lj.pt"), "temperature": 40.0}
-
-
-def settings(argon, tmp_path, **more) -> MDSettings:
-    return MDSettings.from_mapping({**argon, "output": str(tmp_path / "out"), "timestep": 2.0, **more})
 
 
 def test_files_and_report(argon, tmp_path):
@@ -319,7 +316,7 @@ def test_md_command_in_a_real_process(argon, tmp_path):
     command = [
         sys.executable, "-W", "ignore", "-m", "halberd.plugins.commands.app", "md", "--structure", argon["structure"],
         "--model", argon["model"], "-o", tmp_path / "cli", "--steps", "60", "--ensemble", "NVE", "--temperature", "40",
-        "--json", "--reporter", "dcd",
+        "--json", "--reporter", "dcd", "--report-interval", "10",
     ]  # fmt: skip
     result = subprocess.run([str(c) for c in command], capture_output=True, text=True, check=True)
     report = json.loads(result.stdout)
