@@ -21,6 +21,8 @@ def read_yaml(path: str | os.PathLike[str]) -> dict[str, Any]:
         If the file is missing, not YAML, or not a mapping.
     """
     file = Path(path)
+    if file.is_char_device() or file.is_block_device():
+        raise DataError(f"Configuration file '{file}' is a device. Give a file.")
     try:
         values = yaml.safe_load(file.read_text(encoding="utf-8"))
     except OSError as error:

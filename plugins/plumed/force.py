@@ -263,6 +263,11 @@ class PlumedForce(openmm.PythonForce):
         return self._session.stopped
 
     @property
+    def script(self) -> str:
+        """PLUMED's input."""
+        return str(self._callback.recipe["script"])
+
+    @property
     def files(self) -> list[Path]:
         """Files that grow line by line, such as COLVAR and HILLS, those included that no ``FILE=`` names."""
         return self._session.files
@@ -320,7 +325,10 @@ def read_script(script: str | os.PathLike[str]) -> str:
         path = Path(script)
         if not path.is_file():
             raise DataError(f"PLUMED script '{path}' does not exist. Give a file, or the text of one.")
-        text = absolute_inputs(path.read_text(encoding="utf-8"), path.parent)
+        try:
+            text = absolute_inputs(path.read_text(encoding="utf-8"), path.parent)
+        except (OSError, UnicodeDecodeError) as error:
+            raise DataError(f"PLUMED script '{path}' cannot be read: {error}.") from error
     else:
         text = absolute_inputs(script, Path())
     if not any(line.split("#")[0].strip() for line in text.splitlines()):

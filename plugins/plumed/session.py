@@ -47,6 +47,10 @@ class EnergySource(Protocol):
         """Energy, kJ/mol, and forces (N, 3), kJ/mol/nm."""
 
 
+#: Contexts whose last evaluations are remembered.
+_MOST_ASKERS = 16
+
+
 class _Evaluation(NamedTuple):
     """What was asked, and whether an integrator did."""
 
@@ -274,13 +278,19 @@ class PlumedSession:
         if before is not None and stepped:
             self._follows, self._followed = True, asker
             self._count(before)
-        self._last[asker] = asked
+        self._remember(asker, asked)
         mine = not self._follows or asker == self._followed
         # For the others the bias is what it is now, whatever their own clocks say.
         self._compute(asked if mine else asked._replace(step=self._last[self._followed].step))
         if stepped:
             self._counted = False
         return float(self._bias[0]), self._forces
+
+    def _remember(self, asker: Hashable, asked: _Evaluation) -> None:
+        self._last[asker] = asked
+        # Contexts come and go; those that only look are forgotten, the oldest first.
+        if len(self._last) > _MOST_ASKERS:
+            del self._last[next(each for each in self._last if each not in (asker, self._followed))]
 
     def _check_asker(self, asker: Hashable, asked: _Evaluation, before: _Evaluation | None, stepped: bool) -> None:
         if not self._follows:

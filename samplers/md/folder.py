@@ -21,13 +21,34 @@ OUTPUTS = {
 
 def check_folder(folder: Path) -> None:
     """Raise an OutputError if files could not be created in a folder that may not exist yet."""
-    if folder.exists() and not folder.is_dir():
-        raise OutputError(f"The output folder '{folder}' is a file; choose another name.")
-    existing = folder.absolute()
-    while not existing.exists():
-        existing = existing.parent
-    if not existing.is_dir() or not os.access(existing, os.W_OK):
+    try:
+        if (folder.exists() and not folder.is_dir()) or (folder.is_symlink() and not folder.exists()):
+            raise OutputError(f"The output folder '{folder}' is a file, or a link to nothing; choose another name.")
+        existing = folder.absolute()
+        while not existing.exists():
+            existing = existing.parent
+        usable = existing.is_dir() and os.access(existing, os.W_OK)
+    except (OSError, ValueError) as error:  # a name that is too long, or holds what no name may
+        if isinstance(error, OutputError):
+            raise
+        raise OutputError(f"'{str(folder)[:100]}' cannot be the name of an output folder: {error.args[-1]}.") from error
+    if not usable:
         raise OutputError(f"The output folder '{folder}' cannot be written: permission denied. Choose another place.")
+
+
+def make_folder(folder: Path) -> None:
+    """Make a folder, and those above it, if it is not there.
+
+    Raises
+    ------
+    OutputError
+        If that cannot be done.
+    """
+    check_folder(folder)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OutputError(f"The output folder '{folder}' cannot be made: {error.strerror}.") from error
 
 
 def refuse_to_overwrite(folder: Path) -> None:

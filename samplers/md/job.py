@@ -10,7 +10,7 @@ from typing import Any
 import openmm
 
 from halberd.potentials.errors import RestartError
-from halberd.samplers.md.folder import CHECKPOINT, refuse_to_overwrite
+from halberd.samplers.md.folder import CHECKPOINT, make_folder, refuse_to_overwrite
 from halberd.samplers.md.run import MolecularDynamics
 from halberd.samplers.md.settings import MDSettings
 from halberd.samplers.runs.restart import read_checkpoint
@@ -87,7 +87,7 @@ def _equilibrate(
         stage = settings.stage(number, values)
         file = Path(stage.output) / CHECKPOINT
         if not (restart and file.exists() and read_checkpoint(file).step >= stage.steps):
-            Path(settings.output).mkdir(parents=True, exist_ok=True)
+            make_folder(Path(settings.output))
             continues = restart and file.exists()
             result = MolecularDynamics(_with_time_left(stage, began), state).run(continues, progress)
             if not result["complete"]:

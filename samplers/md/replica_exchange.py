@@ -25,7 +25,7 @@ from halberd.potentials.errors import ConfigurationError, OutputError, RestartEr
 from halberd.potentials.files import replacing
 from halberd.potentials.sites.site_model import SiteModel
 from halberd.samplers.md.fingerprint import fingerprint_of
-from halberd.samplers.md.folder import check_folder
+from halberd.samplers.md.folder import check_folder, make_folder
 from halberd.samplers.md.settings import MDSettings
 from halberd.samplers.md.system import build_system
 from halberd.samplers.runs.interruption import Interruption
@@ -96,7 +96,7 @@ def run_replica_exchange(
     built = build_system(dataclasses.replace(settings, ensemble="NVT"), topology, positions)
     fingerprint = _fingerprint(settings, topology, built.model)
     platform = find_platform(settings.platform, settings.device_index)
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     with locked(folder):
         reporter = multistate.MultiStateReporter(str(storage), checkpoint_interval=1)
         if restart:

@@ -27,7 +27,7 @@ from halberd.potentials.errors import BackendError, ConfigurationError, RunStopp
 from halberd.potentials.files import replacing
 from halberd.potentials.sites.torchscript import warm_up
 from halberd.samplers.md.fingerprint import fingerprint_of
-from halberd.samplers.md.folder import CHECKPOINT, OUTPUTS, check_folder, refuse_to_overwrite
+from halberd.samplers.md.folder import CHECKPOINT, OUTPUTS, check_folder, make_folder, refuse_to_overwrite
 from halberd.samplers.md.last_good import LastGood, raise_not_finite
 from halberd.samplers.md.report import Ending, closing_report
 from halberd.samplers.md.settings import MDSettings
@@ -188,7 +188,7 @@ class MolecularDynamics:
         """
         if not restart:
             refuse_to_overwrite(self.folder)
-            self.folder.mkdir(parents=True, exist_ok=True)
+            make_folder(self.folder)
         with locked(self.folder):
             return self._run(restart, progress)
 
@@ -360,7 +360,7 @@ class MolecularDynamics:
             self._plumed.complete(self.simulation.currentStep)
             self._plumed.flush()
             states = self._plumed.states
-            if "STATE_WSTRIDE=" not in read_script(Path(self.settings.plumed or "")):
+            if "STATE_WSTRIDE=" not in self._plumed.script:
                 extra = {"PLUMED state": self._plumed.state_step}
         write_checkpoint(file, self.simulation, self._fingerprint, self._growing(), extra, states=states)
 

@@ -227,7 +227,7 @@ def test_bad_structures(argon, tmp_path):
     with pytest.raises(ConfigurationError, match="three directions or none"):
         MolecularDynamics(settings(argon, tmp_path, structure=str(tmp_path / "slab.xyz")))
     (tmp_path / "text.xyz").write_text("hello")
-    with pytest.raises(DataError, match="cannot be read as a structure"):
+    with pytest.raises(DataError, match="cannot be read as structures"):
         MolecularDynamics(settings(argon, tmp_path, structure=str(tmp_path / "text.xyz")))
     assert not (tmp_path / "out").exists()
 

@@ -173,7 +173,8 @@ def test_a_plain_run_has_no_remarks(argon, tmp_path):
         ({"temperature": 0.5}, "must be above 1"),
         ({"energy": 0}, "must be above 0"),
         ({"distance": 1.5}, "below 1"),
-        ({"bond": float("nan")}, "must be above 1"),
+        ({"bond": float("nan")}, "bond is nan, which is not a float"),
+        ({"bond": 0.9}, "must be above 1"),
         ({"temprature": 3}, "Did you mean 'temperature'"),
     ],
 )
