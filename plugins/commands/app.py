@@ -52,6 +52,11 @@ def main() -> None:
         message = " ".join(str(error).split())
         sys.stderr.write(f"halberd: error: {message}\n")
         sys.exit(2)
+    except OSError as error:  # names that are too long, say, wherever they turn up
+        if error.strerror is None or error.filename is None:
+            raise
+        sys.stderr.write(f"halberd: error: {error.strerror}: '{str(error.filename)[:100]}'.\n")
+        sys.exit(2)
 
 
 @app.command()

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 from ase import Atoms
@@ -12,7 +15,6 @@ from halberd.plugins.molecules.metrics import (
     diversity,
     edm_stability,
     measure,
-    posebusters_passes,
     rdkit_molecule,
     xtb_relaxation,
 )
@@ -38,12 +40,12 @@ def test_measure_counts_what_it_says():
     molecules = [molecule(name) for name in ("CH3CH2OH", "CH3CONH2", "C3H8", "C3H8")]
     squeezed = molecule("CH3CH2OH")
     squeezed.positions *= 0.6
-    result = measure([*molecules, squeezed], attempts=10, known={"CCO"})
+    result = measure([*molecules, squeezed], attempts=10, known={"CCO"}, posebusters=False)
     assert result["validity"] == pytest.approx(0.4)
     assert result["uniqueness"] == pytest.approx(3 / 4)
     assert result["novelty"] == pytest.approx(2 / 3)
     assert result["molecule_stability"] == pytest.approx(0.4)
-    assert result["posebusters"] == 1.0
+    assert result["posebusters"] is None
     assert result["heavy_atoms"] == pytest.approx((3 + 4 + 3 + 3) / 4)
     assert result["molecules"] == 5
     assert result["attempts"] == 10
@@ -72,13 +74,25 @@ def test_known_smiles_are_remembered(tmp_path, monkeypatch):
     assert known_smiles() == {"CCO", "C1CC1"}
 
 
+#: In a process of its own: PoseBusters once failed every molecule in one that had run hundreds of other tests.
+POSEBUSTERS = """
+import numpy as np
+from ase.build import molecule
+from halberd.plugins.molecules.bonding import perceive_molecule
+from halberd.plugins.molecules.metrics import measure, posebusters_passes
+good, bad = (perceive_molecule(molecule("CH3CONH2").numbers, molecule("CH3CONH2").positions) for _ in range(2))
+conformer = bad.GetConformer()
+conformer.SetPositions(conformer.GetPositions() * np.array([1.0, 1.0, 0.3]) * 0.6)
+assert posebusters_passes([good, bad]).tolist() == [True, False]
+assert len(posebusters_passes([])) == 0
+squeezed = molecule("CH3CH2OH")
+squeezed.positions *= 0.6
+assert measure([molecule("CH3CH2OH"), molecule("C3H8"), squeezed])["posebusters"] == 1.0  # of the valid
+"""
+
+
 def test_posebusters_tells_a_molecule_from_a_squeezed_one():
-    good = perceive_molecule(molecule("CH3CONH2").numbers, molecule("CH3CONH2").positions)
-    bad = perceive_molecule(molecule("CH3CONH2").numbers, molecule("CH3CONH2").positions)
-    conformer = bad.GetConformer()
-    conformer.SetPositions(conformer.GetPositions() * np.array([1.0, 1.0, 0.3]) * 0.6)
-    assert posebusters_passes([good, bad]).tolist() == [True, False]
-    assert len(posebusters_passes([])) == 0
+    subprocess.run([sys.executable, "-W", "ignore", "-c", POSEBUSTERS], check=True, timeout=300)
 
 
 def test_diversity():
