@@ -32,7 +32,6 @@ MOST = 10**12
 LARGEST_SEED = 2**31 - 1
 
 Count = Annotated[int, Ge(1), Le(MOST)]
-CountOrNone = Annotated[int, Ge(0), Le(MOST)]
 Seed = Annotated[int, Ge(0), Le(LARGEST_SEED)]
 
 
@@ -199,4 +198,4 @@ def _sentence(cls: type, name: str, value: Any, error: pydantic.ValidationError)
 def _spoken(cls: type, name: str) -> str:
     field = next(each for each in dataclasses.fields(cls) if each.name == name)
     written = str(field.type).replace(" | None", "")
-    return {"Count": "whole number", "CountOrNone": "whole number", "Seed": "whole number"}.get(written, written)
+    return {"Count": "whole number", "Seed": "whole number"}.get(written, written)

@@ -145,8 +145,9 @@ class HalberdCalculator(Calculator):
             if self.model.columns is Columns.MEAN_AND_SIGMA:  # of the mean alone
                 self_sites = self_sites * np.array([1.0, 0.0])
         site_energies = columns.detach().cpu().numpy() + self_sites
-        _check_finite(atoms, site_energies, np.array(forces))
-        return self._results(atoms, site_energies, np.array(forces), np.array(stresses))
+        member_forces = np.array(forces)
+        _check_finite(atoms, site_energies, member_forces)
+        return self._results(atoms, site_energies, member_forces, np.array(stresses))
 
     def _results(
         self, atoms: Atoms, site_energies: np.ndarray, forces: np.ndarray, virials: np.ndarray

@@ -8,6 +8,7 @@ what it has open for writing afterwards; the answers together are what a checkpo
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import os
 import re
 import stat
@@ -142,8 +143,6 @@ def open_for_writing() -> set[Path]:
     found: set[Path] = set()
     for number in _descriptors():
         with contextlib.suppress(OSError, ValueError):
-            import fcntl
-
             if fcntl.fcntl(number, fcntl.F_GETFL) & os.O_ACCMODE == os.O_RDONLY:
                 continue
             if not stat.S_ISREG(os.fstat(number).st_mode) or os.fstat(number).st_nlink == 0:
@@ -163,8 +162,6 @@ def _path_of(descriptor: int) -> Path:
     link = Path(f"/proc/self/fd/{descriptor}")
     if link.exists():
         return link.readlink()
-    import fcntl
-
     # macOS tells by F_GETPATH.
     return Path(os.fsdecode(fcntl.fcntl(descriptor, getattr(fcntl, "F_GETPATH", 50), bytes(1024)).rstrip(b"\0")))
 

@@ -21,7 +21,7 @@ from typing import Any
 import torch
 
 from halberd.potentials.errors import ModelFileError
-from halberd.potentials.sites.archive import TRUST, check_source
+from halberd.potentials.sites.archive import TRUST, check_calls, check_source, parse_source
 
 #: Module -> names that may be imported from it.
 _NAMES = {
@@ -151,10 +151,7 @@ def check_graph_source(source: str, where: str) -> None:
     ModelFileError
         Names what else it holds.
     """
-    try:
-        tree = ast.parse(source)
-    except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
-        raise ModelFileError(f"{where} holds code that cannot be read: {error}. Do not use it.") from error
+    tree = parse_source(source, where)
     local = {"self", "torch"}
     for node in ast.walk(tree):
         local |= {node.arg} if isinstance(node, ast.arg) else set()
@@ -163,7 +160,7 @@ def check_graph_source(source: str, where: str) -> None:
         problem = _unexpected(node, local)
         if problem is not None:
             raise ModelFileError(f"{where} holds code with {problem}, which no MACE model needs. {TRUST}")
-    check_source(source, where)
+    check_calls(tree, where)
 
 
 def _unexpected(node: ast.AST, local: set[str]) -> str | None:

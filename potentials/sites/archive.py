@@ -105,10 +105,25 @@ def check_source(source: str, where: str) -> None:
     ModelFileError
         As :func:`check_torchscript`.
     """
+    check_calls(parse_source(source, where), where)
+
+
+def parse_source(source: str, where: str) -> ast.Module:
+    """Syntax tree of code in a file.
+
+    Raises
+    ------
+    ModelFileError
+        If it is no code.
+    """
     try:
-        tree = ast.parse(source)
+        return ast.parse(source)
     except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
         raise ModelFileError(f"{where} holds code that cannot be read: {error}. Do not use it.") from error
+
+
+def check_calls(tree: ast.Module, where: str) -> None:
+    """What :func:`check_source` does, of code that has been parsed."""
     for node in ast.walk(tree):
         path = _dotted(node)
         if path is None:
