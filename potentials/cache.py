@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from halberd.potentials.errors import OutputError
+
 
 def cache_folder(*parts: str) -> Path:
     """Return halberd's cache folder, or one below it; not created.
@@ -15,7 +17,20 @@ def cache_folder(*parts: str) -> Path:
     ----------
     *parts : str
         Names of folders below it.
+
+    Raises
+    ------
+    OutputError
+        If there is no home folder, and neither variable says where else.
     """
-    own = os.environ.get("HALBERD_CACHE_DIR")
-    base = Path(own) if own else Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "halberd"
-    return base.joinpath(*parts)
+    own, cache = os.environ.get("HALBERD_CACHE_DIR"), os.environ.get("XDG_CACHE_HOME")
+    if own:
+        return Path(own, *parts)
+    if cache:
+        return Path(cache, "halberd", *parts)
+    try:
+        return Path.home().joinpath(".cache", "halberd", *parts)
+    except RuntimeError as error:
+        raise OutputError(
+            f"There is no home folder to keep a cache in ({error}). Set HALBERD_CACHE_DIR to a folder of your own."
+        ) from error

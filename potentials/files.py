@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import os
 import tempfile
 from collections.abc import Iterator
@@ -34,9 +35,7 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
     """
     target = Path(path)
     check_writable(target)
-    descriptor, name = tempfile.mkstemp(prefix=f".{target.stem}-", suffix=target.suffix, dir=target.parent)
-    os.close(descriptor)
-    temporary = Path(name)
+    descriptor, temporary = _temporary(target)
     try:
         yield temporary
         # mkstemp makes the file private; give it the permissions an ordinary open() would have.
@@ -53,6 +52,29 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
     finally:
         with contextlib.suppress(FileNotFoundError):
             temporary.unlink()
+        os.close(descriptor)
+
+
+def _temporary(target: Path) -> tuple[int, Path]:
+    """An empty file beside ``target``, open for as long as it is somebody's.
+
+    It is the one that a killed process left, if there is one: so they do not pile up. Whoever writes the same file at
+    the same time gets one of their own.
+    """
+    usual = target.with_name(f".{target.stem}-partial{target.suffix}")
+    descriptor = None
+    try:
+        descriptor = os.open(usual, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if os.path.samestat(os.fstat(descriptor), usual.stat()):
+            os.ftruncate(descriptor, 0)
+            return descriptor, usual
+    except OSError:  # it is being written, was renamed just now, is a link, or this file system has no locks
+        pass
+    if descriptor is not None:
+        os.close(descriptor)
+    descriptor, name = tempfile.mkstemp(prefix=f".{target.stem}-", suffix=target.suffix, dir=target.parent)
+    return descriptor, Path(name)
 
 
 def check_writable(path: str | os.PathLike[str]) -> None:

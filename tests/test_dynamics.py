@@ -107,6 +107,7 @@ def test_temperature_is_the_thermostats(backend, platform):
 
 
 @pytest.mark.physical
+@pytest.mark.long
 def test_temperature_of_a_molecule_in_single_precision():
     topology, positions = topology_of(molecule("CH3CH2OH"))
     system = LearnedPotential("gfn2-chnof").createSystem(topology, removeCMMotion=False)

@@ -138,6 +138,16 @@ def begun_anew(script: str, folder: Path) -> str:
     return "\n".join(lines)
 
 
+def remove_empty(files: list[Path]) -> None:
+    """Delete files that hold no row, which a run left that was ended before its first; PLUMED would keep them."""
+    for file in files:
+        if file.is_file() and not file.is_symlink():
+            with open(file, encoding="utf-8", errors="replace") as handle:
+                empty = all(line.startswith("#!") or not line.strip() for line in handle)
+            if empty:
+                file.unlink()
+
+
 def open_for_writing() -> set[Path]:
     """Regular files that this process has open for writing; empty where the system does not tell."""
     found: set[Path] = set()

@@ -8,15 +8,17 @@ goes on from there when it was interrupted.
 from __future__ import annotations
 
 import collections
+import contextlib
 import dataclasses
 import json
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from ase import Atoms
 
 from halberd.plugins.forces.options import check_device
@@ -36,6 +38,7 @@ from halberd.samplers.generation.element_sweep import ElementSweep
 from halberd.samplers.generation.finishing import Candidate, finish, hydrogenate
 from halberd.samplers.generation.scaffold import Scaffold
 from halberd.samplers.generation.settings import GenerationSettings
+from halberd.samplers.runs.processes import locked
 
 #: Cause of failure beside those of :mod:`halberd.samplers.generation.finishing`.
 DUPLICATE = "duplicate"
@@ -241,7 +244,8 @@ def generate(
     Raises
     ------
     ConfigurationError, DataError, GeometryError, ModelError, ModelFileError, UnknownElementError, OutputError
-        For whatever cannot be read, does not fit together, or cannot be written.
+        For whatever cannot be read, does not fit together, or cannot be written, and if another run is making the same
+        file.
     RestartError
         If ``OUTPUT.part`` is another run's, or damaged.
 
@@ -255,11 +259,35 @@ def generate(
     if settings is None or keywords:
         given = {} if settings is None else {f.name: getattr(settings, f.name) for f in dataclasses.fields(settings)}
         settings = GenerationSettings.from_mapping({**given, **keywords}, "the arguments")
-    part = None
-    if output is not None:
-        check_molecule_file(output)
-        check_writable(output)
-        part = Path(f"{output}.part")
+    if output is None:
+        return _generate(settings, None, progress)
+    output = Path(output)
+    check_molecule_file(output)
+    check_writable(output)
+    part = output.with_name(f"{output.name}.part")
+    with locked(output.parent, f".{output.name}.lock"):
+        generated = _generate(settings, part, progress)
+        write_molecules(output, generated.molecules)
+        part.unlink(missing_ok=True)
+    return generated
+
+
+@contextlib.contextmanager
+def _unfused() -> Iterator[None]:
+    """Keep TorchScript from fusing operators after some calls, which rounds otherwise from then on.
+
+    A run that was interrupted would differ in the last digits from one that was not. It costs nothing measurable.
+    """
+    before = torch.jit.set_fusion_strategy([])
+    try:
+        yield
+    finally:
+        torch.jit.set_fusion_strategy(before)
+
+
+@_unfused()
+def _generate(settings: GenerationSettings, part: Path | None, progress: Progress | None) -> Generated:
+    """Make the molecules; what is done is kept in ``part`` after every batch."""
     generator = Generator(settings)
     started = time.perf_counter()
     seconds: collections.Counter[str] = collections.Counter()
@@ -283,6 +311,11 @@ def generate(
         seconds.update(took)
         if part is not None:
             _write_part(part, settings, results)
+    return _count(settings, results, {**dict(seconds), "total": time.perf_counter() - started})
+
+
+def _count(settings: GenerationSettings, results: list[Any], seconds: dict[str, float]) -> Generated:
+    """The molecules that were wanted, and the attempts until the last of them."""
     made, attempts = [], 0
     failures: collections.Counter[str] = collections.Counter()
     for result in results:
@@ -293,11 +326,7 @@ def generate(
             failures[result] += 1
         else:
             made.append(result)
-    generated = Generated(made, attempts, dict(failures), {**dict(seconds), "total": time.perf_counter() - started})
-    if output is not None and part is not None:
-        write_molecules(output, made)
-        part.unlink(missing_ok=True)
-    return generated
+    return Generated(made, attempts, dict(failures), seconds)
 
 
 def _smiles(results: list[Any]) -> list[str]:
@@ -312,7 +341,8 @@ def _write_part(part: Path, settings: GenerationSettings, results: list[Any]) ->
     import base64
 
     Chem = import_rdkit()
-    keep = Chem.PropertyPickleOptions.AllProps
+    # Coordinates too, or what is read back is rounded to single precision.
+    keep = Chem.PropertyPickleOptions.AllProps | Chem.PropertyPickleOptions.CoordsAsDouble
     rows = [r if isinstance(r, str) else [base64.b64encode(r.ToBinary(int(keep))).decode()] for r in results]
     with replacing(part) as temporary:
         temporary.write_text(json.dumps({"settings": settings.fingerprint(), "results": rows}), encoding="utf-8")

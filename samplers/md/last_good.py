@@ -127,7 +127,8 @@ class LastGood:
         bad = np.nonzero(~np.isfinite(forces).all(axis=1))[0]
         if len(bad):
             return f"Forces are not finite on atoms {describe_atoms(symbols, bad)}. "
-        sizes = np.linalg.norm(forces, axis=1) / EV_PER_ANGSTROM_IN_KJ_PER_MOL_NM
+        with np.errstate(over="ignore"):
+            sizes = np.linalg.norm(forces, axis=1) / EV_PER_ANGSTROM_IN_KJ_PER_MOL_NM
         worst = np.argsort(sizes)[::-1][:3]
         return (
             f"The largest forces before it, up to {sizes[worst[0]]:.3g} eV/angstrom, were on atoms "

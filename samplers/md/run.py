@@ -16,7 +16,7 @@ from openmm import app, unit
 
 from halberd.plugins.forces.topology import elements_of, read_structure
 from halberd.plugins.hosts.ase_calculator import HalberdCalculator, virial_trace
-from halberd.plugins.plumed.files import without_read_states, written_files
+from halberd.plugins.plumed.files import remove_empty, without_read_states, written_files
 from halberd.plugins.plumed.force import PlumedForce, read_script
 from halberd.plugins.reporters.extxyz import ExtXYZReporter
 from halberd.plugins.reporters.progress import ProgressReporter
@@ -237,6 +237,8 @@ class MolecularDynamics:
         """Add what needs the folder, and start random streams that OpenMM does not store."""
         step = 0 if checkpoint is None else checkpoint.step
         if self.settings.plumed is not None:
+            if checkpoint is None:
+                remove_empty(self._plumed_files()[0])
             script = None if checkpoint is None else self._continued_script(checkpoint)
             self._plumed = make_plumed(self.settings, self.system, self.topology, self.folder, script)
             self.system.addForce(self._plumed)

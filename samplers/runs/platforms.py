@@ -6,7 +6,9 @@ from typing import Any
 
 import openmm
 
-from halberd.potentials.errors import BackendError, did_you_mean
+from halberd.potentials.errors import BackendError, ConfigurationError, did_you_mean
+
+GPU_PLATFORMS = ("CUDA", "HIP", "OpenCL")
 
 
 def find_platform(
@@ -32,7 +34,14 @@ def find_platform(
     ------
     BackendError
         If there is no such platform here.
+    ConfigurationError
+        If a device is chosen, but not a platform that has devices.
     """
+    if device_index is not None and name not in GPU_PLATFORMS:
+        raise ConfigurationError(
+            f"device_index is {device_index}, but the platform is {name or 'left to OpenMM'}: devices are those of "
+            f"{', '.join(GPU_PLATFORMS)}. Name one of these, or leave device_index out."
+        )
     if name is None:
         return ()
     platforms = [openmm.Platform.getPlatform(i).getName() for i in range(openmm.Platform.getNumPlatforms())]

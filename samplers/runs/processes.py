@@ -11,7 +11,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from concurrent.futures import Executor, Future, ProcessPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from halberd.plugins.labelling.child_processes import die_with_parent
 from halberd.potentials.errors import OutputError
@@ -42,10 +42,17 @@ class UnlockedFolderWarning(UserWarning):
 
 
 @contextlib.contextmanager
-def locked(folder: Path) -> Iterator[None]:
+def locked(folder: Path, name: str = ".lock") -> Iterator[None]:
     """Keep other runs out of a folder; the kernel lifts the lock when this process ends, however that happens.
 
     On network file systems the lock holds for all machines if the server keeps locks (NFS does).
+
+    Parameters
+    ----------
+    folder : pathlib.Path
+    name : str
+        Of the file that is locked. It stays if it is ``.lock``, as a part of the run's folder; another goes when the
+        lock is lifted.
 
     Warns
     -----
@@ -57,28 +64,43 @@ def locked(folder: Path) -> Iterator[None]:
     OutputError
         If another process holds it, or the folder cannot be written.
     """
-    file = folder / ".lock"
-    try:
-        handle = open(file, "a+", encoding="utf-8")  # noqa: SIM115  (closed below)
-    except OSError as error:
-        raise OutputError(f"The folder '{folder}' cannot be written: {error.strerror}.") from error
-    with handle:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            handle.seek(0)
-            owner = handle.read().strip() or "unknown"
-            raise OutputError(
-                f"Another run is at work in '{folder}' (process {owner}). Wait for it, or choose another folder."
-            ) from None
-        except OSError as error:
-            warnings.warn(
-                f"'{folder}' is on a file system without locks ({error.strerror}): see to it yourself that no two runs "
-                "use this folder at once.",
-                UnlockedFolderWarning,
-                stacklevel=3,
-            )
+    file = folder / name
+    with _opened(file) as handle:
         handle.truncate(0)
         handle.write(f"{os.getpid()} on {socket.gethostname()}\n")
         handle.flush()
-        yield
+        try:
+            yield
+        finally:
+            if name != ".lock":
+                file.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def _opened(file: Path) -> Iterator[TextIO]:
+    """A file that is locked; if it went while it was waited for, the one that came instead."""
+    while True:
+        try:
+            handle = open(file, "a+", encoding="utf-8")  # noqa: SIM115  (closed below)
+        except OSError as error:
+            raise OutputError(f"The folder '{file.parent}' cannot be written: {error.strerror}.") from error
+        with handle:
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                handle.seek(0)
+                owner = handle.read().strip() or "unknown"
+                raise OutputError(
+                    f"Another run is at work in '{file.parent}' (process {owner}). Wait for it, or choose another "
+                    "place."
+                ) from None
+            except OSError as error:
+                warnings.warn(
+                    f"'{file.parent}' is on a file system without locks ({error.strerror}): see to it yourself that no "
+                    "two runs use this folder at once.",
+                    UnlockedFolderWarning,
+                    stacklevel=5,
+                )
+            if file.exists() and os.path.samestat(os.fstat(handle.fileno()), file.stat()):
+                yield handle
+                return

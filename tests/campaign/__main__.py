@@ -2,8 +2,12 @@
 
     OMP_NUM_THREADS=1 python tests/campaign inputs --count 10000 --out campaign    # the long form, hours
     OMP_NUM_THREADS=1 python tests/campaign inputs --count 300 --out campaign      # a short one, minutes
+    OMP_NUM_THREADS=1 python tests/campaign kills --count 200 --out campaign       # some 1,000 kills, hours
 
-A run that was ended goes on. Inputs that failed stay in folders of their own: ``input-SEED``, with what was said.
+``inputs`` tries bad inputs of every command. ``kills`` disturbs jobs that go on where they were ended: SIGKILL at
+random moments, files that may not grow, places that may not be written, two processes at once; in the end, every file
+must be that of an undisturbed run. A campaign that was ended goes on. What failed stays in a folder of its own,
+``input-SEED`` or ``kill-SEED``, with what was said.
 """
 
 from __future__ import annotations
@@ -14,12 +18,13 @@ import warnings
 from pathlib import Path
 
 from inputs import try_inputs
+from kills import try_kills
 
 
 def main() -> None:
     """Run what was asked for; exit code 1 if anything failed."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=["inputs"])
+    parser.add_argument("what", choices=["inputs", "kills"])
     parser.add_argument("--count", type=int, default=300)
     parser.add_argument("--first", type=int, default=0, help="first seed")
     parser.add_argument("--seeds", type=int, nargs="+", help="these alone")
@@ -27,9 +32,10 @@ def main() -> None:
     arguments = parser.parse_args()
     warnings.simplefilter("ignore")
     seeds = arguments.seeds or range(arguments.first, arguments.first + arguments.count)
-    counts = try_inputs(seeds, arguments.out.absolute())
+    attempt = {"inputs": try_inputs, "kills": try_kills}[arguments.what]
+    counts = attempt(seeds, arguments.out.absolute())
     print(", ".join(f"{name}: {number}" for name, number in sorted(counts.items())))
-    sys.exit(0 if set(counts) <= {"fine"} else 1)
+    sys.exit(0 if set(counts) <= {"fine", "kills"} else 1)
 
 
 if __name__ == "__main__":

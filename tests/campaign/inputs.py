@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
-import os
 import resource
 import shutil
-import signal
-import sys
 import time
-import traceback
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from children import import_everything, start, wait
 from mutations import bad_invocation
 from places import prepare
 
@@ -47,7 +43,7 @@ def try_inputs(seeds: Sequence[int], folder: Path) -> dict[str, int]:
     if not good.exists():
         good.mkdir()
         prepare(good)
-    _import_everything()
+    import_everything()
     for seed in seeds:
         if seed not in done:
             verdict = try_one(seed, folder, good)
@@ -68,14 +64,10 @@ def try_one(seed: int, folder: Path, good: Path) -> dict[str, Any]:
     shutil.copytree(good, place)
     name, mutation, command = bad_invocation(seed, place)
     before = set(place.rglob("*"))
-    start = time.monotonic()
-    child = os.fork()
-    if child == 0:
-        _run(place, command)
-    code = _wait(child, start + PATIENCE)
-    said = (
-        (place / "stderr.txt").read_text(encoding="utf-8", errors="replace") if (place / "stderr.txt").exists() else ""
-    )
+    began = time.monotonic()
+    code = wait(start(place, command, _bounded), began + PATIENCE)
+    errors = place / "stderr.txt"
+    said = errors.read_text(encoding="utf-8", errors="replace") if errors.exists() else ""
     left = [file.name for file in place.rglob(".*") if file not in before and file.name not in (".lock",)]
     verdict = "fine"
     if code is None:
@@ -92,61 +84,9 @@ def try_one(seed: int, folder: Path, good: Path) -> dict[str, Any]:
         shutil.rmtree(place, ignore_errors=True)
     return {
         "seed": seed, "name": name, "mutation": mutation, "command": command, "code": code, "verdict": verdict,
-        "seconds": round(time.monotonic() - start, 2), "said": said[-400:], "left": left,
+        "seconds": round(time.monotonic() - began, 2), "said": said[-400:], "left": left,
     }  # fmt: skip
 
 
-def _wait(child: int, deadline: float) -> int | None:
-    """Exit code of a child, minus the signal that ended it, or ``None`` if it had to be ended."""
-    while time.monotonic() < deadline:
-        pid, status = os.waitpid(child, os.WNOHANG)
-        if pid:
-            return os.waitstatus_to_exitcode(status)
-        time.sleep(0.02)
-    os.killpg(child, signal.SIGKILL)
-    os.waitpid(child, 0)
-    return None
-
-
-def _run(place: Path, command: list[str]) -> None:
-    """What the forked process does: the command line, as if it had been typed in that folder."""
-    code = 70
-    try:
-        os.setsid()
-        resource.setrlimit(resource.RLIMIT_DATA, (MEMORY, MEMORY))
-        os.chdir(place)
-        for number, name in ((1, "stdout.txt"), (2, "stderr.txt")):
-            descriptor = os.open(name, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
-            os.dup2(descriptor, number)
-        sys.stdout = open(1, "w", encoding="utf-8", errors="replace", closefd=False)  # noqa: SIM115
-        sys.stderr = open(2, "w", encoding="utf-8", errors="replace", closefd=False)  # noqa: SIM115
-        sys.argv = ["halberd", *command]
-        from halberd.plugins.commands.app import main
-
-        try:
-            main()
-            code = 0
-        except SystemExit as end:
-            code = end.code if isinstance(end.code, int) else 1
-        except BaseException:
-            traceback.print_exc()
-            code = 1
-    finally:
-        with contextlib.suppress(Exception):
-            sys.stdout.flush()
-            sys.stderr.flush()
-        os._exit(code)
-
-
-def _import_everything() -> None:
-    """Once, before any fork: imports take seconds, and an input a fraction of one."""
-    import ase.calculators.emt  # noqa: F401
-    import torch
-
-    import halberd.plugins.commands.fit_file
-    import halberd.plugins.evaluation.evaluate
-    import halberd.samplers.generation.generator
-    import halberd.samplers.hal.loop
-    import halberd.samplers.md.production  # noqa: F401
-
-    torch.set_num_threads(1)  # pools of threads do not survive a fork
+def _bounded() -> None:
+    resource.setrlimit(resource.RLIMIT_DATA, (MEMORY, MEMORY))

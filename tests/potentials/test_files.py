@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import os
+import signal
 import stat
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -56,3 +59,41 @@ def test_links_and_devices_are_left_alone(tmp_path):
 def test_missing_folder(tmp_path):
     with pytest.raises(OutputError, match=r"does not exist\. Create it first"):
         check_writable(tmp_path / "no" / "a.txt")
+
+
+def test_what_a_killed_process_left_is_used_again(tmp_path):
+    """Otherwise one half-written file stays for every kill."""
+    killed = (
+        "import os, sys\nfrom halberd.potentials.files import replacing\n"
+        "with replacing(sys.argv[1]) as temporary:\n    temporary.write_text('half of')\n    os.kill(os.getpid(), 9)\n"
+    )
+    target = tmp_path / "a.txt"
+    for _ in range(2):
+        process = subprocess.run([sys.executable, "-c", killed, str(target)], check=False)
+        assert process.returncode == -signal.SIGKILL
+        assert [file.read_text() for file in tmp_path.iterdir()] == ["half of"]
+    with replacing(target) as temporary:
+        assert temporary.read_text() == ""
+        temporary.write_text("new")
+    assert [file.name for file in tmp_path.iterdir()] == ["a.txt"]
+
+
+def test_two_writers_of_one_file_have_files_of_their_own(tmp_path):
+    target = tmp_path / "a.txt"
+    with replacing(target) as one:
+        one.write_text("one")
+        with replacing(target) as other:
+            assert one != other
+            other.write_text("other")
+        assert target.read_text() == "other"
+    assert target.read_text() == "one"
+    assert list(tmp_path.iterdir()) == [target]
+
+
+def test_a_temporary_name_that_is_a_link_is_not_followed(tmp_path):
+    victim = tmp_path / "victim"
+    victim.write_text("somebody's")
+    (tmp_path / ".a-partial.txt").symlink_to(victim)
+    with replacing(tmp_path / "a.txt") as temporary:
+        temporary.write_text("new")
+    assert victim.read_text() == "somebody's"

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from halberd.plugins import PlumedForce
-from halberd.plugins.plumed.files import absolute_inputs, actions, open_for_writing, written_files
+from halberd.plugins.plumed.files import absolute_inputs, actions, open_for_writing, remove_empty, written_files
 from tests.plugins.plumed.test_force import chain, context_of
 
 SCRIPT = """
@@ -81,3 +81,17 @@ PBMETAD ARG=d,t SIGMA=0.05,0.3 HEIGHT=1.2 PACE=5 BIASFACTOR=6 TEMP=300
     assert {file.name for file in force.files} == {"HILLS.d", "HILLS.t"}
     assert {file.name for file in open_for_writing() if file.parent == tmp_path} >= {"HILLS.d", "HILLS.t"}
     force.close(6)
+
+
+def test_files_without_a_row_go(tmp_path):
+    """What a run leaves that is killed before its first row; rows of somebody's stay, whatever they are."""
+    contents = {
+        "empty": "",
+        "header": "#! FIELDS time d\n#! SET x 1\n",
+        "rows": "#! FIELDS time d\n0.1 2\n",
+        "text": "a",
+    }
+    for name, content in contents.items():
+        (tmp_path / name).write_text(content)
+    remove_empty([tmp_path / name for name in (*contents, "missing")])
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["rows", "text"]

@@ -485,6 +485,7 @@ def double_well() -> openmm.System:
 
 
 @pytest.mark.physical
+@pytest.mark.long
 def test_well_tempered_metadynamics_finds_the_exact_profile(tmp_path):
     system = double_well()
     script = """

@@ -13,12 +13,13 @@ from rdkit.Chem import AllChem
 
 from halberd.plugins.molecules.bonding import is_valid, perceive_molecule
 from halberd.plugins.molecules.files import read_molecules
-from halberd.potentials.errors import ConfigurationError, DataError, RestartError, UnknownElementError
+from halberd.potentials.errors import ConfigurationError, DataError, OutputError, RestartError, UnknownElementError
 from halberd.samplers.generation.annealing import SamplerOptions, SimilaritySampler
 from halberd.samplers.generation.element_sweep import ElementSweep
 from halberd.samplers.generation.finishing import FinishOptions
 from halberd.samplers.generation.generator import DUPLICATE, Generator, generate
 from halberd.samplers.generation.settings import GenerationSettings
+from halberd.samplers.runs.processes import locked
 from tests.conftest import call
 
 SAMPLER = SamplerOptions(particles=3, n_levels=24, strength=0.8)
@@ -165,7 +166,8 @@ def test_other_ways_to_finish(options, quick):
 
 def test_an_interrupted_run_goes_on(quick, tmp_path, monkeypatch):
     settings = dataclasses.replace(QUICK, batch=2)
-    output = tmp_path / "out.sdf"
+    whole, output = tmp_path / "whole.extxyz", tmp_path / "out.extxyz"
+    generate(settings, output=whole)
     calls = []
     original = Generator.attempt
 
@@ -178,7 +180,7 @@ def test_an_interrupted_run_goes_on(quick, tmp_path, monkeypatch):
     monkeypatch.setattr(Generator, "attempt", interrupted)
     with pytest.raises(KeyboardInterrupt):
         generate(settings, output=output)
-    part = tmp_path / "out.sdf.part"
+    part = tmp_path / "out.extxyz.part"
     assert part.exists()
     assert not output.exists()
     monkeypatch.setattr(Generator, "attempt", original)
@@ -188,7 +190,10 @@ def test_an_interrupted_run_goes_on(quick, tmp_path, monkeypatch):
     made = generate(settings, output=output, progress=lambda what, part: seen.append((what, part)))
     assert [m.GetProp("smiles") for m in made.molecules] == [m.GetProp("smiles") for m in quick.molecules]
     assert not part.exists()
-    assert len(read_molecules(output)) == len(made.molecules)
+    assert output.read_bytes() == whole.read_bytes()
+    assert not list(tmp_path.glob(".*"))
+    with locked(tmp_path, ".out.extxyz.lock"), pytest.raises(OutputError, match="Another run is at work"):
+        generate(settings, output=output)
     assert any("annealing" in what for what, _ in seen)
     assert all(0 <= part <= 1 for _, part in seen)
     part.write_text("{")
@@ -222,6 +227,7 @@ def test_sizes_are_drawn_from_the_range():
     assert min(np.bincount(sizes)[4:]) > 70
 
 
+@pytest.mark.long
 def test_the_sweep_puts_elements_where_they_belong():
     """Dimethyl peroxide is worse than its isoelectronic neighbours; the sweep ends its O-O bond."""
     generator = Generator(dataclasses.replace(QUICK, sweep=True))

@@ -339,6 +339,7 @@ def test_degree_is_selected_and_exact_sigma_drives(initial_file, tmp_path):
     assert iteration["n_functions"] > 0
 
 
+@pytest.mark.long
 def test_last_layer_of_a_mace(mace_files, ethanol, tmp_path):
     frames = []
     for seed in range(4):

@@ -177,66 +177,6 @@ def test_sigterm_ends_a_run_with_a_checkpoint(argon, tmp_path):
     assert (tmp_path / "out" / "log.csv").read_bytes() == (tmp_path / "whole" / "log.csv").read_bytes()
 
 
-KILLER = """
-import os, random, signal, sys, time
-from halberd.samplers.md.settings import MDSettings
-from halberd.samplers.md.production import run_md
-import warnings
-warnings.simplefilter("ignore")
-settings = MDSettings.from_file(sys.argv[1])
-generator = random.Random(7)
-kills = 0
-while kills < 20:
-    child = os.fork()
-    if child == 0:
-        run_md(settings, progress=False, start_or_restart=True)
-        os._exit(0)
-    time.sleep(generator.uniform(0.4, 1.6))
-    os.kill(child, signal.SIGKILL)
-    os.waitpid(child, 0)
-    kills += 1
-child = os.fork()
-if child == 0:
-    run_md(settings, progress=False, start_or_restart=True)
-    os._exit(0)
-sys.exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
-"""
-
-
-@pytest.mark.physical
-@pytest.mark.parametrize("ensemble", ["NPT"])
-def test_killed_twenty_times(ensemble, argon, tmp_path):
-    """SIGKILL at random moments, 20 times: the files of the run that nobody killed, biased and at constant pressure."""
-    (tmp_path / "plumed.dat").write_text(
-        "d: DISTANCE ATOMS=1,2\nm: METAD ARG=d SIGMA=0.02 HEIGHT=0.3 PACE=20 FILE=HILLS\n"
-        "PRINT ARG=d,m.bias STRIDE=10 FILE=COLVAR\n"
-    )
-    run = settings(
-        argon, tmp_path, steps=6000, ensemble=ensemble, checkpoint_interval=100, report_interval=20,
-        plumed=str(tmp_path / "plumed.dat"), output=str(tmp_path / "out"), barostat_interval=10,
-    )  # fmt: skip
-    config = written(tmp_path, run)
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    subprocess.run([sys.executable, "-W", "ignore", "-c", KILLER, config], check=True, env=environment, timeout=400)
-    run_md(dataclasses.replace(run, output=str(tmp_path / "whole")), progress=False)
-    out, whole = tmp_path / "out", tmp_path / "whole"
-    steps = read_log(out / "log.csv")["step"]
-    assert list(steps) == list(range(20, 6020, 20))
-    hills, expected = (
-        np.loadtxt([line for line in (folder / "HILLS").read_text().splitlines() if not line.startswith("#")])
-        for folder in (out, whole)
-    )
-    np.testing.assert_allclose(hills[:, 0], expected[:, 0])
-    assert len(mdtraj.load(out / "trajectory.dcd", top=out / "topology.pdb")) == 300
-    assert len(ase.io.read(out / "frames.extxyz", ":")) == 300
-    # Hills come back from a file with 15 digits, so restarted trajectories drift apart in the end, as chaos has it.
-    first = slice(0, 10)
-    np.testing.assert_allclose(hills[first], expected[first], atol=1e-6)
-    for column in ("temperature_K", "volume_nm3"):
-        found, plain = read_log(out / "log.csv")[column], read_log(whole / "log.csv")[column]
-        np.testing.assert_allclose(found[:10], plain[:10], rtol=1e-6)
-
-
 FULL_DISK = """
 import sys
 from pathlib import Path

@@ -1,0 +1,240 @@
+"""Jobs that are killed, starved of disk, locked out and started twice: in the end, what an undisturbed run makes."""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import os
+import resource
+import shutil
+import signal
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from children import alive, import_everything, start, wait
+from jobs import JOBS, Job, prepare
+
+#: Most kills of one trial.
+KILLS = 20
+#: Exit codes that a job may end with: done, refused or failed, stopped by the user.
+PROMISED = (0, 1, 2, 3)
+
+
+class Failure(Exception):  # noqa: N818
+    """A trial that did not end well: verdict and details."""
+
+
+def try_kills(seeds: Sequence[int], folder: Path) -> dict[str, int]:
+    """Make the trials of seeds; goes on where an earlier call was ended.
+
+    Parameters
+    ----------
+    seeds : sequence of int
+    folder : path
+        Gets ``kills.jsonl``, one line per trial, and the folder of every trial that failed.
+
+    Returns
+    -------
+    dict
+        Verdict -> number of trials: ``fine``, ``lost``, ``left``, ``traceback``, ``code``, ``hang``, ``orphans``,
+        ``both``; and ``kills``, the number of SIGKILLs.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    results = folder / "kills.jsonl"
+    done = {json.loads(line)["seed"] for line in results.read_text().splitlines()} if results.exists() else set()
+    import_everything()
+    good = folder / "jobs"
+    if not good.exists():
+        fresh = folder / "jobs.new"
+        shutil.rmtree(fresh, ignore_errors=True)
+        fresh.mkdir()
+        prepare(fresh)
+        fresh.rename(good)
+    for seed in seeds:
+        if seed not in done:
+            outcome = try_one(seed, folder, good)
+            with open(results, "a", encoding="utf-8") as handle:
+                handle.write(json.dumps(outcome) + "\n")
+    counts: dict[str, int] = {"kills": 0}
+    for line in results.read_text().splitlines():
+        outcome = json.loads(line)
+        if outcome["seed"] in seeds:
+            counts[outcome["verdict"]] = counts.get(outcome["verdict"], 0) + 1
+            counts["kills"] += outcome["kills"]
+    return counts
+
+
+def undisturbed(name: str, folder: Path, good: Path) -> tuple[Path, float]:
+    """The folder of a job that nobody disturbed, made when it is first needed, and the seconds it took."""
+    whole, timed = folder / f"whole-{name}", folder / f"whole-{name}.seconds"
+    if not timed.exists():
+        shutil.rmtree(whole, ignore_errors=True)
+        shutil.copytree(good, whole)
+        began = time.monotonic()
+        code = wait(start(whole, JOBS[name].command), began + JOBS[name].patience)
+        if code not in (0, 1):  # generate ends with 1 if fewer molecules came out than were asked for
+            raise RuntimeError(f"{name} does not work at all (code {code}): {(whole / 'stderr.txt').read_text()}")
+        timed.write_text(str(time.monotonic() - began))
+    return whole, float(timed.read_text())
+
+
+def try_one(seed: int, folder: Path, good: Path) -> dict[str, Any]:
+    """One trial in a folder of its own, which stays if it failed."""
+    generator = np.random.default_rng(seed)
+    often = np.array([job.often for job in JOBS.values()], dtype=float)
+    name = str(generator.choice(list(JOBS), p=often / often.sum()))
+    disturb = DISTURBANCES[int(generator.choice(len(DISTURBANCES), p=(0.7, 0.1, 0.1, 0.1)))]
+    whole, seconds = undisturbed(name, folder, good)
+    place = folder / f"kill-{seed}"
+    shutil.rmtree(place, ignore_errors=True)
+    shutil.copytree(good, place)
+    began, verdict, details, kills = time.monotonic(), "fine", "", [0]
+    job = JOBS[name]
+    try:
+        disturb(generator, place, job, seconds, kills)
+        _finish(place, job)
+        _compare(whole, place, job)
+    except Failure as failure:
+        verdict, details = failure.args
+    if verdict == "fine":
+        shutil.rmtree(place)
+    return {
+        "seed": seed, "job": name, "disturbance": disturb.__name__, "kills": kills[0], "verdict": verdict,
+        "details": details, "seconds": round(time.monotonic() - began, 1),
+    }  # fmt: skip
+
+
+def killed(generator: np.random.Generator, place: Path, job: Job, seconds: float, kills: list[int]) -> None:
+    """SIGKILL at random moments: the process alone or all it has started."""
+    for _ in range(KILLS):
+        child = start(place, job.command)
+        time.sleep(generator.exponential(0.3 * seconds))
+        if generator.random() < 0.5:
+            os.killpg(child, signal.SIGKILL)
+        else:
+            os.kill(child, signal.SIGKILL)
+        code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+        if code == -signal.SIGKILL:
+            kills[0] += 1
+        elif code not in PROMISED:
+            raise Failure("code", f"{code}: {_said(place)[-300:]}")
+        deadline = time.monotonic() + 15.0
+        while alive(child):
+            if time.monotonic() > deadline:
+                os.killpg(child, signal.SIGKILL)
+                raise Failure("orphans", "processes that it had started went on")
+            time.sleep(0.02)
+        if code != -signal.SIGKILL:
+            return
+
+
+def full_disk(generator: np.random.Generator, place: Path, job: Job, seconds: float, kills: list[int]) -> None:
+    """No file may grow beyond some size: one sentence, and nothing is lost once there is room."""
+    sizes = [file.stat().st_size for file in (place.parent / f"whole-{_name(job)}").rglob("*") if file.is_file()]
+    limit = max(4096, int(generator.uniform(0.0, 1.0) * max(sizes)))
+    _expect(place, job, lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit)))
+
+
+def read_only(generator: np.random.Generator, place: Path, job: Job, seconds: float, kills: list[int]) -> None:
+    """A place that may not be written, from the start or after a kill: one sentence."""
+    if generator.random() < 0.5:
+        child = start(place, job.command)
+        time.sleep(generator.uniform(0.2, 0.8) * seconds)
+        os.killpg(child, signal.SIGKILL)
+        kills[0] += int(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) < 0)
+    for name in ("stdout.txt", "stderr.txt"):
+        (place / name).touch()
+    folders = [place, *(each for each in place.rglob("*") if each.is_dir())]
+    for each in folders:
+        each.chmod(0o555)
+    try:
+        _expect(place, job, _obey_permissions)
+    finally:
+        for each in folders:
+            each.chmod(0o755)
+
+
+def twice(generator: np.random.Generator, place: Path, job: Job, seconds: float, kills: list[int]) -> None:
+    """Two processes at once: one of them is turned away, or both end well, one after the other."""
+    first = start(place, job.command)
+    time.sleep(generator.uniform(0.0, 0.9 * seconds))
+    second = start(place, job.command, name="second")
+    deadline = time.monotonic() + job.patience
+    codes = [wait(child, deadline) for child in (first, second)]
+    said = _said(place) + _said(place, "second")
+    if "Traceback (most recent call last)" in said:
+        raise Failure("traceback", said[-400:])
+    if None in codes:
+        raise Failure("hang", f"codes {codes}")
+    if not any(code in (0, 1) for code in codes) or any(code not in PROMISED for code in codes):
+        raise Failure("both", f"codes {codes}: {said[-300:]}")
+
+
+DISTURBANCES = (killed, full_disk, read_only, twice)
+
+
+def _name(job: Job) -> str:
+    return next(name for name, each in JOBS.items() if each is job)
+
+
+def _obey_permissions() -> None:
+    """Give up what lets root write anywhere: Linux capabilities 1 and 2, of this process and those it starts."""
+    if os.geteuid() != 0:
+        return
+    libc = ctypes.CDLL(None, use_errno=True)
+    header = (ctypes.c_uint32 * 2)(0x20080522, 0)
+    data = (ctypes.c_uint32 * 6)()
+    if libc.capget(header, data) != 0:
+        raise OSError(ctypes.get_errno(), "capget")
+    for capability in (1, 2):
+        libc.prctl(24, capability, 0, 0, 0)  # PR_CAPBSET_DROP
+        for kind in (0, 1, 2):
+            data[kind] &= ~(1 << capability)
+    if libc.capset(header, data) != 0:
+        raise OSError(ctypes.get_errno(), "capset")
+
+
+def _said(place: Path, name: str = "std") -> str:
+    file = place / f"{name}err.txt"
+    return file.read_text(encoding="utf-8", errors="replace") if file.exists() else ""
+
+
+def _expect(place: Path, job: Job, before: Callable[[], None]) -> None:
+    """Run a job under a limit: it may fail, but with a code and a sentence."""
+    code = wait(start(place, job.command, before), time.monotonic() + job.patience)
+    said = _said(place)
+    if "Traceback (most recent call last)" in said:
+        raise Failure("traceback", said[-600:])
+    if code not in PROMISED:
+        raise Failure("hang" if code is None else "code", f"{code}: {said[-300:]}")
+    if code == 1 and not said.strip() and "generate" not in job.command:
+        raise Failure("code", "1 without a word")
+
+
+def _finish(place: Path, job: Job) -> None:
+    """The same command once more, undisturbed."""
+    code = wait(start(place, job.command), time.monotonic() + job.patience)
+    said = _said(place)
+    if "Traceback (most recent call last)" in said:
+        raise Failure("traceback", said[-600:])
+    if code is None:
+        raise Failure("hang", "the last call")
+    if code != 0 and not (code == 1 and job.command[0] == "generate"):
+        raise Failure("code", f"{code} in the end: {said[-400:]}")
+
+
+def _compare(whole: Path, place: Path, job: Job) -> None:
+    """Raise a Failure if files are not those of the undisturbed run."""
+    for name, same in job.files.items():
+        found, expected = (folder / job.output / name if name else folder / job.output for folder in (place, whole))
+        if not found.exists():
+            raise Failure("lost", f"no {name or job.output}")
+        if not same(found, expected):
+            raise Failure("lost", f"{name or job.output} differs")
+    names = [{str(file.relative_to(folder)) for file in folder.rglob("*")} for folder in (place, whole)]
+    left = {name for name in names[0] ^ names[1] if not name.startswith(("std", "second"))}
+    if left:
+        raise Failure("left", f"files that only one of the two has: {', '.join(sorted(left)[:8])}")
