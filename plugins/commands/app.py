@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import importlib.metadata
+import signal
 import sys
+import threading
 from pathlib import Path
+from types import FrameType
 from typing import Annotated
 
 import typer
@@ -39,8 +42,28 @@ def options(
     """Learned forces for OpenMM."""
 
 
+def _end(number: int, _: FrameType | None) -> None:
+    sys.stderr.write(f"halberd: ended by {signal.Signals(number).name}.\n")
+    sys.exit(128 + number)
+
+
 def main() -> None:
-    """Run the command line; a user's mistake ends in one line and exit code 2, never in a traceback."""
+    """Run the command line; a user's mistake ends in one line and exit code 2, never in a traceback.
+
+    SIGTERM and SIGUSR1 clean up and end in one line, too, where a command does not take them as a wish to stop.
+    """
+    own = threading.current_thread() is threading.main_thread()
+    before = {number: signal.signal(number, _end) for number in (signal.SIGTERM, signal.SIGUSR1) if own}
+    try:
+        _run()
+    except KeyboardInterrupt:
+        _end(signal.SIGINT, None)
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _run() -> None:
     wanted = next((word for word in sys.argv[1:] if not word.startswith("-")), None)
     try:
         for entry in importlib.metadata.entry_points(group="halberd.commands"):

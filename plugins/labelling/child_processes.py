@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import multiprocessing
 import os
 import signal
 import subprocess
@@ -16,6 +17,10 @@ def die_with_parent() -> None:
     """Ask the kernel to end this process when its parent ends, however that happens (Linux; elsewhere nothing)."""
     with contextlib.suppress(AttributeError, OSError):
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    # It may have ended before it was asked for, while modules were imported here.
+    parent = multiprocessing.parent_process()
+    if parent is not None and not parent.is_alive():
+        os._exit(1)
 
 
 def kill_group(process: subprocess.Popen[Any]) -> None:

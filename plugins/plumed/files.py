@@ -9,11 +9,14 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import glob
 import os
 import re
 import stat
 from collections.abc import Iterator
 from pathlib import Path
+
+from halberd.potentials.errors import OutputError
 
 #: Action -> file that it appends to if its ``FILE`` does not say another (manual of PLUMED 2.11).
 DEFAULT_FILES = {
@@ -136,6 +139,27 @@ def begun_anew(script: str, folder: Path) -> str:
             block = [" ".join([*(word for word in words if not word.startswith("RESTART=")), "RESTART=NO"])]
         lines += block
     return "\n".join(lines)
+
+
+def make_folders(files: list[Path]) -> None:
+    """Make the folders of files: PLUMED crashes where that of hills that walkers share is missing.
+
+    Raises
+    ------
+    OutputError
+        If one cannot be made.
+    """
+    for folder in {file.parent for file in files}:
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise OutputError(f"The folder '{folder}' of PLUMED's files cannot be made: {error.strerror}.") from error
+
+
+def remove_empty_backups(files: list[Path]) -> None:
+    """Delete what PLUMED has kept, as ``bck.N.NAME``, of a run that was killed before it wrote anything."""
+    for file in files:
+        remove_empty(list(file.parent.glob(f"bck.[0-9]*.{glob.escape(file.name)}")))
 
 
 def remove_empty(files: list[Path]) -> None:

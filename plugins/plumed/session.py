@@ -24,7 +24,16 @@ from typing import ClassVar, NamedTuple, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from halberd.plugins.plumed.files import actions, begun_anew, deposits, open_for_writing, value_of, written_files
+from halberd.plugins.plumed.files import (
+    actions,
+    begun_anew,
+    deposits,
+    make_folders,
+    open_for_writing,
+    remove_empty_backups,
+    value_of,
+    written_files,
+)
 from halberd.plugins.plumed.kernel import open_plumed
 from halberd.potentials.errors import ConfigurationError, OutputError
 
@@ -101,7 +110,7 @@ class PlumedSession:
     ConfigurationError
         If PLUMED refuses the script, or another simulation of this process writes to the same files.
     OutputError
-        If the folder does not exist.
+        If the folder does not exist, or one that the script writes to cannot be made.
     """
 
     #: Files that sessions of this process write to.
@@ -166,6 +175,7 @@ class PlumedSession:
             self._finalize()
             raise ConfigurationError(f"PLUMED does not accept the script: {_explain(error)}") from error
         self._before = before | {self.folder / log}
+        remove_empty_backups([*self.growing, *self.states])
 
     def _start(self, n_atoms: int, timestep: float, kT: float | None, restart: bool, log: str) -> None:
         cmd = self._plumed.cmd
@@ -204,6 +214,7 @@ class PlumedSession:
                     f"PLUMED of another simulation in this program is writing to '{file}'. Close it (close()), or give "
                     "this one another folder=. A copied System is another simulation, too."
                 )
+        make_folders([*self.growing, *self.states])
 
     @property
     def alive(self) -> bool:

@@ -13,12 +13,14 @@ import platform
 import shutil
 import subprocess
 import tempfile
+import time
 from functools import lru_cache
 from pathlib import Path
 
 import torch
 
 from halberd.potentials.cache import cache_folder
+from halberd.potentials.errors import OutputError
 
 _SOURCE = Path(__file__).with_name("compiled_operator.cpp")
 #: Sums may be reordered so that they vectorise; NaN and infinity stay what they are.
@@ -26,6 +28,10 @@ _FLAGS = (
     *("-std=c++17", "-O3", "-march=native", "-fopenmp", "-fPIC", "-shared"),
     *("-fno-math-errno", "-fno-signed-zeros", "-fno-trapping-math", "-fassociative-math"),
 )
+#: Why there is no operator if somebody wishes so.
+NOT_WANTED = "HALBERD_ACE=torch asks for the torch implementation"
+#: Folders of compilers at work.
+_BUILDING = "building-"
 
 
 def compiler() -> str | None:
@@ -62,8 +68,11 @@ def operator_problem() -> str | None:
         environment switches the operator off.
     """
     if os.environ.get("HALBERD_ACE", "").lower() == "torch":
-        return "HALBERD_ACE=torch asks for the torch implementation"
-    path = library_path()
+        return NOT_WANTED
+    try:
+        path = library_path()
+    except OutputError as error:
+        return str(error)
     if not path.is_file():
         problem = _compile(path)
         if problem is not None:
@@ -77,7 +86,18 @@ def operator_problem() -> str | None:
 
 def load_if_built() -> bool:
     """Make the operator available if it has been compiled before; never compiles."""
-    return os.environ.get("HALBERD_ACE", "").lower() != "torch" and library_path().is_file() and not operator_problem()
+    with contextlib.suppress(OutputError):
+        wanted = os.environ.get("HALBERD_ACE", "").lower() != "torch"
+        return wanted and library_path().is_file() and not operator_problem()
+    return False
+
+
+def _clear(folder: Path) -> None:
+    """Remove what compilers left that were killed; none takes an hour."""
+    for old in folder.glob(f"{_BUILDING}*"):
+        with contextlib.suppress(OSError):
+            if time.time() - old.stat().st_mtime > 3600.0:
+                shutil.rmtree(old, ignore_errors=True)
 
 
 def _compile(path: Path) -> str | None:
@@ -90,7 +110,8 @@ def _compile(path: Path) -> str | None:
     libraries = [f"-L{root / 'lib'}", "-lc10", "-ltorch_cpu", "-ltorch"]
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=path.parent) as folder:
+        _clear(path.parent)
+        with tempfile.TemporaryDirectory(prefix=_BUILDING, dir=path.parent) as folder:
             # Objects first: linking without -fopenmp leaves torch's own OpenMP runtime as the only one.
             compiled, linked = Path(folder) / "ace.o", Path(folder) / "ace.so"
             steps = (

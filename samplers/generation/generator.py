@@ -316,7 +316,8 @@ def _generate(settings: GenerationSettings, part: Path | None, progress: Progres
 
 def _count(settings: GenerationSettings, results: list[Any], seconds: dict[str, float]) -> Generated:
     """The molecules that were wanted, and the attempts until the last of them."""
-    made, attempts = [], 0
+    made: list[Any] = []
+    attempts = 0
     failures: collections.Counter[str] = collections.Counter()
     for result in results:
         if len(made) == settings.n:

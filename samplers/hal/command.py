@@ -38,10 +38,10 @@ def hal(
         print_json(result)
         return
     table = Table(title="hyperactive learning", show_header=False)
-    table.add_row("tolerance holds", "yes" if result["converged"] else "not yet: the budget is spent")
+    table.add_row("ended because", result["ended"])
     table.add_row("labels", f"{result['n_fit']} fit, {result['n_test']} test, {result['n_failed_labels']} failed")
     table.add_row("iterations", str(result["iterations"]))
-    for key, title in (("md", "dynamics"), ("label", "labels"), ("fit", "fits"), ("total", "in all")):
+    for key, title in (("md", "dynamics"), ("label", "labels"), ("fit", "fits"), ("this_call", "by the clock")):
         table.add_row(f"seconds: {title}", f"{result['seconds'][key]:.0f}")
     Console().print(table)
     for name in ("fit", "test"):

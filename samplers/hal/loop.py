@@ -102,8 +102,9 @@ class HyperactiveLearning:
         Returns
         -------
         dict
-            ``database``, ``model``, ``n_labels``, ``n_failed_labels``, ``iterations``, ``converged``, ``seconds``
-            {``md``, ``label``, ``fit``, ``total``}, ``errors``.
+            ``database``, ``model``, ``n_labels``, ``n_failed_labels``, ``iterations``, ``converged``, ``ended``
+            (why), ``seconds`` {``md``, ``label``, ``fit`` and their sum ``total``, of all calls and processes;
+            ``this_call``, by the clock}, ``errors``.
 
         Raises
         ------
@@ -141,13 +142,17 @@ class HyperactiveLearning:
             draw_learning(history, self.settings, self.folder.path / "learning.png")
             return self._report(history, time.perf_counter() - start)
 
-    def _ended(self, history: Sequence[Iteration]) -> bool:
+    def _ended(self, history: Sequence[Iteration]) -> str | None:
+        """Why the run is over, or ``None``."""
+        settings, last = self.settings, history[-1]
         n_labels = sum(len(it.fit) + len(it.test) for it in history)
-        return (
-            history[-1].held >= self.settings.converged_after
-            or n_labels >= self.settings.max_labels
-            or history[-1].number >= self.settings.max_iterations
-        )
+        if last.held >= settings.converged_after:
+            return "the tolerance holds"
+        if n_labels >= settings.max_labels:
+            return f"max_labels, {settings.max_labels}, are spent"
+        if last.number >= settings.max_iterations:
+            return f"max_iterations, {settings.max_iterations}, are made"
+        return None
 
     def _iterate(self, executor: Executor, history: list[Iteration]) -> Iteration:
         number = len(history)
@@ -386,6 +391,7 @@ class HyperactiveLearning:
             "n_duplicates": sum(it.n_duplicates for it in history),
             "iterations": history[-1].number,
             "converged": history[-1].held >= self.settings.converged_after,
+            "ended": self._ended(history),
             "errors": history[-1].errors,
             "seconds": {**parts, "total": sum(parts.values()), "this_call": seconds},
             "figure": str(self.folder.path / "learning.png"),

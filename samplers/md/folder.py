@@ -8,6 +8,8 @@ from pathlib import Path
 from halberd.potentials.errors import OutputError
 
 CHECKPOINT = "restart.zip"
+#: Written last.
+REPORT = "report.json"
 #: Kind -> name of a file that grows during a run.
 OUTPUTS = {
     "csv": "log.csv",

@@ -10,7 +10,7 @@ from typing import Any
 import openmm
 
 from halberd.potentials.errors import RestartError
-from halberd.samplers.md.folder import CHECKPOINT, make_folder, refuse_to_overwrite
+from halberd.samplers.md.folder import CHECKPOINT, REPORT, make_folder, refuse_to_overwrite
 from halberd.samplers.md.run import MolecularDynamics
 from halberd.samplers.md.settings import MDSettings
 from halberd.samplers.runs.restart import read_checkpoint
@@ -86,7 +86,9 @@ def _equilibrate(
     for number, values in enumerate(settings.equilibration, start=1):
         stage = settings.stage(number, values)
         file = Path(stage.output) / CHECKPOINT
-        if not (restart and file.exists() and read_checkpoint(file).step >= stage.steps):
+        # The report comes after the last checkpoint.
+        reported = (Path(stage.output) / REPORT).exists()
+        if not (restart and reported and file.exists() and read_checkpoint(file).step >= stage.steps):
             make_folder(Path(settings.output))
             continues = restart and file.exists()
             result = MolecularDynamics(_with_time_left(stage, began), state).run(continues, progress)

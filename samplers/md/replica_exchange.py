@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import logging
 import time
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +27,7 @@ from halberd.potentials.errors import ConfigurationError, OutputError, RestartEr
 from halberd.potentials.files import replacing
 from halberd.potentials.sites.site_model import SiteModel
 from halberd.samplers.md.fingerprint import fingerprint_of
-from halberd.samplers.md.folder import check_folder, make_folder
+from halberd.samplers.md.folder import REPORT, check_folder, make_folder
 from halberd.samplers.md.settings import MDSettings
 from halberd.samplers.md.system import build_system
 from halberd.samplers.runs.interruption import Interruption
@@ -101,7 +103,8 @@ def run_replica_exchange(
         reporter = multistate.MultiStateReporter(str(storage), checkpoint_interval=1)
         if restart:
             _check_storage(folder, fingerprint)
-            sampler = multistate.ReplicaExchangeSampler.from_storage(reporter)
+            with _storing(storage, reporter):
+                sampler = multistate.ReplicaExchangeSampler.from_storage(reporter)
         else:
             with replacing(folder / FINGERPRINT) as temporary:
                 temporary.write_text(json.dumps(fingerprint, indent=2), encoding="utf-8")
@@ -113,7 +116,8 @@ def run_replica_exchange(
             sampler = _create(settings, built.system, place, reporter, minimize=settings.minimize and start is None)
         contexts = cache.ContextCache(capacity=None, time_to_live=None, platform=platform[0] if platform else None)
         sampler.sampler_context_cache = sampler.energy_context_cache = contexts
-        stopped = _loop(sampler, wanted, settings, progress)
+        with _storing(storage, reporter):
+            stopped = _loop(sampler, wanted, settings, progress)
         return _report(
             settings,
             [float(each) for each in settings.replica_temperatures],
@@ -122,6 +126,22 @@ def run_replica_exchange(
             stopped=stopped,
             seconds=time.perf_counter() - began,
         )
+
+
+@contextlib.contextmanager
+def _storing(storage: Path, reporter: Any) -> Iterator[None]:
+    """Say in one sentence what netCDF, which openmmtools stores replicas with, has to say."""
+    try:
+        yield
+    except (RuntimeError, OSError, IndexError) as error:
+        if "NetCDF" not in str(error) and not isinstance(error, OSError):
+            raise
+        # Its destructor would try to write once more, and say so in a traceback.
+        reporter._storage_analysis = reporter._storage_checkpoint = None
+        raise OutputError(
+            f"The storage of replicas '{storage}' cannot be written or read ({error}). Make room or mend the disk, and "
+            "go on with --restart; if that fails, the file is damaged, and the run must begin in another folder."
+        ) from error
 
 
 def _create(settings: MDSettings, system: openmm.System, place: Any, reporter: Any, *, minimize: bool) -> Any:
@@ -220,7 +240,7 @@ def _report(
         "figure": str(figure),
         "seconds": seconds,
     }
-    with replacing(folder / "report.json") as temporary:
+    with replacing(folder / REPORT) as temporary:
         temporary.write_text(
             json.dumps({**result, "settings": dataclasses.asdict(settings)}, indent=2), encoding="utf-8"
         )

@@ -14,7 +14,7 @@ from halberd.plugins.evaluation.run_figure import run_plot
 from halberd.plugins.reporters.uncertainty_guard import UncertaintyGuard
 from halberd.potentials.errors import DataError
 from halberd.potentials.files import replacing
-from halberd.samplers.md.folder import OUTPUTS
+from halberd.samplers.md.folder import OUTPUTS, REPORT
 from halberd.samplers.md.settings import MDSettings
 from halberd.samplers.runs.log import energy_drift, mean_and_error, read_log
 
@@ -100,7 +100,7 @@ def closing_report(
         "figure": str(figure) if log else None,
         "seconds": ending.seconds,
     }
-    with replacing(folder / "report.json") as temporary:
+    with replacing(folder / REPORT) as temporary:
         content = json.dumps({**result, "settings": dataclasses.asdict(settings)}, indent=2)
         temporary.write_text(content, encoding="utf-8")
     return result

@@ -238,7 +238,8 @@ class MolecularDynamics:
         step = 0 if checkpoint is None else checkpoint.step
         if self.settings.plumed is not None:
             if checkpoint is None:
-                remove_empty(self._plumed_files()[0])
+                growing, states = self._plumed_files()
+                remove_empty([*growing, *states])
             script = None if checkpoint is None else self._continued_script(checkpoint)
             self._plumed = make_plumed(self.settings, self.system, self.topology, self.folder, script)
             self.system.addForce(self._plumed)

@@ -15,6 +15,7 @@ from halberd.plugins.labelling.child_processes import die_with_parent
 from halberd.plugins.plumed.files import absolute_inputs
 from halberd.potentials.errors import ConfigurationError, HalberdError, OutputError
 from halberd.potentials.files import replacing
+from halberd.samplers.md.folder import REPORT
 from halberd.samplers.md.job import run_job
 from halberd.samplers.md.settings import MDSettings
 from halberd.samplers.runs.interruption import Interruption
@@ -76,7 +77,7 @@ def run_walkers(settings: MDSettings, restart: bool, progress: bool, start_or_re
     reports: list[dict[str, Any]] = [
         {"complete": False, "stopped": "it had not begun", "steps": 0}
         if process.exitcode != 0
-        else json.loads((Path(each.output) / "report.json").read_text(encoding="utf-8"))
+        else json.loads((Path(each.output) / REPORT).read_text(encoding="utf-8"))
         for process, each in zip(processes, walkers, strict=True)
     ]
     for report in reports:

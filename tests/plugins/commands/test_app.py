@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -152,6 +153,25 @@ def test_a_real_process_exits_with_2():
     assert result.stderr.startswith("halberd: error: Model file")
     assert result.stdout == ""
     assert run("md", "--no-such-flag").returncode == 2
+
+
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGUSR1", "SIGINT"])
+def test_signals_outside_of_any_loop_end_in_one_line(name):
+    """While modules are imported, files read and models fitted; whatever has begun is cleaned up."""
+    code = (
+        "import time\nimport halberd.plugins.commands.app as app\n"
+        "def work():\n    try:\n        print('begun', flush=True)\n        time.sleep(60)\n"
+        "    finally:\n        print('cleaned up', flush=True)\n"
+        "app._run = work\napp.main()\n"
+    )
+    command = [sys.executable, "-W", "ignore", "-c", code]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert process.stdout.readline() == "begun\n"
+    process.send_signal(signal.Signals[name])
+    out, err = process.communicate(timeout=30)
+    assert out == "cleaned up\n"
+    assert err == f"halberd: ended by {name}.\n"
+    assert process.returncode == 128 + signal.Signals[name]
 
 
 def test_doctor_json():

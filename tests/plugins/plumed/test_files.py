@@ -7,7 +7,14 @@ from pathlib import Path
 import pytest
 
 from halberd.plugins import PlumedForce
-from halberd.plugins.plumed.files import absolute_inputs, actions, open_for_writing, remove_empty, written_files
+from halberd.plugins.plumed.files import (
+    absolute_inputs,
+    actions,
+    open_for_writing,
+    remove_empty,
+    remove_empty_backups,
+    written_files,
+)
 from tests.plugins.plumed.test_force import chain, context_of
 
 SCRIPT = """
@@ -95,3 +102,16 @@ def test_files_without_a_row_go(tmp_path):
         (tmp_path / name).write_text(content)
     remove_empty([tmp_path / name for name in (*contents, "missing")])
     assert sorted(file.name for file in tmp_path.iterdir()) == ["rows", "text"]
+
+
+def test_backups_without_a_row_go(tmp_path):
+    """Those of the files that the script names, and no others."""
+    for name in ("bck.0.HILLS", "bck.1.HILLS", "bck.0.OTHERS", "bck.last.HILLS", "HILLS"):
+        (tmp_path / name).write_text("0.1 2\n" if name == "bck.1.HILLS" else "")
+    remove_empty_backups([tmp_path / "HILLS"])
+    assert sorted(file.name for file in tmp_path.iterdir()) == [
+        "HILLS",
+        "bck.0.OTHERS",
+        "bck.1.HILLS",
+        "bck.last.HILLS",
+    ]

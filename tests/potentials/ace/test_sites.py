@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 
@@ -10,7 +11,7 @@ import pytest
 import torch
 
 from halberd.potentials import load
-from halberd.potentials.ace.compiled_operator import library_path, operator_problem
+from halberd.potentials.ace.compiled_operator import _clear, library_path, operator_problem
 from halberd.potentials.ace.design_rows import DesignAssembler
 from halberd.potentials.ace.model import ace_site_model
 from halberd.potentials.ace.sites import AceSites, CompiledAceSites
@@ -204,8 +205,9 @@ def test_cut_to_elements(dtype, alloy, tmp_path):
 
 
 def test_without_a_compiler(tmp_path, alloy, monkeypatch):
-    """No compiler: the same numbers from ordinary torch functions, and doctor says why."""
+    """No compiler: the same numbers from ordinary torch functions, said once, and doctor says why."""
     code = """
+import warnings
 from halberd.potentials.ace.compiled_operator import operator_problem
 from halberd.potentials.ace.model import ace_site_model
 from halberd.potentials.ace.basis import AceBasis
@@ -214,7 +216,12 @@ from halberd.potentials.ace.sites import AceSites
 import numpy as np
 basis = AceBasis(AceSettings(("Si",), order=2, degree=5))
 assert "no C++ compiler" in operator_problem(), operator_problem()
-assert isinstance(ace_site_model(basis, np.ones(basis.n_functions)).module, AceSites)
+with warnings.catch_warnings(record=True) as caught:
+    warnings.simplefilter("always")
+    for _ in range(2):
+        assert isinstance(ace_site_model(basis, np.ones(basis.n_functions)).module, AceSites)
+said = [str(each.message) for each in caught if "several times slower" in str(each.message)]
+assert len(said) == 1 and "no C++ compiler" in said[0], caught
 """
     environment = {"PATH": str(tmp_path), "HALBERD_CACHE_DIR": str(tmp_path / "cache")}
     subprocess.run([sys.executable, "-W", "ignore", "-c", code], check=True, env=environment)
@@ -224,6 +231,17 @@ assert isinstance(ace_site_model(basis, np.ones(basis.n_functions)).module, AceS
     code = code.replace('"no C++ compiler"', '"g++ failed: ace.cpp:1: error: out of luck"')
     environment["PATH"] = f"{tmp_path}:/bin"
     subprocess.run([sys.executable, "-W", "ignore", "-c", code], check=True, env=environment)
+
+
+def test_what_a_killed_compiler_left_goes(tmp_path):
+    """After an hour: until then it may be at work."""
+    old, new = tmp_path / "building-old", tmp_path / "building-new"
+    for folder in (old, new):
+        folder.mkdir()
+        (folder / "ace.o").write_text("half")
+    os.utime(old, (0.0, 0.0))
+    _clear(tmp_path)
+    assert [folder.name for folder in tmp_path.iterdir()] == ["building-new"]
 
 
 def test_operator_is_cached_by_source_torch_and_processor(monkeypatch, tmp_path):

@@ -84,7 +84,8 @@ def database(folder):
 def test_a_run_leaves_everything_behind(finished):
     result, folder = finished
     assert {"database", "model", "n_labels", "n_failed_labels", "iterations", "converged", "seconds"} <= set(result)
-    assert set(result["seconds"]) >= {"md", "label", "fit", "total"}
+    assert set(result["seconds"]) >= {"md", "label", "fit", "total", "this_call"}
+    assert result["ended"] in ("max_labels, 14, are spent", f"max_iterations, {result['iterations']}, are made")
     assert 8 < result["n_labels"] <= 14
     fit, test = read_frames(folder / "fit.extxyz"), ase.io.read(folder / "test.extxyz", ":")
     assert len(fit) + len(test) == result["n_labels"]
@@ -301,6 +302,7 @@ def test_tolerance_begins_wide_and_narrows(initial_file, tmp_path):
     ]
     assert tolerances == pytest.approx([7.0, 5.6, 4.48, 4.0, 4.0])
     assert result["converged"]
+    assert result["ended"] == "the tolerance holds"
     settings = HALSettings.from_mapping(values_of(initial_file, tmp_path, md={"tolerance": 0.2}))
     assert settings.tolerance_after(0) == pytest.approx(0.6)
     assert settings.tolerance_after(50) == 0.2
@@ -323,6 +325,7 @@ def test_quiet_walkers_converge(initial_file, tmp_path):
     quiet = {"tolerance": 5.0, "steps": 10}
     result = run(initial_file, tmp_path / "run", md=quiet, first_tolerance=5.0, converged_after=3)
     assert result["converged"]
+    assert result["ended"] == "the tolerance holds"
     assert (result["iterations"], result["n_labels"]) == (2, 8)
 
 

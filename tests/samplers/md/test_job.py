@@ -50,6 +50,23 @@ def test_stages_lead_into_each_other(argon, tmp_path):
     assert read_log(out / "log.csv")["time_ps"][0] == pytest.approx(0.02)
 
 
+def test_a_stage_that_was_killed_before_its_report_gets_one(argon, tmp_path):
+    """The report comes after the last checkpoint."""
+    run = settings(argon, tmp_path, steps=20, equilibration=STAGES)
+    run_md(run, progress=False)
+    stage = tmp_path / "out" / "equilibration-2"
+    (tmp_path / "out" / "restart.zip").unlink()
+    for name in ("log.csv", "trajectory.dcd", "frames.extxyz"):
+        (tmp_path / "out" / name).unlink(missing_ok=True)
+    before = (stage / "log.csv").read_bytes()
+    for name in ("report.json", "run.png"):
+        (stage / name).unlink()
+    assert run_md(run, restart=True, progress=False)["complete"]
+    assert json.loads((stage / "report.json").read_text())["complete"]
+    assert (stage / "run.png").exists()
+    assert (stage / "log.csv").read_bytes() == before
+
+
 def test_a_stop_within_the_equilibration_is_gone_on_with(argon, tmp_path, monkeypatch):
     """Stopped in the second stage by the clock; the continued job makes the files of an uninterrupted one."""
     whole = settings(argon, tmp_path, steps=40, equilibration=STAGES, output=str(tmp_path / "whole"))

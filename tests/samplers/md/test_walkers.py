@@ -72,8 +72,9 @@ def test_a_model_variable_from_the_configuration(unsure, tmp_path):
 
 @pytest.mark.physical
 def test_walkers_share_their_hills(argon, tmp_path):
+    """In a folder that is not there yet, where PLUMED itself crashes."""
     script = METAD.replace(
-        "FILE=HILLS", "FILE=HILLS WALKERS_N={walkers} WALKERS_ID={walker} WALKERS_DIR=.. WALKERS_RSTRIDE=10"
+        "FILE=HILLS", "FILE=HILLS WALKERS_N={walkers} WALKERS_ID={walker} WALKERS_DIR=../shared WALKERS_RSTRIDE=10"
     )
     script = script.replace("AT=0.6 KAPPA=500", "AT=0.42 KAPPA=5000")  # close enough to meet each other's hills
     (tmp_path / "plumed.dat").write_text(script)
@@ -85,17 +86,17 @@ def test_walkers_share_their_hills(argon, tmp_path):
     assert result["complete"]
     assert [walker["steps"] for walker in result["walkers"]] == [1000, 1000]
     out = tmp_path / "out"
-    first, second = (rows_of(out / f"HILLS.{k}") for k in range(2))
+    first, second = (rows_of(out / "shared" / f"HILLS.{k}") for k in range(2))
     assert len(first) == len(second) == 99
     assert not np.allclose(first[:, 1], second[:, 1])  # seeds of their own
     assert Path(result["figure"]).exists()
     assert run_md(dataclasses.replace(run, steps=1100), restart=True, progress=False)["steps"] == 1100
-    assert len(rows_of(out / "HILLS.0")) == 109
+    assert len(rows_of(out / "shared" / "HILLS.0")) == 109
     # A walker's bias holds the hills of both: those of the other's first run, whenever each process ran.
     late = rows_of(out / "walker-0" / "COLVAR")[-1]
     own, others = (
         0.1 * np.exp(-0.5 * ((late[1] - hills[:, 1]) / 0.02) ** 2).sum()
-        for hills in (rows_of(out / "HILLS.0")[:-1], second)
+        for hills in (rows_of(out / "shared" / "HILLS.0")[:-1], second)
     )
     assert others > 0.2
     assert late[2] > own + 0.9 * others
