@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
+import functools
 import json
 import logging
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -28,17 +28,14 @@ from halberd.potentials.files import replacing
 from halberd.potentials.sites.site_model import SiteModel
 from halberd.samplers.md.fingerprint import fingerprint_of
 from halberd.samplers.md.folder import REPORT, check_folder, make_folder
+from halberd.samplers.md.replica_storage import STORAGE, ReplicaStorage, StorageError
 from halberd.samplers.md.settings import MDSettings
 from halberd.samplers.md.system import build_system
 from halberd.samplers.runs.interruption import Interruption
 from halberd.samplers.runs.log import mean_and_error
 from halberd.samplers.runs.platforms import find_platform
 from halberd.samplers.runs.processes import locked
-from halberd.samplers.runs.restart import check_fingerprint
-
-STORAGE = "replicas.nc"
-#: Says what the replicas are of.
-FINGERPRINT = "replicas.json"
+from halberd.samplers.runs.restart import InexactRestartWarning
 
 
 def run_replica_exchange(
@@ -77,19 +74,18 @@ def run_replica_exchange(
         As for a single run.
     """
     began = time.perf_counter()
-    multistate, _, states, cache = _import_openmmtools()
+    _, _, states, _ = _import_openmmtools()
     assert settings.replica_temperatures is not None
     if settings.steps % settings.exchange_interval:
         raise ConfigurationError(
             f"steps, {settings.steps}, is not a multiple of exchange_interval, {settings.exchange_interval}."
         )
-    wanted = settings.steps // settings.exchange_interval
     folder = Path(settings.output)
     check_folder(folder)
-    storage = folder / STORAGE
-    if restart and not storage.is_file():
-        raise RestartError(f"There is no '{storage}'. Start the run without --restart.")
-    if not restart and storage.exists():
+    storage = ReplicaStorage(folder)
+    if restart and not storage.path.is_file():
+        raise RestartError(f"There is no '{storage.path}'. Start the run without --restart.")
+    if not restart and storage.path.exists():
         raise OutputError(f"'{folder}' holds a run already ('{STORAGE}'). Go on with it by --restart.")
     topology, positions = read_structure(settings.structure)
     if settings.ensemble == "NPT" and topology.getPeriodicBoxVectors() is None:
@@ -97,27 +93,35 @@ def run_replica_exchange(
     # openmmtools adds thermostat and barostat itself.
     built = build_system(dataclasses.replace(settings, ensemble="NVT"), topology, positions)
     fingerprint = _fingerprint(settings, topology, built.model)
-    platform = find_platform(settings.platform, settings.device_index)
+    find_platform(settings.platform, settings.device_index)
+    box = built.system.getDefaultPeriodicBoxVectors()
+    if start is None:
+        place = states.SamplerState(positions * unit.nanometer, box_vectors=box)
+    else:
+        place = states.SamplerState(start.getPositions(), box_vectors=start.getPeriodicBoxVectors())
+    minimize = settings.minimize and start is None
     make_folder(folder)
     with locked(folder):
-        reporter = multistate.MultiStateReporter(str(storage), checkpoint_interval=1)
         if restart:
-            _check_storage(folder, fingerprint)
-            with _storing(storage, reporter):
-                sampler = multistate.ReplicaExchangeSampler.from_storage(reporter)
-        else:
-            with replacing(folder / FINGERPRINT) as temporary:
-                temporary.write_text(json.dumps(fingerprint, indent=2), encoding="utf-8")
-            if start is None:
-                box = built.system.getDefaultPeriodicBoxVectors()
-                place = states.SamplerState(positions * unit.nanometer, box_vectors=box)
+            restart = storage.check(fingerprint)
+        sample = functools.partial(_sample, settings, storage, progress=progress)
+        try:
+            if restart:
+                reporter, sampler, stopped = sample()
             else:
-                place = states.SamplerState(start.getPositions(), box_vectors=start.getPeriodicBoxVectors())
-            sampler = _create(settings, built.system, place, reporter, minimize=settings.minimize and start is None)
-        contexts = cache.ContextCache(capacity=None, time_to_live=None, platform=platform[0] if platform else None)
-        sampler.sampler_context_cache = sampler.energy_context_cache = contexts
-        with _storing(storage, reporter):
-            stopped = _loop(sampler, wanted, settings, progress)
+                reporter, sampler, stopped = sample(
+                    lambda reporter: _create(settings, built.system, place, reporter, minimize=minimize), fingerprint
+                )
+        except StorageError:
+            if not restart or not storage.copy.is_file():
+                raise
+            warnings.warn(
+                f"'{storage.path}' is damaged; the run goes on from its last copy, '{storage.copy}'.",
+                InexactRestartWarning,
+                stacklevel=2,
+            )
+            storage.restore()
+            reporter, sampler, stopped = sample()
         return _report(
             settings,
             [float(each) for each in settings.replica_temperatures],
@@ -128,20 +132,29 @@ def run_replica_exchange(
         )
 
 
-@contextlib.contextmanager
-def _storing(storage: Path, reporter: Any) -> Iterator[None]:
-    """Say in one sentence what netCDF, which openmmtools stores replicas with, has to say."""
-    try:
-        yield
-    except (RuntimeError, OSError, IndexError) as error:
-        if "NetCDF" not in str(error) and not isinstance(error, OSError):
-            raise
-        # Its destructor would try to write once more, and say so in a traceback.
-        reporter._storage_analysis = reporter._storage_checkpoint = None
-        raise OutputError(
-            f"The storage of replicas '{storage}' cannot be written or read ({error}). Make room or mend the disk, and "
-            "go on with --restart; if that fails, the file is damaged, and the run must begin in another folder."
-        ) from error
+def _sample(
+    settings: MDSettings,
+    storage: ReplicaStorage,
+    create: Callable[[Any], Any] | None = None,
+    fingerprint: dict[str, Any] | None = None,
+    *,
+    progress: bool,
+) -> tuple[Any, Any, str | None]:
+    """Go on with what is stored, or create it; returns reporter, sampler, and why it stopped before the last step."""
+    multistate, _, _, cache = _import_openmmtools()
+    reporter = multistate.MultiStateReporter(str(storage.path), checkpoint_interval=1)
+    with storage.watched(reporter):
+        if create is None:
+            sampler = multistate.ReplicaExchangeSampler.from_storage(reporter)
+        else:
+            sampler = create(reporter)
+            storage.keep(reporter, now=True)
+            storage.describe(fingerprint or {})
+        platform = find_platform(settings.platform, settings.device_index)
+        contexts = cache.ContextCache(capacity=None, time_to_live=None, platform=platform[0] if platform else None)
+        sampler.sampler_context_cache = sampler.energy_context_cache = contexts
+        stopped = _loop(sampler, storage, settings, progress)
+    return reporter, sampler, stopped  # a sampler that nobody holds closes its reporter
 
 
 def _create(settings: MDSettings, system: openmm.System, place: Any, reporter: Any, *, minimize: bool) -> Any:
@@ -176,34 +189,15 @@ def _fingerprint(settings: MDSettings, topology: openmm.app.Topology, model: Sit
     }
 
 
-def _check_storage(folder: Path, fingerprint: dict[str, Any]) -> None:
-    """Refuse to go on with replicas of another run.
-
-    Raises
-    ------
-    RestartError
-        Names what differs.
-    """
-    file = folder / FINGERPRINT
-    try:
-        stored = json.loads(file.read_text(encoding="utf-8"))
-        if not isinstance(stored, dict):
-            raise TypeError("it holds no keys and values")
-    except (OSError, ValueError, TypeError) as error:
-        raise RestartError(
-            f"'{file}', which says what the replicas of this folder are, cannot be read: {error}. Put it back, or "
-            "start anew in another folder."
-        ) from error
-    check_fingerprint(stored, fingerprint, file)
-
-
-def _loop(sampler: Any, wanted: int, settings: MDSettings, progress: bool) -> str | None:
+def _loop(sampler: Any, storage: ReplicaStorage, settings: MDSettings, progress: bool) -> str | None:
+    wanted = settings.steps // settings.exchange_interval
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     bar = Progress(*columns, console=Console(stderr=True), disable=not progress)
     task = bar.add_task("replica exchange", total=wanted, completed=sampler.iteration)
     with Interruption(settings.max_hours) as interruption, bar:
         while sampler.iteration < wanted and interruption.reason is None:
             sampler.extend(1) if sampler.is_completed else sampler.run(1)
+            storage.keep(sampler._reporter)
             bar.update(task, completed=sampler.iteration)
     return None if sampler.iteration >= wanted else interruption.reason
 

@@ -12,6 +12,7 @@ import pytest
 from halberd.potentials.errors import ConfigurationError, OutputError, RestartError
 from halberd.samplers.md.production import run_md
 from halberd.samplers.md.replica_exchange import round_trips
+from halberd.samplers.runs.restart import InexactRestartWarning
 from tests.samplers.md.conftest import dimer, settings
 
 
@@ -80,6 +81,26 @@ def test_replicas_of_another_run_are_not_gone_on_with(argon, tmp_path):
     (tmp_path / "out" / "replicas.json").write_text("[")
     with pytest.raises(RestartError, match="says what the replicas of this folder are, cannot be read"):
         run_md(dataclasses.replace(run, steps=60), restart=True, progress=False)
+
+
+def test_a_damaged_storage_is_replaced_by_its_copy(argon, tmp_path):
+    """netCDF files are written in place: a kill or a full disk may leave them unreadable."""
+    run = settings(argon, tmp_path, steps=20, exchange_interval=10, replica_temperatures=[40.0, 44.0])
+    run_md(run, progress=False)
+    out = tmp_path / "out"
+    content = (out / "replicas.nc").read_bytes()
+    (out / "replicas.nc").write_bytes(content[: len(content) // 3])
+    with pytest.warns(InexactRestartWarning, match="goes on from its last copy"):
+        result = run_md(dataclasses.replace(run, steps=40), restart=True, progress=False)
+    assert result["complete"]
+    assert result["iterations"] == 4
+    (out / "replicas.nc").write_bytes(b"nothing")
+    (out / "replicas.zip").unlink()
+    with pytest.raises(OutputError, match="cannot be written or read"):
+        run_md(dataclasses.replace(run, steps=60), restart=True, progress=False)
+    # Killed while the storage was made: there is nothing to lose.
+    (out / "replicas.json").unlink()
+    assert run_md(dataclasses.replace(run, steps=60), start_or_restart=True, progress=False)["iterations"] == 6
 
 
 def test_round_trips_are_counted():
