@@ -7,6 +7,7 @@ import importlib
 import inspect
 import io
 import re
+import runpy
 import subprocess
 import sys
 import tokenize
@@ -406,6 +407,14 @@ def test_every_module_is_on_an_api_page():
 def test_the_drawing_is_of_the_table():
     drawing = (ROOT / "docs" / "figures" / "rooms.svg").read_text(encoding="utf-8")
     assert all(f"<!-- {name.partition('/')[2]} -->" in drawing for name in MAY_IMPORT)
+
+
+def test_the_page_of_settings_is_that_of_the_settings():
+    """If not: ``python docs/write_settings.py``."""
+    written = runpy.run_path(str(ROOT / "docs" / "write_settings.py"))["page"]()
+    assert written == (ROOT / "docs" / "settings.md").read_text(encoding="utf-8")
+    for key in ("force.precision", "stability.temperature", "model.basis.cutoff", "sampler.elements"):
+        assert f"| `{key}` |" in written
 
 
 def test_signatures_of_the_faces_are_annotated():

@@ -154,7 +154,7 @@ def test_every_option_changes_what_comes_out(name):
     (second,) = Generator(other).sampler.run([5], [[1, 0]])
     assert second.positions.shape == (2, 5, 3)
     assert np.isfinite(second.positions).all()
-    assert np.abs(first.positions - second.positions).max() > 1e-6
+    assert np.abs(first.positions - second.positions).max() > 0.02
 
 
 @pytest.mark.parametrize("options", [{"hydrogens": "lengths"}, {"joint": False}, {"classical": False}])
