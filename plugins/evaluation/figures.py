@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -57,7 +58,7 @@ def check_figure_name(path: str | os.PathLike[str]) -> None:
 def parity_plot(
     frames: Sequence[Frame], predictions: Sequence[Prediction], path: str | os.PathLike[str], title: str
 ) -> None:
-    """Draw predicted against labelled energies per atom and force components.
+    """Draw predicted against labelled energies per atom, force components, and components of virials per atom.
 
     Parameters
     ----------
@@ -80,6 +81,13 @@ def parity_plot(
         panels.append((energies, "energy", "eV/atom"))
     if forces:
         panels.append((np.concatenate(forces), "force component", "eV/Å"))
+    virials = [
+        np.stack([f.virial.ravel(), p.virial.ravel()], 1) / len(f.atoms)
+        for f, p in pairs
+        if f.virial is not None and p.virial is not None
+    ]
+    if virials:
+        panels.append((np.concatenate(virials), "virial component", "eV/atom"))
     if not panels:
         return
     figure, axes = new_figure(len(panels))
@@ -138,5 +146,6 @@ def dimer_plot(
         axis.set_xlabel("distance, Å", fontsize=8)
         axis.set_ylabel("energy, eV", fontsize=8)
         axis.tick_params(labelsize=8)
-    figure.suptitle(f"{title} (grey: closer than any training data)", fontsize=10)
+    words = textwrap.fill(f"{title} (grey: closer than any training data)", 40 * columns)
+    figure.suptitle(words, fontsize=10)
     save_figure(figure, path)

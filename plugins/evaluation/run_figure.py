@@ -15,8 +15,11 @@ def run_plot(
     title: str,
     target_temperature: float | None = None,
     extra: dict[str, tuple[np.ndarray, np.ndarray]] | None = None,
+    target_pressure: float | None = None,
 ) -> None:
-    """Draw energies, temperature and, where there are any, density and other series against time.
+    """Draw energies, temperature and, where there are any, pressure, density and other series against time.
+
+    All panels show the same times.
 
     Parameters
     ----------
@@ -28,6 +31,9 @@ def run_plot(
         Drawn as a line, K.
     extra : dict, optional
         Axis label -> (time in ps, values).
+    target_pressure : float, optional
+        bar. With it the pressure is drawn, of every row and as the mean of all rows until then: single values
+        fluctuate by thousands of bar.
 
     Raises
     ------
@@ -45,6 +51,10 @@ def run_plot(
         ),
         ("temperature, K", [(time, log["temperature_K"], "")]),
     ]
+    if target_pressure is not None and "pressure_bar" in log:
+        pressure = log["pressure_bar"]
+        mean = np.cumsum(pressure) / np.arange(1, len(pressure) + 1)
+        series.append(("pressure, bar", [(time, pressure, "of a row"), (time, mean, "mean so far")]))
     if "density_g_cm3" in log:
         series.append(("density, g/cm³", [(time, log["density_g_cm3"], "")]))
     for label, (times, values) in (extra or {}).items():
@@ -57,8 +67,13 @@ def run_plot(
         axis.tick_params(labelsize=8)
         if lines[0][2]:
             axis.legend(fontsize=8, frameon=False, ncols=2)
-    if target_temperature is not None:
-        axes[1, 0].axhline(target_temperature, color=GREY, linewidth=1, linestyle="--")
+    targets = {"temperature, K": target_temperature, "pressure, bar": target_pressure}
+    ends = [x[at] for _, lines in series for x, _, _ in lines if len(x) for at in (0, -1)]
+    for axis, (label, _) in zip(axes[:, 0], series, strict=True):
+        if targets.get(label) is not None:
+            axis.axhline(targets[label], color=GREY, linewidth=1, linestyle="--")
+        if min(ends) < max(ends):
+            axis.set_xlim(min(ends), max(ends))
     axes[-1, 0].set_xlabel("time, ps", fontsize=8)
     figure.suptitle(title, fontsize=10)
     save_figure(figure, path)

@@ -79,7 +79,9 @@ def closing_report(
     target = None if settings.ensemble == "NVE" or settings.temperature_end is not None else settings.temperature
     uncertainty, curves = (None, {}) if guard is None else _uncertainty(folder, guard)
     if log:
-        run_plot(log, figure, f"{settings.ensemble} of {n_atoms} atoms, {model}", target, curves)
+        pressure = float(np.mean(settings.pressure)) if settings.ensemble == "NPT" else None
+        title = f"{settings.ensemble} of {n_atoms} atoms, {model}"
+        run_plot(log, figure, title, target, curves, target_pressure=pressure)
     trajectories = {
         kind: str(folder / OUTPUTS[kind]) for kind in ("dcd", "xtc", "extxyz") if kind in settings.reporters
     }
