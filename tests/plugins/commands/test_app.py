@@ -159,16 +159,21 @@ def test_a_real_process_exits_with_2():
 def test_signals_outside_of_any_loop_end_in_one_line(name):
     """While modules are imported, files read and models fitted; whatever has begun is cleaned up."""
     code = (
-        "import time\nimport halberd.plugins.commands.app as app\n"
+        "import signal, time\nimport halberd.plugins.commands.app as app\n"
+        # Ignored where the tests themselves run in the background.
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
         "def work():\n    try:\n        print('begun', flush=True)\n        time.sleep(60)\n"
         "    finally:\n        print('cleaned up', flush=True)\n"
         "app._run = work\napp.main()\n"
     )
     command = [sys.executable, "-W", "ignore", "-c", code]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    assert process.stdout.readline() == "begun\n"
-    process.send_signal(signal.Signals[name])
-    out, err = process.communicate(timeout=30)
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stdout.readline() == "begun\n"
+        process.send_signal(signal.Signals[name])
+        try:
+            out, err = process.communicate(timeout=30)
+        finally:
+            process.kill()
     assert out == "cleaned up\n"
     assert err == f"halberd: ended by {name}.\n"
     assert process.returncode == 128 + signal.Signals[name]
