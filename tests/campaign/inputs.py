@@ -2,24 +2,23 @@
 
 from __future__ import annotations
 
-import json
 import resource
 import shutil
 import time
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from children import import_everything, start, wait
+from children import start, wait
 from mutations import bad_invocation
 from places import prepare
+from trials import PROMISED, make_trials
 
 #: Seconds after which an input counts as a hang.
 PATIENCE = 60.0
 #: Bytes that an input may take; more is a failure, and must not end the campaign.
 MEMORY = 4 * 2**30
-#: Exit codes that halberd promises.
-PROMISED = (0, 1, 2, 3)
 
 
 def try_inputs(seeds: Sequence[int], folder: Path) -> dict[str, int]:
@@ -36,25 +35,8 @@ def try_inputs(seeds: Sequence[int], folder: Path) -> dict[str, int]:
     dict
         Verdict -> number of inputs: ``fine``, ``traceback``, ``crash``, ``hang``, ``half-written``, ``code``.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    results = folder / "results.jsonl"
-    done = {json.loads(line)["seed"] for line in results.read_text().splitlines()} if results.exists() else set()
-    good = folder / "good"
-    if not good.exists():
-        good.mkdir()
-        prepare(good)
-    import_everything()
-    for seed in seeds:
-        if seed not in done:
-            verdict = try_one(seed, folder, good)
-            with open(results, "a", encoding="utf-8") as handle:
-                handle.write(json.dumps(verdict) + "\n")
-    counts: dict[str, int] = {}
-    for line in results.read_text().splitlines():
-        verdict = json.loads(line)
-        if verdict["seed"] in seeds:
-            counts[verdict["verdict"]] = counts.get(verdict["verdict"], 0) + 1
-    return counts
+    outcomes = make_trials(seeds, folder / "results.jsonl", folder / "good", prepare, try_one)
+    return dict(Counter(outcome["verdict"] for outcome in outcomes))
 
 
 def try_one(seed: int, folder: Path, good: Path) -> dict[str, Any]:

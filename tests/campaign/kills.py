@@ -3,24 +3,49 @@
 from __future__ import annotations
 
 import ctypes
-import json
+import dataclasses
 import os
 import resource
 import shutil
 import signal
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from children import alive, import_everything, start, wait
+from children import alive, start, wait
 from jobs import JOBS, Job, prepare
+from trials import PROMISED, make_trials
 
 #: Most kills of one trial.
 KILLS = 20
-#: Exit codes that a job may end with: done, refused or failed, stopped by the user.
-PROMISED = (0, 1, 2, 3)
+
+
+@dataclasses.dataclass
+class Trial:
+    """A job in a place of its own, and what disturbs it.
+
+    Attributes
+    ----------
+    generator : numpy.random.Generator
+    job : Job
+    place : path
+    whole : path
+        The place of the undisturbed run.
+    seconds : float
+        That the undisturbed run took.
+    kills : int
+        So far.
+    """
+
+    generator: np.random.Generator
+    job: Job
+    place: Path
+    whole: Path
+    seconds: float
+    kills: int = 0
 
 
 class Failure(Exception):  # noqa: N818
@@ -42,29 +67,9 @@ def try_kills(seeds: Sequence[int], folder: Path) -> dict[str, int]:
         Verdict -> number of trials: ``fine``, ``lost``, ``left``, ``traceback``, ``code``, ``hang``, ``orphans``,
         ``both``; and ``kills``, the number of SIGKILLs.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    results = folder / "kills.jsonl"
-    done = {json.loads(line)["seed"] for line in results.read_text().splitlines()} if results.exists() else set()
-    import_everything()
-    good = folder / "jobs"
-    if not good.exists():
-        fresh = folder / "jobs.new"
-        shutil.rmtree(fresh, ignore_errors=True)
-        fresh.mkdir()
-        prepare(fresh)
-        fresh.rename(good)
-    for seed in seeds:
-        if seed not in done:
-            outcome = try_one(seed, folder, good)
-            with open(results, "a", encoding="utf-8") as handle:
-                handle.write(json.dumps(outcome) + "\n")
-    counts: dict[str, int] = {"kills": 0}
-    for line in results.read_text().splitlines():
-        outcome = json.loads(line)
-        if outcome["seed"] in seeds:
-            counts[outcome["verdict"]] = counts.get(outcome["verdict"], 0) + 1
-            counts["kills"] += outcome["kills"]
-    return counts
+    outcomes = make_trials(seeds, folder / "kills.jsonl", folder / "jobs", prepare, try_one)
+    verdicts = Counter(outcome["verdict"] for outcome in outcomes)
+    return {**verdicts, "kills": sum(outcome["kills"] for outcome in outcomes)}
 
 
 def undisturbed(name: str, folder: Path, good: Path) -> tuple[Path, float]:
@@ -91,36 +96,36 @@ def try_one(seed: int, folder: Path, good: Path) -> dict[str, Any]:
     place = folder / f"kill-{seed}"
     shutil.rmtree(place, ignore_errors=True)
     shutil.copytree(good, place)
-    began, verdict, details, kills = time.monotonic(), "fine", "", [0]
-    job = JOBS[name]
+    began, verdict, details = time.monotonic(), "fine", ""
+    trial = Trial(generator, JOBS[name], place, whole, seconds)
     try:
-        disturb(generator, place, job, seconds, kills)
-        _finish(place, job)
-        _compare(whole, place, job)
+        disturb(trial)
+        _finish(place, trial.job)
+        _compare(whole, place, trial.job)
     except Failure as failure:
         verdict, details = failure.args
     if verdict == "fine":
         shutil.rmtree(place)
     return {
-        "seed": seed, "job": name, "disturbance": disturb.__name__, "kills": kills[0], "verdict": verdict,
+        "seed": seed, "job": name, "disturbance": disturb.__name__, "kills": trial.kills, "verdict": verdict,
         "details": details, "seconds": round(time.monotonic() - began, 1),
     }  # fmt: skip
 
 
-def killed(generator: np.random.Generator, place: Path, job: Job, seconds: float, kills: list[int]) -> None:
+def killed(trial: Trial) -> None:
     """SIGKILL at random moments: the process alone or all it has started."""
     for _ in range(KILLS):
-        child = start(place, job.command)
-        time.sleep(generator.exponential(0.3 * seconds))
-        if generator.random() < 0.5:
+        child = start(trial.place, trial.job.command)
+        time.sleep(trial.generator.exponential(0.3 * trial.seconds))
+        if trial.generator.random() < 0.5:
             os.killpg(child, signal.SIGKILL)
         else:
             os.kill(child, signal.SIGKILL)
         code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
         if code == -signal.SIGKILL:
-            kills[0] += 1
+            trial.kills += 1
         elif code not in PROMISED:
-            raise Failure("code", f"{code}: {_said(place)[-300:]}")
+            raise Failure("code", f"{code}: {_said(trial.place)[-300:]}")
         deadline = time.monotonic() + 15.0
         while alive(child):
             if time.monotonic() > deadline:
@@ -131,40 +136,40 @@ def killed(generator: np.random.Generator, place: Path, job: Job, seconds: float
             return
 
 
-def full_disk(generator: np.random.Generator, place: Path, job: Job, seconds: float, kills: list[int]) -> None:
+def full_disk(trial: Trial) -> None:
     """No file may grow beyond some size: one sentence, and nothing is lost once there is room."""
-    sizes = [file.stat().st_size for file in (place.parent / f"whole-{_name(job)}").rglob("*") if file.is_file()]
-    limit = max(4096, int(generator.uniform(0.0, 1.0) * max(sizes)))
-    _expect(place, job, lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit)))
+    sizes = [file.stat().st_size for file in trial.whole.rglob("*") if file.is_file()]
+    limit = max(4096, int(trial.generator.uniform(0.0, 1.0) * max(sizes)))
+    _expect(trial.place, trial.job, lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit)))
 
 
-def read_only(generator: np.random.Generator, place: Path, job: Job, seconds: float, kills: list[int]) -> None:
+def read_only(trial: Trial) -> None:
     """A place that may not be written, from the start or after a kill: one sentence."""
-    if generator.random() < 0.5:
-        child = start(place, job.command)
-        time.sleep(generator.uniform(0.2, 0.8) * seconds)
+    if trial.generator.random() < 0.5:
+        child = start(trial.place, trial.job.command)
+        time.sleep(trial.generator.uniform(0.2, 0.8) * trial.seconds)
         os.killpg(child, signal.SIGKILL)
-        kills[0] += int(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) < 0)
+        trial.kills += int(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) < 0)
     for name in ("stdout.txt", "stderr.txt"):
-        (place / name).touch()
-    folders = [place, *(each for each in place.rglob("*") if each.is_dir())]
+        (trial.place / name).touch()
+    folders = [trial.place, *(each for each in trial.place.rglob("*") if each.is_dir())]
     for each in folders:
         each.chmod(0o555)
     try:
-        _expect(place, job, _obey_permissions)
+        _expect(trial.place, trial.job, _obey_permissions)
     finally:
         for each in folders:
             each.chmod(0o755)
 
 
-def twice(generator: np.random.Generator, place: Path, job: Job, seconds: float, kills: list[int]) -> None:
+def twice(trial: Trial) -> None:
     """Two processes at once: one of them is turned away, or both end well, one after the other."""
-    first = start(place, job.command)
-    time.sleep(generator.uniform(0.0, 0.9 * seconds))
-    second = start(place, job.command, name="second")
-    deadline = time.monotonic() + job.patience
+    first = start(trial.place, trial.job.command)
+    time.sleep(trial.generator.uniform(0.0, 0.9 * trial.seconds))
+    second = start(trial.place, trial.job.command, name="second")
+    deadline = time.monotonic() + trial.job.patience
     codes = [wait(child, deadline) for child in (first, second)]
-    said = _said(place) + _said(place, "second")
+    said = _said(trial.place) + _said(trial.place, "second")
     if "Traceback (most recent call last)" in said:
         raise Failure("traceback", said[-400:])
     if None in codes:
@@ -174,10 +179,6 @@ def twice(generator: np.random.Generator, place: Path, job: Job, seconds: float,
 
 
 DISTURBANCES = (killed, full_disk, read_only, twice)
-
-
-def _name(job: Job) -> str:
-    return next(name for name, each in JOBS.items() if each is job)
 
 
 def _obey_permissions() -> None:
