@@ -77,6 +77,20 @@ def _temporary(target: Path) -> tuple[int, Path]:
     return descriptor, Path(name)
 
 
+def make_folder(path: Path) -> None:
+    """Make a folder, and those above it, if it is not there.
+
+    Raises
+    ------
+    OutputError
+        If that cannot be done.
+    """
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OutputError(f"The folder '{path}' cannot be made: {error.strerror}.") from error
+
+
 def check_writable(path: str | os.PathLike[str]) -> None:
     """Raise a clear error if a file cannot be created at ``path``.
 

@@ -16,8 +16,6 @@ import stat
 from collections.abc import Iterator
 from pathlib import Path
 
-from halberd.potentials.errors import OutputError
-
 #: Action -> file that it appends to if its ``FILE`` does not say another (manual of PLUMED 2.11).
 DEFAULT_FILES = {
     "METAD": "HILLS",
@@ -139,21 +137,6 @@ def begun_anew(script: str, folder: Path) -> str:
             block = [" ".join([*(word for word in words if not word.startswith("RESTART=")), "RESTART=NO"])]
         lines += block
     return "\n".join(lines)
-
-
-def make_folders(files: list[Path]) -> None:
-    """Make the folders of files: PLUMED crashes where that of hills that walkers share is missing.
-
-    Raises
-    ------
-    OutputError
-        If one cannot be made.
-    """
-    for folder in {file.parent for file in files}:
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise OutputError(f"The folder '{folder}' of PLUMED's files cannot be made: {error.strerror}.") from error
 
 
 def remove_empty_backups(files: list[Path]) -> None:

@@ -28,7 +28,6 @@ from halberd.plugins.plumed.files import (
     actions,
     begun_anew,
     deposits,
-    make_folders,
     open_for_writing,
     remove_empty_backups,
     value_of,
@@ -36,6 +35,7 @@ from halberd.plugins.plumed.files import (
 )
 from halberd.plugins.plumed.kernel import open_plumed
 from halberd.potentials.errors import ConfigurationError, OutputError
+from halberd.potentials.files import make_folder
 
 
 class Variable(Protocol):
@@ -214,7 +214,9 @@ class PlumedSession:
                     f"PLUMED of another simulation in this program is writing to '{file}'. Close it (close()), or give "
                     "this one another folder=. A copied System is another simulation, too."
                 )
-        make_folders([*self.growing, *self.states])
+        # PLUMED crashes where the folder of hills that walkers share is missing.
+        for folder in {file.parent for file in (*self.growing, *self.states)}:
+            make_folder(folder)
 
     @property
     def alive(self) -> bool:

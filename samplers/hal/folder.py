@@ -16,8 +16,8 @@ from typing import Any
 
 import ase.io
 
-from halberd.potentials.errors import OutputError, RestartError
-from halberd.potentials.files import replacing
+from halberd.potentials.errors import RestartError
+from halberd.potentials.files import make_folder, replacing
 from halberd.potentials.frames.labelled import Frame, read_frames, to_atoms
 from halberd.samplers.hal.settings import FREE, HALSettings
 
@@ -86,10 +86,8 @@ class RunFolder:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        try:
-            (path / "iterations").mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise OutputError(f"The folder '{path}' cannot be made: {error.strerror}.") from error
+        for folder in (path, path / "iterations"):
+            make_folder(folder)
 
     def claim(self, settings: HALSettings, inputs: Mapping[str, Sequence[Any]]) -> None:
         """Write the settings, or compare them with those of the run that is here.

@@ -38,21 +38,6 @@ def check_folder(folder: Path) -> None:
         raise OutputError(f"The output folder '{folder}' cannot be written: permission denied. Choose another place.")
 
 
-def make_folder(folder: Path) -> None:
-    """Make a folder, and those above it, if it is not there.
-
-    Raises
-    ------
-    OutputError
-        If that cannot be done.
-    """
-    check_folder(folder)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise OutputError(f"The output folder '{folder}' cannot be made: {error.strerror}.") from error
-
-
 def refuse_to_overwrite(folder: Path) -> None:
     """Raise an OutputError if a folder holds a run already."""
     for name in (*OUTPUTS.values(), CHECKPOINT):

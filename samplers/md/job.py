@@ -10,7 +10,8 @@ from typing import Any
 import openmm
 
 from halberd.potentials.errors import RestartError
-from halberd.samplers.md.folder import CHECKPOINT, REPORT, make_folder, refuse_to_overwrite
+from halberd.potentials.files import make_folder
+from halberd.samplers.md.folder import CHECKPOINT, REPORT, check_folder, refuse_to_overwrite
 from halberd.samplers.md.run import MolecularDynamics
 from halberd.samplers.md.settings import MDSettings
 from halberd.samplers.runs.restart import read_checkpoint
@@ -89,6 +90,7 @@ def _equilibrate(
         # The report comes after the last checkpoint.
         reported = (Path(stage.output) / REPORT).exists()
         if not (restart and reported and file.exists() and read_checkpoint(file).step >= stage.steps):
+            check_folder(Path(settings.output))
             make_folder(Path(settings.output))
             continues = restart and file.exists()
             result = MolecularDynamics(_with_time_left(stage, began), state).run(continues, progress)

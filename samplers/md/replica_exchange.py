@@ -24,10 +24,10 @@ from halberd.plugins.evaluation.figures import BLUE, RED, new_figure, save_figur
 from halberd.plugins.forces.topology import read_structure
 from halberd.potentials.constants import GAS_CONSTANT_KJ_PER_MOL_K
 from halberd.potentials.errors import ConfigurationError, OutputError, RestartError, missing_dependency
-from halberd.potentials.files import replacing
+from halberd.potentials.files import make_folder, replacing
 from halberd.potentials.sites.site_model import SiteModel
 from halberd.samplers.md.fingerprint import fingerprint_of
-from halberd.samplers.md.folder import REPORT, check_folder, make_folder
+from halberd.samplers.md.folder import REPORT, check_folder
 from halberd.samplers.md.replica_storage import STORAGE, ReplicaStorage, StorageError
 from halberd.samplers.md.settings import MDSettings
 from halberd.samplers.md.system import build_system
@@ -93,7 +93,7 @@ def run_replica_exchange(
     # openmmtools adds thermostat and barostat itself.
     built = build_system(dataclasses.replace(settings, ensemble="NVT"), topology, positions)
     fingerprint = _fingerprint(settings, topology, built.model)
-    find_platform(settings.platform, settings.device_index)
+    platform = find_platform(settings.platform, settings.device_index)
     box = built.system.getDefaultPeriodicBoxVectors()
     if start is None:
         place = states.SamplerState(positions * unit.nanometer, box_vectors=box)
@@ -104,7 +104,7 @@ def run_replica_exchange(
     with locked(folder):
         if restart:
             restart = storage.check(fingerprint)
-        sample = functools.partial(_sample, settings, storage, progress=progress)
+        sample = functools.partial(_sample, settings, storage, platform=platform, progress=progress)
         try:
             if restart:
                 reporter, sampler, stopped = sample()
@@ -138,6 +138,7 @@ def _sample(
     create: Callable[[Any], Any] | None = None,
     fingerprint: dict[str, Any] | None = None,
     *,
+    platform: tuple[openmm.Platform, dict[str, str]] | tuple[()],
     progress: bool,
 ) -> tuple[Any, Any, str | None]:
     """Go on with what is stored, or create it; returns reporter, sampler, and why it stopped before the last step."""
@@ -150,7 +151,6 @@ def _sample(
             sampler = create(reporter)
             storage.keep(reporter, now=True)
             storage.describe(fingerprint or {})
-        platform = find_platform(settings.platform, settings.device_index)
         contexts = cache.ContextCache(capacity=None, time_to_live=None, platform=platform[0] if platform else None)
         sampler.sampler_context_cache = sampler.energy_context_cache = contexts
         stopped = _loop(sampler, storage, settings, progress)

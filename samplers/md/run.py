@@ -24,10 +24,10 @@ from halberd.plugins.reporters.thermo import ThermoReporter
 from halberd.plugins.reporters.uncertainty_guard import UncertaintyGuard
 from halberd.potentials.constants import NM_IN_ANGSTROM
 from halberd.potentials.errors import BackendError, ConfigurationError, RunStopped
-from halberd.potentials.files import replacing
+from halberd.potentials.files import make_folder, replacing
 from halberd.potentials.sites.torchscript import warm_up
 from halberd.samplers.md.fingerprint import fingerprint_of
-from halberd.samplers.md.folder import CHECKPOINT, OUTPUTS, check_folder, make_folder, refuse_to_overwrite
+from halberd.samplers.md.folder import CHECKPOINT, OUTPUTS, check_folder, refuse_to_overwrite
 from halberd.samplers.md.last_good import LastGood, raise_not_finite
 from halberd.samplers.md.report import Ending, closing_report
 from halberd.samplers.md.settings import MDSettings

@@ -13,8 +13,8 @@ from typing import Any
 from halberd.plugins.evaluation.figures import BLUE, GREY, RED, new_figure, save_figure
 from halberd.plugins.labelling.child_processes import die_with_parent
 from halberd.plugins.plumed.files import absolute_inputs
-from halberd.potentials.errors import ConfigurationError, HalberdError, OutputError
-from halberd.potentials.files import replacing
+from halberd.potentials.errors import ConfigurationError, HalberdError
+from halberd.potentials.files import make_folder, replacing
 from halberd.samplers.md.folder import REPORT
 from halberd.samplers.md.job import run_job
 from halberd.samplers.md.settings import MDSettings
@@ -122,10 +122,7 @@ def settings_of_walker(settings: MDSettings, number: int) -> MDSettings:
             "WALKERS_N={walkers} WALKERS_ID={walker} WALKERS_DIR=.. WALKERS_RSTRIDE=100 into its METAD line."
         )
     folder = Path(settings.output) / f"walker-{number}"
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise OutputError(f"Cannot make the folder '{folder}': {error.strerror}.") from error
+    make_folder(folder)
     text = text.replace("{walker}", str(number)).replace("{walkers}", str(settings.walkers))
     with replacing(folder / "plumed.dat") as temporary:
         temporary.write_text(absolute_inputs(text, script.parent), encoding="utf-8")
