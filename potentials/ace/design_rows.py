@@ -150,7 +150,7 @@ class DesignAssembler:
         edges_to = [torch.nonzero(species[neighbour] == near).squeeze(1) for near in range(n_species)]
         largest = int(torch.bincount(centre, minlength=1).max()) if len(many) else 0
         per_site = basis.n_site * (n_species * self.width + 3 * largest * 2) + 3 * largest * self.width
-        chunk = max(1, int(self.budget / 2 / max(per_site, 1)))
+        chunk = int(np.clip(self.budget / 2 / max(per_site, 1), 1, n_atoms))
         for z in range(n_species):
             columns = slice(z * basis.n_site, (z + 1) * basis.n_site)
             sites_of_z = torch.nonzero(species == z).squeeze(1)

@@ -10,9 +10,11 @@ Every number is a ratio to a plain run measured in the same rounds, interleaved,
 from __future__ import annotations
 
 import argparse
+import functools
 import statistics
 import tempfile
 import time
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -20,11 +22,11 @@ import ase.io
 import numpy as np
 import openmm
 from ase import Atoms
-from ase.build import molecule
+from ase.build import bulk, molecule
 from openmm import app
 
 from halberd.plugins import HalberdCalculator, LearnedPotential, PlumedForce, UncertaintyGuard, topology_from_atoms
-from halberd.potentials import Frame, LastLayerFit, load
+from halberd.potentials import Frame, LastLayerFit, lennard_jones, load
 from halberd.samplers import MDSettings
 from halberd.samplers.md.run import MolecularDynamics
 from halberd.samplers.runs.restart import write_checkpoint
@@ -183,41 +185,88 @@ def bench_checkpoint() -> None:
     print(f"a new Context at constant pressure, 6 ethanols: {statistics.median(times):.0f} ms")
 
 
-def bench_run(n_rounds: int = 5, steps: int = 1000) -> None:
-    """What ``halberd md`` adds to the steps of OpenMM with its default settings: rows, frames, checkpoints, checks.
+class Clock:
+    """Adds up the seconds that functions take, by name, without what is measured within them."""
 
-    In every round one run of each, on the same start: ``bare`` steps the run's own Simulation without anything.
-    """
-    atoms = Atoms()
-    for corner in np.ndindex(2, 2, 2):
-        each = molecule("CH3CH2OH")
-        each.translate(9.0 * np.array(corner))
-        atoms += each
+    def __init__(self) -> None:
+        self.seconds: Counter[str] = Counter()
+        self._within = [0.0]
+
+    def watch(self, owner: Any, method: str, name: str) -> None:
+        """Measure a method of an object or a class."""
+        inner = getattr(owner, method)
+
+        @functools.wraps(inner)
+        def timed(*args: Any, **kwargs: Any) -> Any:
+            self._within.append(0.0)
+            start = time.perf_counter()
+            try:
+                return inner(*args, **kwargs)
+            finally:
+                elapsed = time.perf_counter() - start
+                self.seconds[name] += elapsed - self._within.pop()
+                self._within[-1] += elapsed
+
+        setattr(owner, method, timed)
+
+
+def ethanol_box() -> Atoms:
+    """Eight molecules of ethanol, periodic."""
+    atoms = ethanols(8)
     atoms.set_cell([18.0] * 3)
     atoms.pbc = True
-    times: dict[str, list[float]] = {"bare": [], "default": [], "stability: null": []}
-    for number in range(n_rounds):
-        with tempfile.TemporaryDirectory() as folder:
-            ase.io.write(Path(folder) / "start.extxyz", atoms, format="extxyz")
-            for name in times:
-                more: dict[str, Any] = {"stability": None} if name == "stability: null" else {}
-                settings = MDSettings(
-                    structure=str(Path(folder) / "start.extxyz"), output=f"{folder}/{name[:4]}", steps=steps, **more
+    return atoms
+
+
+def argon_box() -> Atoms:
+    """864 atoms of solid argon."""
+    return bulk("Ar", "fcc", a=5.3, cubic=True) * (6, 6, 6)
+
+
+def bench_run(n_rounds: int = 5) -> None:
+    """What ``halberd md`` adds to the steps of OpenMM with its default settings, in the same run: no clock of another.
+
+    ``steps`` is what the integrator takes, the null row; everything else is a share of it.
+    """
+    systems = {
+        "72 atoms, MACE": (ethanol_box(), "gfn2-chnof", 500),
+        "864 atoms, Lennard-Jones": (argon_box(), None, 500),
+    }
+    parts = ("guards", "rows and frames", "checkpoints", "the rest")
+    print("\nhalberd md with its defaults, % of the steps of OpenMM: median (range) over runs")
+    print(f"{'system':26s} {'ms a step':>9} " + " ".join(f"{name:>22}" for name in (*parts, "all")))
+    for label, (atoms, model, steps) in systems.items():
+        found: dict[str, list[float]] = {name: [] for name in ("step", *parts, "all")}
+        for seed in range(n_rounds):
+            with tempfile.TemporaryDirectory() as folder:
+                start = Path(folder) / "start.extxyz"
+                ase.io.write(start, atoms, format="extxyz")
+                if model is None:
+                    lennard_jones([18]).save(Path(folder) / "lj.pt")
+                chosen = model or str(Path(folder) / "lj.pt")
+                run = MolecularDynamics(
+                    MDSettings(str(start), chosen, f"{folder}/run", steps=steps, seed=seed + 1, temperature=100.0)
                 )
-                run = MolecularDynamics(settings)
-                if name != "bare":
-                    times[name].append(run.run(progress=False)["seconds"])
-                    continue
-                run.simulation.context.setVelocitiesToTemperature(300, 1)
-                run.simulation.step(20)
-                start = time.perf_counter()
-                run.simulation.step(steps)
-                times[name].append(time.perf_counter() - start)
-        print(f"round {number + 1}: " + ", ".join(f"{name} {each[-1]:.1f} s" for name, each in times.items()))
-    for name, each in times.items():
-        ratios = sorted(a / b for a, b in zip(each, times["bare"], strict=True))
-        shown = f"{statistics.median(ratios):.3f} ({ratios[0]:.3f} to {ratios[-1]:.3f})"
-        print(f"{name:16s} {1e3 * statistics.median(each) / steps:8.2f} ms a step, {shown} of the bare steps")
+                measured = shares_of(run)
+            for name, value in measured.items():
+                found[name].append(value)
+        shown = [f"{statistics.median(v):8.2f} ({min(v):5.2f}, {max(v):5.2f})" for v in list(found.values())[1:]]
+        print(f"{label:26s} {statistics.median(found['step']):9.2f} " + " ".join(f"{each:>22}" for each in shown))
+
+
+def shares_of(run: MolecularDynamics) -> dict[str, float]:
+    """Make a run; milliseconds of a bare step, and what each part of the loop costs in % of the steps."""
+    clock = Clock()
+    clock.watch(run.simulation.integrator, "step", "steps")
+    clock.watch(run._good, "remember", "guards")
+    clock.watch(run, "_checkpoint", "checkpoints")
+    clock.watch(run.simulation, "_generate_reports", "rows and frames")
+    clock.watch(run, "_loop", "the rest")
+    run.run(progress=False)
+    seconds = dict(clock.seconds)
+    steps = seconds.pop("steps")
+    shares = {name: 100.0 * value / steps for name, value in seconds.items()}
+    return {"step": 1e3 * steps / run.settings.steps, **shares, "all": sum(shares.values())}
 
 
 def main() -> None:
