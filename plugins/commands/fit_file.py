@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
@@ -27,6 +26,7 @@ from halberd.potentials.frames.error_table import error_report
 from halberd.potentials.frames.labelled import Frame, read_frames
 from halberd.potentials.sites.elements import atomic_number_of
 from halberd.potentials.sites.site_model import SiteModel
+from halberd.potentials.sites.torchscript import set_threads
 from halberd.potentials.validation import from_mapping
 
 
@@ -64,8 +64,7 @@ def fit_file(settings: FitSettings, *, progress: bool = True) -> dict[str, Any]:
             f"'{twice}' would hold two results of this fit, one over the other. Name the model NAME.pt, and its state "
             "otherwise."
         )
-    if settings.threads is not None:
-        torch.set_num_threads(settings.threads)
+    set_threads(settings.threads)
     groups = {"train": read_frames(settings.train, settings.keys)}
     if settings.test is not None:
         groups["test"] = read_frames(settings.test, settings.keys)

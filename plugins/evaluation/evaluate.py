@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import ase.io
-import torch
 
 from halberd.plugins.evaluation.figures import check_figure_name, parity_plot
 from halberd.plugins.evaluation.prediction import predict
@@ -19,6 +18,7 @@ from halberd.potentials.files import check_writable, replacing
 from halberd.potentials.frames.error_table import error_report
 from halberd.potentials.frames.labelled import LabelKeys, read_frames
 from halberd.potentials.loading import ModelSource, check_source
+from halberd.potentials.sites.torchscript import set_threads
 
 
 def evaluate_file(
@@ -60,6 +60,8 @@ def evaluate_file(
     ------
     DataError
         If the file holds no labels.
+    ConfigurationError
+        If there are too few or too many threads.
     ModelFileError, UnknownElementError, OutputError, BackendError
         Before anything is computed.
     """
@@ -69,8 +71,7 @@ def evaluate_file(
     if plot is not None:
         check_figure_name(plot)
     check_source(model)
-    if threads is not None:
-        torch.set_num_threads(threads)
+    set_threads(threads)
     frames = read_frames(path, keys)
     if all(frame.energy is None and frame.forces is None for frame in frames):
         raise DataError(

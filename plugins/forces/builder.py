@@ -18,7 +18,7 @@ from halberd.potentials.constants import EV_IN_KJ_PER_MOL
 from halberd.potentials.errors import ConfigurationError
 from halberd.potentials.sites.site_model import Columns, SiteModel, dtype_of
 from halberd.potentials.sites.structure_energy import StructureEnergy
-from halberd.potentials.sites.torchscript import load_operators, script
+from halberd.potentials.sites.torchscript import load_operators, script, set_threads
 
 # Systems read from XML may hold forces that call them.
 load_operators()
@@ -75,8 +75,7 @@ def build_force(
     backend = choose_backend(options.backend)
     if options.precision is not None:
         model = model.to(dtype_of(options.precision))
-    if options.threads is not None:
-        torch.set_num_threads(options.threads)
+    set_threads(options.threads)
     species = model.species_of(atomic_numbers)
     index = None if atoms is None else torch.tensor(list(atoms), dtype=torch.int64)
     if index is not None and len(index) != len(species):

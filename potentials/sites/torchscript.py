@@ -8,9 +8,12 @@ from typing import TypeVar
 
 import torch
 
+from halberd.potentials.errors import ConfigurationError
+
 T = TypeVar("T")
 #: Evaluations after which the profiling executor of TorchScript runs the program that it keeps.
 SETTLING = 3
+MOST_THREADS = 1024
 
 
 class quiet_torchscript(warnings.catch_warnings):
@@ -34,6 +37,21 @@ def script(module: torch.nn.Module) -> torch.jit.ScriptModule:
     with quiet_torchscript():
         scripted: torch.jit.ScriptModule = torch.jit.script(module.eval())
     return scripted
+
+
+def set_threads(threads: int | None) -> None:
+    """Set the CPU threads of torch in this process; ``None`` leaves them.
+
+    Raises
+    ------
+    ConfigurationError
+        If there is none, or there are more than machines have cores: torch crashes on some such numbers.
+    """
+    if threads is None:
+        return
+    if not 1 <= threads <= MOST_THREADS:
+        raise ConfigurationError(f"threads is {threads}; it must be from 1 to {MOST_THREADS}.")
+    torch.set_num_threads(threads)
 
 
 def warm_up(evaluate: Callable[[], T]) -> T:

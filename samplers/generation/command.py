@@ -69,13 +69,11 @@ def generate(
     as_json: JsonOption = False,
 ) -> None:
     """Generate molecules from the similarity of atoms to reference molecules: no training, any shape."""
-    import torch
-
     from halberd.plugins.molecules.files import draw_molecules
+    from halberd.potentials.sites.torchscript import set_threads
     from halberd.samplers.generation.settings import GenerationSettings
 
-    if threads is not None:
-        torch.set_num_threads(threads)
+    set_threads(threads)
     values = merged({} if config is None else read_yaml(config), given)
     settings = GenerationSettings.from_mapping(values, f"'{config}'" if config else "the command line")
     started = time.perf_counter()

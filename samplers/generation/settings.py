@@ -11,6 +11,9 @@ from halberd.potentials.validation import Seed, conform, from_mapping
 from halberd.samplers.generation.annealing import SamplerOptions
 from halberd.samplers.generation.finishing import FinishOptions
 
+#: Far beyond what annealing makes sensible molecules of, and still something that fits into memory.
+MOST_HEAVY_ATOMS = 1000
+
 
 @dataclasses.dataclass(frozen=True)
 class GenerationSettings:
@@ -115,7 +118,7 @@ class GenerationSettings:
         Raises
         ------
         ConfigurationError
-            If ``heavy_atoms`` is not a number or a range.
+            If ``heavy_atoms`` is not a number or a range, or beyond :data:`MOST_HEAVY_ATOMS`.
         """
         if self.heavy_atoms == "references":
             return None
@@ -124,9 +127,10 @@ class GenerationSettings:
             low, high = int(parts[0]), int(parts[-1])
         except ValueError:
             low = high = 0
-        if len(parts) > 2 or not 1 <= low <= high:
+        if len(parts) > 2 or not 1 <= low <= high <= MOST_HEAVY_ATOMS:
             raise ConfigurationError(
-                f"heavy_atoms is '{self.heavy_atoms}'; write a number such as 8, a range such as 7:9, or 'references'."
+                f"heavy_atoms is '{self.heavy_atoms}'; write a number such as 8, a range such as 7:9, or 'references'; "
+                f"{MOST_HEAVY_ATOMS} are the most."
             )
         return range(low, high + 1)
 

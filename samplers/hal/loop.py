@@ -17,7 +17,6 @@ from typing import Any
 import ase.data
 import ase.io
 import numpy as np
-import torch
 from ase import Atoms
 from rich.console import Console
 from threadpoolctl import threadpool_limits
@@ -31,6 +30,7 @@ from halberd.potentials.frames.distance_guard import DistanceGuard
 from halberd.potentials.frames.error_table import error_report
 from halberd.potentials.frames.labelled import Frame, read_frames, to_atoms
 from halberd.potentials.sites.site_model import SiteModel
+from halberd.potentials.sites.torchscript import set_threads
 from halberd.samplers.hal.folder import Iteration, RunFolder, write_json
 from halberd.samplers.hal.frame_selection import select_frames
 from halberd.samplers.hal.model import Fit, Fitted, ModelFitter
@@ -117,7 +117,7 @@ class HyperactiveLearning:
         HalberdError
             If a worker process died; the same call goes on.
         """
-        torch.set_num_threads(self.settings.threads)
+        set_threads(self.settings.threads)
         start = time.perf_counter()
         # Linear algebra rounds differently on another number of threads, whatever the environment sets.
         with locked(self.folder.path), threadpool_limits(self.settings.threads):

@@ -16,7 +16,7 @@ from halberd.potentials.errors import DataError
 from halberd.potentials.files import replacing
 from halberd.samplers.md.folder import OUTPUTS, REPORT
 from halberd.samplers.md.settings import MDSettings
-from halberd.samplers.runs.log import energy_drift, mean_and_error, read_log
+from halberd.samplers.runs.log import energy_drift, mean_and_error, read_log, sampled
 
 #: A thermostat whose mean temperature is off by more than this fraction, and by more than so many errors, has failed.
 OFF_FRACTION, OFF_ERRORS = 0.1, 6.0
@@ -67,18 +67,20 @@ def closing_report(
     try:
         log = read_log(folder / OUTPUTS["csv"])
     except DataError:
-        log = {}  # shorter than report_interval
+        log = {}  # ended before the first row
+    samples = sampled(log)
     means: dict[str, float | None] = {}
     errors: dict[str, float | None] = {}
     for key in ("temperature_K", "pressure_bar", "density_g_cm3"):
-        mean, error = mean_and_error(log[key]) if key in log else (float("nan"), float("nan"))
+        mean, error = mean_and_error(samples[key]) if key in samples else (float("nan"), float("nan"))
         means[key] = None if math.isnan(mean) else mean
         errors[key] = None if math.isnan(error) else error
-    drift = energy_drift(log, n_atoms) if settings.ensemble == "NVE" and log else float("nan")
+    drift = energy_drift(samples, n_atoms) if settings.ensemble == "NVE" and samples else float("nan")
     figure = folder / "run.png"
     target = None if settings.ensemble == "NVE" or settings.temperature_end is not None else settings.temperature
     uncertainty, curves = (None, {}) if guard is None else _uncertainty(folder, guard)
-    if log:
+    shown = len(samples.get("step", ())) > 0
+    if shown:
         pressure = float(np.mean(settings.pressure)) if settings.ensemble == "NPT" else None
         title = f"{settings.ensemble} of {n_atoms} atoms, {model}"
         run_plot(log, figure, title, target, curves, target_pressure=pressure)
@@ -99,7 +101,7 @@ def closing_report(
         "uncertainty": uncertainty,
         "remarks": _remarks(target, means["temperature_K"], errors["temperature_K"]),
         "output": str(folder),
-        "figure": str(figure) if log else None,
+        "figure": str(figure) if shown else None,
         "seconds": ending.seconds,
     }
     with replacing(folder / REPORT) as temporary:

@@ -21,6 +21,7 @@ from halberd.plugins.plumed.force import PlumedForce, read_script
 from halberd.plugins.reporters.extxyz import ExtXYZReporter
 from halberd.plugins.reporters.progress import ProgressReporter
 from halberd.plugins.reporters.thermo import ThermoReporter
+from halberd.plugins.reporters.trajectories import DCDReporter, XTCReporter
 from halberd.plugins.reporters.uncertainty_guard import UncertaintyGuard
 from halberd.potentials.constants import NM_IN_ANGSTROM
 from halberd.potentials.errors import BackendError, ConfigurationError, RunStopped
@@ -175,7 +176,8 @@ class MolecularDynamics:
             ``error`` (standard errors of these), ``drift`` (eV per atom and ps, NVE only; else ``None``),
             ``uncertainty`` (``None``, or ``quantity``, ``largest``, ``n_above``), ``remarks`` (sentences about what
             must not be overlooked), ``trajectories`` (kind -> file), ``output``, ``figure``, ``seconds``.
-            Means and figure are ``None`` if the run was shorter than ``report_interval``.
+            Means and figure are ``None`` if the run was shorter than ``report_interval``: the row of step 0 is no
+            sample.
 
         Raises
         ------
@@ -213,12 +215,13 @@ class MolecularDynamics:
             self._warm_up()
             # A run that is killed early can go on, too.
             self._checkpoint(checkpoint_file)
-        self._attach_reporters()
         bar = ProgressReporter(settings.steps, settings.ensemble) if progress else None
-        if bar is not None:
-            simulation.reporters.append(bar)
-        first_step, start = simulation.currentStep, time.perf_counter()
+        first_step = simulation.currentStep
         try:
+            self._attach_reporters()
+            if bar is not None:
+                simulation.reporters.append(bar)
+            start = time.perf_counter()
             with Interruption(settings.max_hours) as interruption:
                 stopped = self._loop(checkpoint_file, interruption)
         finally:
@@ -287,7 +290,7 @@ class MolecularDynamics:
         # What is there now belongs to a run that goes on.
         old = {kind: file.exists() and file.stat().st_size > 0 for kind, file in outputs.items()}
         interval = settings.report_interval
-        reporters = self.simulation.reporters
+        reporters: list[Any] = []
         virial = self._virial() if self.periodic else None
         if virial is not None:
             state = self.simulation.context.getState(positions=True)
@@ -297,17 +300,29 @@ class MolecularDynamics:
         self._thermo = ThermoReporter(str(outputs["csv"]), interval, virial, append=old["csv"])
         reporters.append(self._thermo)
         if "dcd" in settings.reporters:
-            reporters.append(app.DCDReporter(str(outputs["dcd"]), interval, append=old["dcd"]))
+            reporters.append(DCDReporter(str(outputs["dcd"]), interval, append=old["dcd"]))
         if "xtc" in settings.reporters:
-            reporters.append(app.XTCReporter(str(outputs["xtc"]), interval, append=old["xtc"]))
+            reporters.append(XTCReporter(str(outputs["xtc"]), interval, append=old["xtc"]))
         if "extxyz" in settings.reporters:
             model = self.model if settings.frame_sigma else None
             reporters.append(ExtXYZReporter(outputs["extxyz"], interval, append=old["extxyz"], model=model))
+        self.simulation.reporters.extend(reporters)
+        if self.simulation.currentStep == 0:
+            self._report_start(reporters)
         if settings.watch is not None:
             files = outputs["uncertainty"], outputs["uncertain frames"]
             self._guard = settings.watch.guard(self.model, *files, append=old["uncertainty"])
             self._guard.warm_up(self.simulation)
-            reporters.append(self._guard)
+            self.simulation.reporters.append(self._guard)
+
+    def _report_start(self, reporters: list[Any]) -> None:
+        """Write the row and frame of step 0, from which trajectories are counted; OpenMM leaves them out."""
+        groups = self.simulation.integrator.getIntegrationForceGroups()
+        with self._good.naming_atoms():
+            for reporter in reporters:
+                wanted = dict.fromkeys(reporter.describeNextReport(self.simulation)["include"], True)
+                state = self.simulation.context.getState(enforcePeriodicBox=self.periodic, groups=groups, **wanted)
+                reporter.report(self.simulation, state)
 
     def _loop(self, checkpoint_file: Path, interruption: Interruption) -> str | None:
         """Make steps; returns why it stopped before the last one."""

@@ -66,7 +66,7 @@ class MDSettings:
     seed : int
         Of velocities, thermostat and barostat.
     report_interval : int
-        Steps between rows and frames.
+        Steps between rows and frames, the first of which are those of step 0.
     checkpoint_interval : int
         Steps between checkpoints.
     checkpoint_minutes : float, optional

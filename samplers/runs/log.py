@@ -52,6 +52,22 @@ def read_log(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
     return {_COLUMNS.get(title, title): rows[:, i] for i, title in enumerate(titles)}
 
 
+def sampled(log: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Rows of a log without that of step 0: the start is no sample of the ensemble.
+
+    Parameters
+    ----------
+    log : dict
+        As :func:`read_log` returns it.
+
+    Returns
+    -------
+    dict
+        Columns, possibly empty.
+    """
+    return {name: values[log["step"] > 0] for name, values in log.items()}
+
+
 def mean_and_error(values: np.ndarray) -> tuple[float, float]:
     """Mean of a correlated series and its standard error, by block averaging.
 
@@ -65,9 +81,11 @@ def mean_and_error(values: np.ndarray) -> tuple[float, float]:
     Returns
     -------
     mean, error : float
-        ``error`` is NaN for fewer than eight values.
+        ``error`` is NaN for fewer than eight values, ``mean`` for none.
     """
     series = np.asarray(values, dtype=float)
+    if not len(series):
+        return float("nan"), float("nan")
     mean, error = float(series.mean()), float("nan")
     while len(series) >= 8:
         estimate = float(series.std(ddof=1) / np.sqrt(len(series)))

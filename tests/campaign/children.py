@@ -36,13 +36,25 @@ def start(place: Path, command: list[str], before: Callable[[], None] | None = N
     return child
 
 
-def wait(child: int, deadline: float) -> int | None:
-    """Exit code of a child, minus the signal that ended it, or ``None`` if it had to be ended."""
-    while time.monotonic() < deadline:
-        pid, status = os.waitpid(child, os.WNOHANG)
-        if pid:
-            return os.waitstatus_to_exitcode(status)
-        time.sleep(0.02)
+def wait(child: int, deadline: float, gently: float = 0.0) -> int | None:
+    """Exit code of a child, minus the signal that ended it, or ``None`` if it had to be killed.
+
+    Parameters
+    ----------
+    child : int
+    deadline : float
+        Of the monotonic clock.
+    gently : float
+        Seconds that it has to end by itself when it is asked to at the deadline.
+    """
+    for until in (deadline, deadline + gently):
+        while time.monotonic() < until:
+            pid, status = os.waitpid(child, os.WNOHANG)
+            if pid:
+                return os.waitstatus_to_exitcode(status)
+            time.sleep(0.02)
+        if gently and until == deadline:
+            os.kill(child, signal.SIGTERM)
     os.killpg(child, signal.SIGKILL)
     os.waitpid(child, 0)
     return None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import resource
 import shutil
 import time
@@ -47,12 +48,12 @@ def try_one(seed: int, folder: Path, good: Path) -> dict[str, Any]:
     name, mutation, command = bad_invocation(seed, place)
     before = set(place.rglob("*"))
     began = time.monotonic()
-    code = wait(start(place, command, _bounded), began + PATIENCE)
+    code = wait(start(place, command, _bounded), began + PATIENCE, gently=10.0)
     errors = place / "stderr.txt"
     said = errors.read_text(encoding="utf-8", errors="replace") if errors.exists() else ""
     left = [file.name for file in place.rglob(".*") if file not in before and file.name not in (".lock",)]
     verdict = "fine"
-    if code is None:
+    if code is None or (time.monotonic() - began > PATIENCE and not _was_running(place)):
         verdict = "hang"
     elif code < 0:
         verdict = "crash"
@@ -68,6 +69,12 @@ def try_one(seed: int, folder: Path, good: Path) -> dict[str, Any]:
         "seed": seed, "name": name, "mutation": mutation, "command": command, "code": code, "verdict": verdict,
         "seconds": round(time.monotonic() - began, 2), "said": said[-400:], "left": left,
     }  # fmt: skip
+
+
+def _was_running(place: Path) -> bool:
+    """Whether a run of very many steps was asked for, made steps, and ended with a report when it was asked to."""
+    reports = [json.loads(file.read_text()) for file in place.rglob("report.json")]
+    return any(report.get("steps", 0) > 0 and report.get("stopped") for report in reports)
 
 
 def _bounded() -> None:

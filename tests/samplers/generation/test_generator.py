@@ -345,6 +345,7 @@ def test_command_line(tmp_path, capsys, monkeypatch):
     assert "different molecules" in out
     for arguments, message in (
         (("generate", "--heavy-atoms", "x"), "heavy_atoms"),
+        (("generate", "--heavy-atoms", "1" + "0" * 30), "heavy_atoms"),
         (("generate", "-o", tmp_path / "out.cif"), "Molecules are written to"),
         (("metrics", tmp_path / "none.sdf"), "does not exist"),
         (("metrics", output, "--attempts", 1), "--attempts is 1, but there are 2"),

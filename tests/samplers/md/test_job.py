@@ -46,8 +46,8 @@ def test_stages_lead_into_each_other(argon, tmp_path):
     # The run starts in the box and at the time zero, with the velocities of the last stage.
     volume = read_log(second / "log.csv")["volume_nm3"][-1]
     assert read_log(out / "log.csv")["volume_nm3"][0] == pytest.approx(volume, rel=1e-9)
-    assert list(read_log(out / "log.csv")["step"]) == [10, 20, 30, 40]
-    assert read_log(out / "log.csv")["time_ps"][0] == pytest.approx(0.02)
+    assert list(read_log(out / "log.csv")["step"]) == [0, 10, 20, 30, 40]
+    assert read_log(out / "log.csv")["time_ps"][1] == pytest.approx(0.02)
 
 
 def test_a_stage_that_was_killed_before_its_report_gets_one(argon, tmp_path):
@@ -260,7 +260,7 @@ def test_full_device_without_a_mount(argon, tmp_path):
     with pytest.raises(OutputError, match="No space left"):
         prepared.run(progress=False)
     run_md(dataclasses.replace(run, steps=140), restart=True, progress=False)
-    assert list(read_log(tmp_path / "out" / "log.csv")["step"]) == list(range(10, 150, 10))
+    assert list(read_log(tmp_path / "out" / "log.csv")["step"]) == list(range(0, 150, 10))
 
 
 def test_a_folder_that_becomes_read_only(argon, tmp_path):
@@ -342,7 +342,7 @@ def test_killed_before_a_file_is_known_to_a_checkpoint(step, unsure, tmp_path):
     for file in ("COLVAR", "HILLS"):
         np.testing.assert_allclose(rows_of(tmp_path / "whole" / file), rows_of(tmp_path / "out" / file), atol=1e-6)
     for file in ("trajectory.xtc", "trajectory.dcd"):
-        assert len(mdtraj.load(tmp_path / "out" / file, top=tmp_path / "out" / "topology.pdb")) == 20
+        assert len(mdtraj.load(tmp_path / "out" / file, top=tmp_path / "out" / "topology.pdb")) == 21
 
 
 def test_a_run_shorter_than_its_report_interval(argon, tmp_path):

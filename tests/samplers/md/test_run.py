@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
+import struct
 import subprocess
 import sys
 
@@ -51,11 +53,16 @@ def test_files_and_report(argon, tmp_path):
     assert set(result["mean"]) == {"temperature_K", "pressure_bar", "density_g_cm3"}
     trajectory = mdtraj.load(out / "trajectory.dcd", top=out / "topology.pdb")
     frames = ase.io.read(out / "frames.extxyz", ":")
-    assert trajectory.n_frames == len(frames) == 5
+    assert trajectory.n_frames == len(frames) == 6
     np.testing.assert_allclose(trajectory.xyz[-1] * 10, frames[-1].positions, atol=1e-4)
+    # The first is where it started: modulo the box, which OpenMM wraps molecules into.
+    start = ase.io.read(argon["structure"])
+    offsets = (frames[0].positions - start.positions) @ np.linalg.inv(start.cell.array)
+    np.testing.assert_allclose(offsets, np.rint(offsets), atol=1e-6)
     np.testing.assert_allclose(trajectory.unitcell_lengths[-1] * 10, frames[-1].cell.lengths(), atol=1e-4)
     log = read_log(out / "log.csv")
-    assert list(log["step"]) == [20, 40, 60, 80, 100]
+    assert list(log["step"]) == [0, 20, 40, 60, 80, 100]
+    assert result["mean"]["temperature_K"] == pytest.approx(log["temperature_K"][1:].mean())
     # mass / volume, by hand
     volume = frames[-1].get_volume()
     assert log["density_g_cm3"][-1] == pytest.approx(32 * 39.948 * 1.66053907 / volume, rel=1e-4)
@@ -63,6 +70,17 @@ def test_files_and_report(argon, tmp_path):
     assert log["potential_kj_mol"][-1] == pytest.approx(energy, rel=1e-6)
     report = json.loads((out / "report.json").read_text())
     assert report["settings"]["temperature"] == 40.0
+
+
+def test_binary_trajectories_count_from_step_zero(argon, tmp_path):
+    run = settings(argon, tmp_path, steps=40, report_interval=10, timestep=2.0, reporters=["dcd", "xtc"])
+    run_md(run, progress=False)
+    run_md(dataclasses.replace(run, steps=60), restart=True, progress=False)
+    out = tmp_path / "out"
+    header = (out / "trajectory.dcd").read_bytes()[8:24]
+    assert struct.unpack("<4i", header) == (7, 0, 10, 60)  # frames, first step, interval, last step
+    times = mdtraj.load(out / "trajectory.xtc", top=out / "topology.pdb").time
+    np.testing.assert_allclose(times, 0.02 * np.arange(7), atol=1e-6)
 
 
 def test_mean_pressure_is_the_barostats(argon, tmp_path):
@@ -122,7 +140,7 @@ def test_killed_run_resumes_to_the_same_files(ensemble, argon, tmp_path):
     with pytest.raises(Killed):
         interrupted.run(progress=False)
     out = tmp_path / "out"
-    assert len(read_log(out / "log.csv")["step"]) == 7  # beyond the checkpoint at 40
+    assert len(read_log(out / "log.csv")["step"]) == 8  # beyond the checkpoint at 40
     run_md(settings(argon, tmp_path, steps=120, **common), restart=True, progress=False)
     for name in ("log.csv", "frames.extxyz"):
         assert (out / name).read_bytes() == (tmp_path / "whole" / name).read_bytes(), name

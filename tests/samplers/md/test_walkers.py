@@ -62,7 +62,7 @@ def test_a_model_variable_from_the_configuration(unsure, tmp_path):
     run_md(run, progress=False)
     frames = ase.io.read(tmp_path / "out" / "frames.extxyz", ":")
     sigma = rows_of(tmp_path / "out" / "COLVAR")[:, 1] / 96.48533212
-    assert sigma[1:] == pytest.approx([frame.info["sigma"] for frame in frames], abs=1e-6)
+    assert sigma == pytest.approx([frame.info["sigma"] for frame in frames], abs=1e-6)
     with pytest.raises(ConfigurationError, match="Did you mean 'committee_sigma'"):
         run_md(dataclasses.replace(run, output=str(tmp_path / "a"), variables={"sigma": {"kind": "comittee_sigma"}}))
     bad = {"sigma": {"kind": "committee_sigma", "colour": 3}}
