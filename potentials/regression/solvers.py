@@ -19,6 +19,8 @@ from numpy.typing import NDArray
 
 from halberd.potentials.errors import ConfigurationError, DataError, did_you_mean
 
+#: Of a committee: more tell no more, and a number by mistake would fill the memory.
+MOST_MEMBERS = 10_000
 #: Solvers and the options each takes.
 SOLVERS = {"blr": ("iterations",), "ridge": ("ridge",), "svd": ("rtol",), "ard": ("threshold", "iterations")}
 
@@ -126,6 +128,8 @@ def check_solver(solver: str, options: Mapping[str, float], committee: int = 0) 
             )
     if committee == 1 or committee < 0:
         raise ConfigurationError(f"A committee of {committee} has no spread; ask for 2 members or more, or for 0.")
+    if committee > MOST_MEMBERS:
+        raise ConfigurationError(f"A committee of {committee} is too many; {MOST_MEMBERS} members are the most.")
 
 
 def solve(system: LinearSystem, solver: str = "blr", **options: float) -> Posterior:

@@ -12,6 +12,7 @@ import pytest
 from halberd.potentials.errors import ConfigurationError, OutputError, RestartError
 from halberd.samplers.md.production import run_md
 from halberd.samplers.md.replica_exchange import round_trips
+from halberd.samplers.runs.log import mean_and_error, read_log, sampled
 from halberd.samplers.runs.restart import InexactRestartWarning
 from tests.samplers.md.conftest import dimer, settings
 
@@ -29,9 +30,23 @@ def test_replica_exchange_samples_each_temperature(argon, tmp_path):
     assert result["iterations"] == 150
     assert all(0.1 < ratio <= 1 for ratio in result["acceptance"])
     means = [each["mean"] for each in result["potential_kj_mol"]]
-    slope = (means[3] - means[0]) / (0.00831446 * 15.0)
-    # openmmtools draws the seeds, so every run is another one. The standard error is 6 %; anharmonicity takes 10 %.
-    assert slope == pytest.approx(1.5 * 31, rel=0.35)
+    # Anharmonicity included, as at one temperature alone. openmmtools draws the seeds, so every run is another one.
+    plain, errors = [], []
+    for temperature in (20.0, 35.0):
+        alone = dataclasses.replace(
+            run, replica_temperatures=None, temperature=temperature, output=str(tmp_path / f"alone{temperature:g}"),
+            report_interval=25, reporters=["csv"],
+        )  # fmt: skip
+        run_md(alone, progress=False)
+        series = sampled(read_log(Path(alone.output) / "log.csv"))["potential_kj_mol"][40:]
+        mean, error = mean_and_error(series)
+        plain.append(mean)
+        errors.append(error)
+    width = plain[1] - plain[0]
+    assert width == pytest.approx(1.5 * 31 * 0.00831446 * 15.0, rel=0.15)
+    for found, expected, error in ((means[0], plain[0], errors[0]), (means[3], plain[1], errors[1])):
+        # Two errors of the same size; a temperature that is off by one replica is 0.27 of the width or more.
+        assert abs(found - expected) < max(4 * 1.42 * error, 0.1 * width), (found, expected, error)
     out = tmp_path / "out"
     for temperature in (20, 24, 29, 35):
         frames = mdtraj.load(out / f"temperature-{temperature}.dcd", top=out / "topology.pdb")
