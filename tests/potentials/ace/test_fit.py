@@ -132,7 +132,7 @@ def test_committee_is_centred_on_the_mean_and_knows_where_it_is_unsure(truth):
 
 
 def test_uncertainty_is_calibrated(truth):
-    """Errors on fresh frames are as large as the committee says, within a factor."""
+    """Errors on fresh frames are as large as the committee says, if noise and prior are what it takes them for."""
     basis, coefficients = truth
     ratios = []
     for seed in range(4):
@@ -144,7 +144,8 @@ def test_uncertainty_is_calibrated(truth):
             expected = frame.energy - sum(E0S[s] for s in frame.atoms.get_chemical_symbols())
             ratios.append((energies.mean() - expected) / energies.std())
     rms = np.sqrt(np.mean(np.square(ratios)))
-    assert 0.5 < rms < 2.0
+    # Of 48 frames that share four fits: a standard deviation of some 12 %.
+    assert 0.7 < rms < 1.4
 
 
 def lj_frames(n_frames, seed=0, scale=0.12):
