@@ -24,7 +24,8 @@ _FORBIDDEN = {"save", "load", "from_file", "_save", "_load", "set_num_threads", 
 _OPERATORS = {"prim", "aten", "vesin", "halberd", "sphericart_torch", "torch_scatter", "torch_cluster", "NNPOps"}
 #: The way out.
 TRUST = "If you trust the file, say so once: halberd export --trust, or load(..., trust=True)."
-_DAMAGED = (zipfile.BadZipFile, zlib.error, ValueError, OSError, EOFError, NotImplementedError, RuntimeError, KeyError)
+#: What reading a damaged zip archive may raise.
+DAMAGED = (zipfile.BadZipFile, zlib.error, ValueError, OSError, EOFError, NotImplementedError, RuntimeError, KeyError)
 
 
 def with_digest(content: bytes) -> bytes:
@@ -53,7 +54,7 @@ def check_archive(path: Path) -> None:
             stored = [name for name in archive.namelist() if name.endswith(f"extra/{DIGEST}")]
             if stored and archive.read(stored[0]).decode() != _digest(archive):
                 raise ModelFileError(f"'{path}' is damaged: its digest does not fit its content. {advice}")
-    except _DAMAGED as error:
+    except DAMAGED as error:
         if isinstance(error, ModelFileError):
             raise
         raise ModelFileError(f"'{path}' is damaged: {error}. {advice}") from error

@@ -32,7 +32,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from halberd.potentials.errors import ConfigurationError, ModelError, ModelFileError, UnknownElementError
 from halberd.potentials.files import replacing
-from halberd.potentials.sites.archive import check_archive, check_torchscript, with_digest
+from halberd.potentials.sites.archive import DAMAGED, check_archive, check_torchscript, with_digest
 from halberd.potentials.sites.elements import atomic_number_of
 from halberd.potentials.sites.torchscript import load_operators, quiet_torchscript
 
@@ -415,7 +415,7 @@ def is_halberd_file(path: str | os.PathLike[str]) -> bool:
     try:
         with zipfile.ZipFile(path) as archive:
             return any(name.endswith(f"extra/{SIDECAR}") for name in archive.namelist())
-    except zipfile.BadZipFile:
+    except DAMAGED:
         return False
 
 

@@ -11,6 +11,7 @@ import json
 import shutil
 import time
 import zipfile
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -131,5 +132,5 @@ class ReplicaStorage:
                 for file in self._files:
                     with archive.open(file.name) as source, replacing(file) as temporary, open(temporary, "wb") as sink:
                         shutil.copyfileobj(source, sink)
-        except (KeyError, zipfile.BadZipFile) as error:
+        except (KeyError, EOFError, UnicodeDecodeError, zlib.error, zipfile.BadZipFile) as error:
             raise RestartError(f"'{self.copy}' is damaged: {error}. Start anew in another folder.") from error

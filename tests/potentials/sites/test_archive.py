@@ -50,7 +50,7 @@ def test_damaged_files_are_refused_or_unharmed(kind, saved, tmp_path):
             del content[at:]
         (tmp_path / "damaged.pt").write_bytes(bytes(content))
         try:
-            found = SiteModel.load(tmp_path / "damaged.pt")
+            found = load(tmp_path / "damaged.pt")
         except ModelFileError:
             refused += 1
             continue
@@ -58,6 +58,15 @@ def test_damaged_files_are_refused_or_unharmed(kind, saved, tmp_path):
         state, expected = found.module.state_dict(), truth.module.state_dict()
         assert all(torch.equal(state[name], expected[name]) for name in expected)
     assert refused > (30 if kind == "flipped bit" else 40)
+
+
+def test_a_name_that_is_no_text_any_more(saved, tmp_path):
+    content = bytearray(saved.read_bytes())
+    content[content.rindex(b"code/")] = 0xDE  # in the directory at the end
+    (tmp_path / "damaged.pt").write_bytes(bytes(content))
+    for function in (load, SiteModel.load):
+        with pytest.raises(ModelFileError, match="is damaged"):
+            function(tmp_path / "damaged.pt")
 
 
 def test_a_file_whose_checksums_were_made_right_again_is_refused(saved, tmp_path):
