@@ -150,7 +150,10 @@ def _bond(entry: Mapping[str, Any], names: Mapping[str, str]) -> PaceBond:
     if tabulated:
         coefficients, values = torch.zeros(shape, dtype=torch.float64), _tabulated(entry["radtable"], shape)
     else:
-        coefficients, values = torch.tensor(entry["radcoefficients"], dtype=torch.float64).reshape(shape), None
+        coefficients, values = torch.tensor(entry["radcoefficients"], dtype=torch.float64), None
+        if coefficients.dim() == 1:  # as files were once written: the base function is the slowest index
+            coefficients = coefficients.reshape(n_base, n_radial, l_max + 1).permute(1, 2, 0)
+        coefficients = coefficients.reshape(shape)
     core = entry.get("core-repulsion", (entry.get("prehc", 0.0), entry.get("lambdahc", 1.0)))
     return PaceBond(
         basis=str(entry[names["basis"]]),

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
+import json
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -204,6 +207,55 @@ def test_equals_the_definition(files):
             energies = calculator.evaluate(atoms)["energies"]
             expected = [site_by_hand(atoms, i) + {"Al": -1.5, "Ni": -2.5}[atoms.symbols[i]] for i in range(7)]
             assert np.abs(energies - expected).max() < 1e-6 * np.abs(expected).max()
+
+
+def pacemaker_file(basis, path):
+    """A file that pacemaker reads, too; it has no reference energies in B-basis files."""
+    content = b_basis(basis)
+    del content["E0"]
+    return dump({"global": {"DeltaSplineBins": 0.001}, **content}, path)
+
+
+def pacemaker_frames():
+    frames = [cluster(np.random.default_rng(seed), SYMBOLS, 8) for seed in range(3)]
+    for atoms in frames:
+        atoms.positions = atoms.positions.round(8)  # as many digits as the file holds
+    for atoms in frames[1:]:
+        atoms.set_cell([9.0, 9.5, 10.0])
+        atoms.pbc = True
+    return frames
+
+
+PACEMAKER_FILES = {
+    **{f"{b}.yaml": functools.partial(pacemaker_file, b) for b in ("ChebExpCos", "ChebPow", "ChebLinear", "SBessel")},
+    "ChebExpCos.yace": lambda path: dump({"deltaSplineBins": 0.001, **c_tilde()}, path),
+}
+
+
+@pytest.mark.parametrize("name", PACEMAKER_FILES)
+def test_equals_pacemaker(name, tmp_path):
+    """Against numbers of pacemaker's evaluator; see tests/benchmarks/parity_with_pace.py."""
+    expected = json.loads(Path(__file__).with_name("pacemaker.json").read_text(encoding="utf-8"))[name]
+    calculator = HalberdCalculator(load(PACEMAKER_FILES[name](tmp_path / name)))
+    for atoms, truth in zip(pacemaker_frames(), expected, strict=True):
+        found = calculator.evaluate(atoms)
+        assert found["energy"] == pytest.approx(truth["energy"], abs=1e-8)
+        assert np.abs(found["forces"] - truth["forces"]).max() < 1e-7
+        if "stress" in truth:
+            assert np.abs(found["stress"] - truth["stress"]).max() < 1e-8
+
+
+def test_coefficients_in_one_list_have_the_base_function_first(tmp_path):
+    """As old files have them; pacemaker takes such a file and the one with three levels for the same."""
+    content = b_basis()
+    for block in content["species"]:
+        nested = np.array(block["radcoefficients"])  # n, l, k
+        block["radcoefficients"] = nested.transpose(2, 0, 1).ravel().tolist()
+    old, new = dump(content, tmp_path / "old.yaml"), dump(b_basis(), tmp_path / "new.yaml")
+    atoms = cluster(np.random.default_rng(4), SYMBOLS, 9)
+    assert HalberdCalculator(load(old)).evaluate(atoms)["energy"] == pytest.approx(
+        HalberdCalculator(load(new)).evaluate(atoms)["energy"], abs=1e-12
+    )
 
 
 def test_both_forms_of_a_potential_agree(files):
