@@ -8,7 +8,6 @@ hold TorchScript, which must not reach beyond the program.
 
 from __future__ import annotations
 
-import ast
 import contextlib
 import io
 import pickle
@@ -21,7 +20,8 @@ from typing import Any
 import torch
 
 from halberd.potentials.errors import ModelFileError
-from halberd.potentials.sites.archive import TRUST, check_calls, check_source, parse_source
+from halberd.potentials.mace.graph_source import check_graph_source
+from halberd.potentials.sites.archive import TRUST, check_source
 
 #: Module -> names that may be imported from it.
 _NAMES = {
@@ -50,15 +50,6 @@ _NAMES = {
 }
 #: Packages all of whose own classes may be imported: networks and descriptions of irreps.
 _CLASSES = ("mace.modules.", "e3nn.o3.", "e3nn.nn.", "e3nn.math.", "torch.nn.modules.")
-#: What the source of a graph module may consist of.
-_SYNTAX = (
-    *(ast.Module, ast.FunctionDef, ast.arguments, ast.arg, ast.Return, ast.Assign, ast.Expr, ast.Call, ast.keyword),
-    *(ast.Attribute, ast.Name, ast.Constant, ast.Tuple, ast.List, ast.BinOp, ast.UnaryOp, ast.Compare, ast.Subscript),
-    *(ast.Slice, ast.Starred, ast.expr_context, ast.operator, ast.unaryop, ast.cmpop, ast.Import, ast.ImportFrom),
-    *(ast.alias, ast.AnnAssign),
-)
-_IMPORTS = {"torch", "math", "torch.fx._pytree", "torch.utils._pytree", "torch._C"}
-_CALLED_NAMES = {"slice", "len", "int", "float", "tuple", "list", "device", "type"}
 
 
 def load_pickled(path: Path, trust: bool = False) -> Any:
@@ -131,78 +122,10 @@ def _found(find: Callable[[str, str], Any], module: str, name: str, path: Path) 
 def _checked_graph_module(build: Callable[..., Any], path: Path) -> Callable[..., Any]:
     def checked(body: dict[Any, Any], import_block: str) -> Any:
         source = str(body.get("_code") or body["code"])
-        check_graph_source(str(import_block) + source, f"'{path}'")
+        check_graph_source(str(import_block) + source, f"'{path}'", list(body.get("_modules") or {}))
         return build({**body, "_code": source}, str(import_block))
 
     return checked
-
-
-def check_graph_source(source: str, where: str) -> None:
-    """Make sure that the source of a graph module is a function of tensor expressions.
-
-    Parameters
-    ----------
-    source : str
-    where : str
-        For the message.
-
-    Raises
-    ------
-    ModelFileError
-        Names what else it holds.
-    """
-    tree = parse_source(source, where)
-    local = {"self", "torch"}
-    for node in ast.walk(tree):
-        local |= {node.arg} if isinstance(node, ast.arg) else set()
-        local |= {node.id} if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store) else set()
-    for node in ast.walk(tree):
-        problem = _unexpected(node, local)
-        if problem is not None:
-            raise ModelFileError(f"{where} holds code with {problem}, which no MACE model needs. {TRUST}")
-    check_calls(tree, where)
-
-
-def _unexpected(node: ast.AST, local: set[str]) -> str | None:
-    problem: str | None = None
-    if not isinstance(node, _SYNTAX):
-        problem = f"'{type(node).__name__}'"
-    elif isinstance(node, ast.Import) and not {each.name for each in node.names} <= _IMPORTS:
-        problem = f"'import {node.names[0].name}'"
-    elif isinstance(node, ast.ImportFrom) and node.module not in _IMPORTS:
-        problem = f"'from {node.module} import'"
-    elif isinstance(node, ast.Attribute) and node.attr.startswith("__"):
-        problem = f"'.{node.attr}'"
-    elif isinstance(node, ast.FunctionDef) and (node.name != "forward" or node.decorator_list):
-        problem = f"'def {node.name}'"
-    elif isinstance(node, ast.Call):
-        called = node.func
-        if isinstance(called, ast.Name) and called.id not in _CALLED_NAMES:
-            problem = f"a call of '{called.id}'"
-        elif isinstance(called, ast.Attribute):
-            problem = _unexpected_call(called, local)
-        elif not isinstance(called, ast.Name):
-            problem = "a call of an expression"
-    return problem
-
-
-def _unexpected_call(called: ast.Attribute, local: set[str]) -> str | None:
-    """Methods of tensors and functions of torch may be called, nothing else."""
-    names = [called.attr]
-    value = called.value
-    while isinstance(value, ast.Attribute):
-        names.append(value.attr)
-        value = value.value
-    if isinstance(value, ast.Name) and value.id == "torch":
-        place: Any = torch
-        for name in reversed(names):
-            place = getattr(place, name, None)
-        plain = place is not None and not isinstance(place, type) and len(names) <= 3
-        inner = [name for name in names[1:] if name not in ("nn", "functional", "_C", "_nn", "linalg", "special")]
-        return None if plain and not inner else f"a call of 'torch.{'.'.join(reversed(names))}'"
-    if isinstance(value, ast.Name) and value.id not in local:
-        return f"a call of '{value.id}.{called.attr}'"
-    return None
 
 
 @contextlib.contextmanager

@@ -19,9 +19,10 @@ from halberd.potentials.errors import ModelFileError
 
 #: Entry that holds the digest of all others.
 DIGEST = "halberd.sha256"
-#: Functions of torch that reach beyond the program, and namespaces of operators that do not.
-_FORBIDDEN = {"save", "load", "from_file", "_save", "_load", "set_num_threads", "save_to_file"}
-_OPERATORS = {"prim", "aten", "vesin", "halberd", "sphericart_torch", "torch_scatter", "torch_cluster", "NNPOps"}
+#: Functions of torch that reach beyond the program, and libraries whose operators and classes do not.
+FORBIDDEN = {"save", "load", "from_file", "_save", "_load", "set_num_threads", "save_to_file"}
+_LIBRARIES = {"vesin", "halberd", "sphericart_torch", "torch_scatter", "torch_cluster", "NNPOps"}
+_ROOTS = ("torch", "ops", "__torch__")
 #: The way out.
 TRUST = "If you trust the file, say so once: halberd export --trust, or load(..., trust=True)."
 #: What reading a damaged zip archive may raise.
@@ -106,7 +107,41 @@ def check_source(source: str, where: str) -> None:
     ModelFileError
         As :func:`check_torchscript`.
     """
-    check_calls(parse_source(source, where), where)
+    tree = parse_source(source, where)
+    called = {id(node.func) for node in ast.walk(tree) if isinstance(node, ast.Call)}
+    chains = {id(node.value): node for node in ast.walk(tree) if isinstance(node, ast.Attribute)}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Name) and node.id in _ROOTS:
+            whole: ast.AST = node
+            while id(whole) in chains:
+                whole = chains[id(whole)]
+            _check_use(dotted(whole) or [node.id], id(whole) in called, where)
+        # TorchScript takes operators for methods, too, of text as well, and getattr() takes their names.
+        name = node.attr if isinstance(node, ast.Attribute) else node.value if isinstance(node, ast.Constant) else None
+        if isinstance(name, str) and name in FORBIDDEN:
+            raise ModelFileError(
+                f"{where} uses torch's '{name}', which reads or writes files; a potential needs no such thing. "
+                f"Do not use it unless you know why it does. {TRUST}"
+            )
+
+
+def _check_use(path: list[str], called: bool, where: str) -> None:
+    """Operators are called where they are named, so that nothing else can stand for them."""
+    name = ".".join(path)
+    if path[0] == "__torch__":
+        # Classes: those of the archive itself, and those of libraries.
+        known = path[3:4] and path[3] in _LIBRARIES if path[2:3] == ["classes"] else len(path) > 3
+        if len(path) < 3 or (path[1] == "torch" and not known):
+            raise ModelFileError(f"{where} uses '{name}', a class that halberd does not know. {TRUST}")
+        return
+    if path[0] == "ops" and len(path) > 1 and path[1] not in _LIBRARIES | {"prim", "aten"}:
+        raise ModelFileError(
+            f"{where} calls the operator '{'.'.join(path[1:])}', which is not on halberd's list of operators that "
+            f"only compute. {TRUST}"
+        )
+    length = 3 if path[0] == "ops" or path[1:2] == ["autograd"] else 2
+    if not called or len(path) != length:
+        raise ModelFileError(f"{where} uses '{name}' otherwise than by calling an operator. {TRUST}")
 
 
 def parse_source(source: str, where: str) -> ast.Module:
@@ -123,25 +158,7 @@ def parse_source(source: str, where: str) -> ast.Module:
         raise ModelFileError(f"{where} holds code that cannot be read: {error}. Do not use it.") from error
 
 
-def check_calls(tree: ast.Module, where: str) -> None:
-    """What :func:`check_source` does, of code that has been parsed."""
-    for node in ast.walk(tree):
-        path = _dotted(node)
-        if path is None:
-            continue
-        if path[0] == "ops" and len(path) > 1 and path[1] not in _OPERATORS:
-            raise ModelFileError(
-                f"{where} calls the operator '{'.'.join(path[1:])}', which is not on halberd's list of operators that "
-                f"only compute. {TRUST}"
-            )
-        if path[0] in ("ops", "torch") and path[-1] in _FORBIDDEN:
-            raise ModelFileError(
-                f"{where} calls torch's '{path[-1]}', which reads or writes files; a potential needs no such thing. "
-                f"Do not use it unless you know why it does. {TRUST}"
-            )
-
-
-def _dotted(node: ast.AST) -> list[str] | None:
+def dotted(node: ast.AST) -> list[str] | None:
     """``a.b.c`` as ``["a", "b", "c"]``; ``None`` for anything else."""
     names: list[str] = []
     while isinstance(node, ast.Attribute):

@@ -12,7 +12,8 @@ import torch
 
 from halberd.potentials.errors import ModelFileError
 from halberd.potentials.loading import load
-from halberd.potentials.mace.pickles import check_graph_source, load_pickled
+from halberd.potentials.mace.graph_source import check_graph_source
+from halberd.potentials.mace.pickles import load_pickled
 from halberd.potentials.sites.lennard_jones import lennard_jones
 
 
@@ -80,7 +81,7 @@ def test_a_decoy_does_not_hide_the_pickle_that_torch_reads(mace_files, tmp_path)
 
 def test_torchscript_inside_a_pickle_is_looked_at(mace_files, tmp_path, monkeypatch):
     """e3nn's modules carry TorchScript, which is loaded, and so may run, while they are unpickled."""
-    monkeypatch.setattr("halberd.potentials.sites.archive._FORBIDDEN", {"reshape"})
+    monkeypatch.setattr("halberd.potentials.sites.archive.FORBIDDEN", {"reshape"})
     with pytest.raises(ModelFileError, match="'reshape', which reads or writes files"):
         load_pickled(mace_files["plain"])
 
@@ -89,18 +90,32 @@ def test_torchscript_inside_a_pickle_is_looked_at(mace_files, tmp_path, monkeypa
     ("source", "problem"),
     [
         ("import os\ndef forward(self, x):\n  return os.system('x')", "'import os'"),
-        ("from subprocess import run\ndef forward(self, x):\n  return run(x)", "'from subprocess import'"),
+        ("from subprocess import run\ndef forward(self, x):\n  return run(x)", "'from subprocess import run'"),
         ("def forward(self, x):\n  return __import__('os')", "a call of '__import__'"),
         ("def forward(self, x):\n  return x.__class__", r"'\.__class__'"),
         ("def forward(self, x):\n  return torch.hub.load('a')", r"a call of 'torch\.hub\.load'"),
-        ("def forward(self, x):\n  return torch.save(x, 'a')", "'save', which reads"),
-        ("def forward(self, x):\n  y = torch.load\n  return y", "'load', which reads"),
+        ("def forward(self, x):\n  return torch.save(x, 'a')", r"a call of 'torch\.save'"),
+        ("def forward(self, x):\n  y = torch.load\n  return y", r"'torch\.load' that is not called"),
         ("def forward(self, x):\n  return (lambda y: y)(x)", "'Lambda'|a call of an expression"),
         ("def forward(self, x=open('a', 'w')):\n  return x", "a call of 'open'"),
         ("open('a', 'w')\ndef forward(self, x):\n  return x", "a call of 'open'"),
         ("def forward(self, x):\n  return [y for y in x]", "'ListComp'"),
         ("def forward(self, x):\n  return torch.os.system('x')", r"a call of 'torch\.os\.system'"),
         ("def other(self, x):\n  return x", "'def other'"),
+        ("def forward(self, x):\n  t = torch\n  t.os.system('x')\n  return x", "'torch' that is not called"),
+        (
+            "def forward(self, x):\n  t = torch.os\n  t.system('x')\n  return x",
+            r"'torch\.os' that is not called|a call of",
+        ),
+        ("def forward(self, x):\n  return [torch][0].os.system('x')", "'torch' that is not called|a call of"),
+        ("from torch import load as device\ndef forward(self, x):\n  return device('x')", "'from torch import load"),
+        ("import torch.fx._pytree as fx_pytree\ndef forward(self, x):\n  t = fx_pytree\n  return t", "not called"),
+        ("def forward(self, x):\n  return self.weight.numpy().tofile('x')", "a call of '.tofile'|a call of '.numpy'"),
+        ("def forward(self, x):\n  return self.weight.untyped_storage().from_file('x', True, 3)", "a call of"),
+        ("def forward(self, x):\n  return self.other(x)", r"a call of '\.other'"),
+        ("def forward(self, torch):\n  return torch", "an argument 'torch'"),
+        ("def forward(self, x):\n  device = x\n  return device(x)", "another 'device'"),
+        ("def forward(self, x):\n  self.forward = x\n  return x", r"'\.forward'"),
         ("def forward(self, x", "cannot be read"),
     ],
 )

@@ -121,7 +121,7 @@ def test_a_file_that_writes_while_it_is_loaded_is_refused(tmp_path):
     model = SiteModel(Writes(str(victim)), 3.0, [18], metadata={"name": "harmless"})
     model.save(tmp_path / "m.pt")
     victim.unlink(missing_ok=True)
-    with pytest.raises(ModelFileError, match="calls torch's 'save', which reads or writes files"):
+    with pytest.raises(ModelFileError, match="uses torch's 'save', which reads or writes files"):
         load(tmp_path / "m.pt")
     assert not victim.exists()
     load(tmp_path / "m.pt", trust=True)
@@ -135,6 +135,19 @@ def test_a_file_that_writes_while_it_is_loaded_is_refused(tmp_path):
         ("def f(x):\n  y = torch.save\n  return y(x, 'p')", "'save', which reads"),
         ("def f(x):\n  return ops.image.read_file('x')", "operator 'image.read_file'"),
         ("def f(x):\n  return ops.aten.from_file('x', True, 3)", "'from_file', which reads"),
+        ("def f(x):\n  t = torch\n  return t.add(x, x)", "uses 'torch' otherwise"),
+        ("def f(x):\n  t = ops\n  return t.aten.add(x, x)", "uses 'ops' otherwise"),
+        ("def f(x):\n  t = ops.aten\n  return t.add(x, x)", r"uses 'ops\.aten' otherwise"),
+        ("def f(x):\n  t = torch.add\n  return t(x, x)", r"uses 'torch\.add' otherwise"),
+        ("def f(x):\n  return getattr(torch, 'add')(x, x)", "uses 'torch' otherwise"),
+        ("def f(x):\n  return (torch if True else torch).add(x, x)", "uses 'torch' otherwise"),
+        ("def f(x):\n  return torch.jit.load('p')", "'load', which reads"),
+        ("def f(x):\n  return torch.classes.aoti.Runner('p')", r"uses 'torch\.classes"),
+        ("def f(x):\n  return __torch__.torch.classes.aoti.Runner('p')", "a class that halberd does not know"),
+        ("def f(x):\n  t = __torch__.torch\n  return t.classes.aoti.Runner('p')", "a class that halberd does not know"),
+        ("def f(x):\n  t = __torch__\n  return t", "a class that halberd does not know"),
+        ("def f(x):\n  return 'p'.from_file(True, 3)", "'from_file', which reads"),
+        ("def f(x):\n  g = getattr\n  return g('p', 'from_file')(True, 3)", "'from_file', which reads"),
         ("def f(x:", "cannot be read"),
     ],
 )
@@ -144,7 +157,7 @@ def test_code_that_reaches_beyond_the_program(source, message):
 
 
 def test_code_that_only_computes():
-    check_source("def f(self, x):\n  s = self.save\n  return ops.vesin.neighbors(torch.add(x, s))", "'m.pt'")
+    check_source("def f(self, x):\n  s = self.weight\n  return ops.vesin.neighbors(torch.add(x, s))", "'m.pt'")
 
 
 def test_an_entry_that_hides_behind_another_is_refused(saved, tmp_path):
