@@ -50,7 +50,7 @@ def check_graph_source(source: str, where: str, modules: Collection[str] = ()) -
         Names what else it holds.
     """
     tree = parse_source(source, where)
-    inside = {id(child.value): node for node in ast.walk(tree) for child in [node] if isinstance(child, ast.Attribute)}
+    inside = {id(node.value): node for node in ast.walk(tree) if isinstance(node, ast.Attribute)}
     called = {id(node.func) for node in ast.walk(tree) if isinstance(node, ast.Call)}
     for node in ast.walk(tree):
         problem = _unexpected(node, set(modules))

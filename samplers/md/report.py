@@ -44,7 +44,13 @@ class Ending:
 
 
 def closing_report(
-    settings: MDSettings, n_atoms: int, model: str, ending: Ending, *, guard: UncertaintyGuard | None
+    settings: MDSettings,
+    n_atoms: int,
+    model: str,
+    ending: Ending,
+    *,
+    guard: UncertaintyGuard | None,
+    more_remarks: list[str],
 ) -> dict[str, Any]:
     """Report on a run, and write ``report.json`` and ``run.png`` into its folder.
 
@@ -57,6 +63,8 @@ def closing_report(
     ending : Ending
     guard : UncertaintyGuard, optional
         What watched the run.
+    more_remarks : list of str
+        What else must not be overlooked.
 
     Returns
     -------
@@ -99,7 +107,7 @@ def closing_report(
         "error": errors,
         "drift": None if math.isnan(drift) else drift,
         "uncertainty": uncertainty,
-        "remarks": _remarks(target, means["temperature_K"], errors["temperature_K"]),
+        "remarks": _remarks(target, means["temperature_K"], errors["temperature_K"]) + more_remarks,
         "output": str(folder),
         "figure": str(figure) if shown else None,
         "seconds": ending.seconds,

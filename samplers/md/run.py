@@ -32,7 +32,7 @@ from halberd.samplers.md.folder import CHECKPOINT, OUTPUTS, check_folder, refuse
 from halberd.samplers.md.last_good import LastGood, raise_not_finite
 from halberd.samplers.md.report import Ending, closing_report
 from halberd.samplers.md.settings import MDSettings
-from halberd.samplers.md.stability import StabilityCheck
+from halberd.samplers.md.stability import StabilityCheck, remark_on_fragments
 from halberd.samplers.md.system import (
     barostats,
     build_system,
@@ -56,6 +56,8 @@ from halberd.samplers.runs.restart import (
 
 #: Steps between looks at signals and the clock; OpenMM's Simulation makes no more at a time either.
 _CHUNK = 10
+#: Steps between looks at the state of the run, at most: an explosion must not cool down unseen.
+_LOOK = 50
 
 
 class MolecularDynamics:
@@ -234,7 +236,17 @@ class MolecularDynamics:
             self.model.name,
             Ending(simulation.currentStep, done, seconds, stopped),
             guard=self._guard,
+            more_remarks=self._came_apart() if settings.stability is not None else [],
         )
+
+    def _came_apart(self) -> list[str]:
+        start = self.topology.getPeriodicBoxVectors()
+        boxes = (np.array(start.value_in_unit(unit.nanometer)), self._good.box) if self.periodic else (None, None)
+        frames = []
+        for positions, box in zip((self.positions, self._good.positions), boxes, strict=True):
+            cell = None if box is None else box * NM_IN_ANGSTROM
+            frames.append(Atoms(elements_of(self.topology), positions * NM_IN_ANGSTROM, cell=cell, pbc=self.periodic))
+        return remark_on_fragments(*frames)
 
     def _complete_system(self, checkpoint: Checkpoint | None) -> None:
         """Add what needs the folder, and start random streams that OpenMM does not store."""
@@ -349,7 +361,7 @@ class MolecularDynamics:
                 step = simulation.currentStep
                 last = step >= settings.steps or stopped is not None
                 due = due or last
-                if step % settings.report_interval == 0 or due:
+                if step % settings.report_interval == 0 or step % _LOOK == 0 or due:
                     self._good.remember(None if self._thermo is None else self._thermo.total_energy)
                 if due:
                     self._checkpoint(checkpoint_file)

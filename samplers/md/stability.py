@@ -11,8 +11,10 @@ from collections.abc import Sequence
 
 import numpy as np
 import openmm
+import scipy.sparse
 import scipy.stats
 from ase import Atoms
+from ase.neighborlist import natural_cutoffs, neighbor_list
 from numpy.typing import NDArray
 from openmm import app, unit
 
@@ -69,6 +71,39 @@ class StabilitySettings:
                 )
         if self.distance is not None and self.distance >= 1.0:
             raise ConfigurationError(f"distance of stability is {self.distance}; it is a fraction of a bond, below 1.")
+
+
+def fragments(atoms: Atoms) -> NDArray[np.int64]:
+    """Sizes of the groups of atoms that hold together, largest first.
+
+    Parameters
+    ----------
+    atoms : ase.Atoms
+
+    Returns
+    -------
+    array of int
+        Atoms of each group: neighbours are within 1.5 of their covalent bond length.
+    """
+    first, second = neighbor_list("ij", atoms, natural_cutoffs(atoms, mult=1.5))
+    bonds = scipy.sparse.coo_array((np.ones(len(first)), (first, second)), shape=(len(atoms), len(atoms)))
+    return np.sort(np.bincount(scipy.sparse.csgraph.connected_components(bonds)[1]))[::-1]
+
+
+def remark_on_fragments(start: Atoms, end: Atoms) -> list[str]:
+    """A sentence if a structure has come apart: an explosion that a thermostat has cooled looks like any gas.
+
+    Parameters
+    ----------
+    start, end : ase.Atoms
+    """
+    before, after = fragments(start), fragments(end)
+    if len(after) < 2 * len(before) or 2 * after[0] > before[0]:
+        return []
+    return [
+        f"The structure has come apart: its largest group of neighbouring atoms had {before[0]} atoms, now it has "
+        f"{after[0]}. If that is not meant, the timestep is too long, or the model does not hold here."
+    ]
 
 
 class StabilityCheck:

@@ -10,13 +10,16 @@ import ase.io
 import numpy as np
 import openmm
 import pytest
+from ase.build import bulk, molecule
 from openmm import app
 
 from halberd.plugins.forces.topology import topology_from_atoms
 from halberd.potentials.errors import ConfigurationError, StabilityError
+from halberd.potentials.sites.lennard_jones import lennard_jones
 from halberd.samplers.md.production import run_md
 from halberd.samplers.md.run import MolecularDynamics
-from halberd.samplers.md.stability import StabilityCheck, StabilitySettings
+from halberd.samplers.md.settings import MDSettings
+from halberd.samplers.md.stability import StabilityCheck, StabilitySettings, fragments, remark_on_fragments
 from tests.samplers.md.conftest import dimer, launched, settings, written
 
 
@@ -160,6 +163,44 @@ def test_a_thermostat_that_cannot_keep_up_is_remarked_on(tmp_path, argon):
     assert result["mean"]["temperature_K"] < 0.7 * 40
     assert "mean temperature" in result["remarks"][0]
     assert json.loads((tmp_path / "out" / "report.json").read_text())["remarks"] == result["remarks"]
+
+
+def test_a_structure_that_came_apart_is_remarked_on(tmp_path):
+    """Its temperature is as it should be at every look: a thermostat cools what an explosion leaves."""
+    start = molecule("CH3CH2OH")
+    gas = start.copy()
+    gas.positions *= 20.0
+    (text,) = remark_on_fragments(start, gas)
+    assert "had 9 atoms, now it has 1" in text
+    assert list(fragments(start)) == [9]
+    rattled, crystal = start.copy(), bulk("Cu", cubic=True) * (3, 3, 3)
+    rattled.rattle(0.15, seed=1)
+    molten = crystal.copy()
+    molten.rattle(0.5, seed=1)
+    split = start.copy()
+    split.positions[-1] += 5.0  # one bond that breaks is chemistry
+    for before, after in ((start, rattled), (crystal, molten), (gas, gas), (start, split)):
+        assert remark_on_fragments(before, after) == []
+    lennard_jones([55]).save(tmp_path / "lj.pt")
+    ase.io.write(
+        tmp_path / "four.xyz", ase.Atoms("Cs4", 3.8 * np.array([[0, 0, 0], [0, 1, 1], [1, 0, 1], [1, 1, 0]]) / 1.414)
+    )
+    run = MDSettings(
+        str(tmp_path / "four.xyz"), str(tmp_path / "lj.pt"), str(tmp_path / "out"), temperature=3000.0, steps=1000,
+        timestep=10.0, report_interval=500,
+    )  # fmt: skip
+    result = run_md(run, progress=False)
+    assert any("had 4 atoms, now it has 1" in remark for remark in result["remarks"])
+
+
+def test_looks_are_not_left_to_the_interval_of_rows(argon, tmp_path):
+    wild = settings(
+        argon, tmp_path, steps=3000, timestep=100.0, report_interval=3000, checkpoint_interval=3000, ensemble="NVE"
+    )
+    with pytest.raises(StabilityError, match="exploded at step"):
+        run_md(wild, progress=False)
+    frame = ase.io.read(tmp_path / "out" / "last_good.extxyz")
+    assert np.isfinite(frame.positions).all()
 
 
 def test_a_plain_run_has_no_remarks(argon, tmp_path):
