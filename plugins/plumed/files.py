@@ -25,9 +25,9 @@ DEFAULT_FILES = {
     "MAXENT": "LAGMULT",
 }
 #: Actions whose FILE is read.
-_READING = ("EXTERNAL", "READ", "INCLUDE", "REFERENCE_GRID", "LOAD", "PLUMED")
+READING = ("EXTERNAL", "READ", "INCLUDE", "REFERENCE_GRID", "LOAD", "PLUMED")
 #: Keywords of files that are read, in any action.
-_READ_KEYWORDS = ("STRUCTURE", "REFERENCE", "TEMPLATE", "GRID_RFILE", "STATE_RFILE", "NDX_FILE")
+READ_KEYWORDS = ("STRUCTURE", "REFERENCE", "TEMPLATE", "GRID_RFILE", "STATE_RFILE", "NDX_FILE")
 #: Keywords of files that hold one state, written over or one after the other.
 _STATE_KEYWORDS = ("GRID_WFILE", "STATE_WFILE")
 _COMMENT = re.compile(r"#.*")
@@ -102,7 +102,7 @@ def written_files(script: str, folder: Path) -> tuple[list[Path], list[Path]]:
         states += [name for keyword in _STATE_KEYWORDS if (name := value_of(words, keyword)) is not None]
         kind = next((word for word in words if word in DEFAULT_FILES), None)
         file = value_of(words, "FILE") or (None if kind is None else DEFAULT_FILES[kind])
-        if file is None or any(word in _READING for word in words):
+        if file is None or any(word in READING for word in words):
             continue
         walker = value_of(words, "WALKERS_ID")
         if walker is not None:  # hills of this walker, beside those of the others
@@ -190,10 +190,10 @@ def absolute_inputs(script: str, folder: Path) -> str:
         name = match.group(2)
         return f"{match.group(1)}={folder.absolute() / name}" if (folder / name).is_file() else match.group(0)
 
-    reading = re.compile(rf"(?<!\w)({'|'.join(_READING)})(?!\w)")
+    reading = re.compile(rf"(?<!\w)({'|'.join(READING)})(?!\w)")
     lines: list[str] = []
     for block in _blocks(script):
-        keywords = "FILE" if any(reading.search(line) for line in block) else "|".join(_READ_KEYWORDS)
+        keywords = "FILE" if any(reading.search(line) for line in block) else "|".join(READ_KEYWORDS)
         lines += [re.sub(rf"(?<![\w-])({keywords})=([^\s,}}/][^\s,}}]*)", resolve, line) for line in block]
     return "\n".join(lines)
 

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from openmm import unit
 
 from halberd.plugins.plumed.files import absolute_inputs
+from halberd.plugins.plumed.restarts import unwritten_grids
 from halberd.plugins.plumed.session import PlumedSession, Variable
 from halberd.potentials.constants import GAS_CONSTANT_KJ_PER_MOL_K
 from halberd.potentials.errors import ConfigurationError, DataError, HalberdError
@@ -236,6 +237,12 @@ class PlumedForce(openmm.PythonForce):
         n = system.getNumParticles()
         masses = np.array([system.getParticleMass(i).value_in_unit(unit.dalton) for i in range(n)])
         text = read_script(script)
+        grids = unwritten_grids(text, Path(folder).absolute())
+        if grids:
+            raise ConfigurationError(
+                f"DUMPGRID of '{grids[0]}' has no STRIDE: PLUMED would write it when it is told that all is over, "
+                "which nobody does. Add STRIDE=."
+            )
         recipe: dict[str, Any] = {
             "script": text,
             "masses": masses,

@@ -11,6 +11,7 @@ from openmm import app
 
 from halberd.plugins.forces.topology import elements_of
 from halberd.plugins.plumed.force import read_script
+from halberd.plugins.plumed.restarts import digest
 from halberd.potentials.sites.site_model import SiteModel
 from halberd.samplers.md.settings import MDSettings
 
@@ -38,7 +39,7 @@ def fingerprint_of(settings: MDSettings, topology: app.Topology, model: SiteMode
         "periodicity": topology.getPeriodicBoxVectors() is not None,
         "model": model.name,
         "weights": _weights_digest(model),
-        "PLUMED script": None if script is None else hashlib.sha256(script.encode()).hexdigest()[:16],
+        "PLUMED script": None if script is None else digest(script, Path()),
         **settings.fixed_by_restart(),
     }
 

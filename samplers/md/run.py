@@ -18,6 +18,7 @@ from halberd.plugins.forces.topology import elements_of, read_structure
 from halberd.plugins.hosts.ase_calculator import HalberdCalculator, virial_trace
 from halberd.plugins.plumed.files import remove_empty, without_read_states, written_files
 from halberd.plugins.plumed.force import PlumedForce, read_script
+from halberd.plugins.plumed.restarts import forgotten
 from halberd.plugins.reporters.extxyz import ExtXYZReporter
 from halberd.plugins.reporters.progress import ProgressReporter
 from halberd.plugins.reporters.thermo import ThermoReporter
@@ -266,6 +267,14 @@ class MolecularDynamics:
         """The PLUMED script, reading states only if they are those of the checkpoint."""
         assert self.settings.plumed is not None
         script = read_script(Path(self.settings.plumed))
+        lost = forgotten(script, self.folder.absolute()) if checkpoint.step > 0 else []
+        if lost:
+            warnings.warn(
+                f"PLUMED does not carry over a restart, and begins anew: {', '.join(lost)}. What depends on it is not "
+                "that of a run in one go.",
+                InexactRestartWarning,
+                stacklevel=2,
+            )
         if checkpoint.extra.get("PLUMED state") == checkpoint.step:
             return script
         without = without_read_states(script)

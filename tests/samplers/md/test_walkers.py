@@ -13,6 +13,7 @@ import yaml
 from halberd.potentials.errors import ConfigurationError, HalberdError, RestartError
 from halberd.samplers.md.production import run_md
 from halberd.samplers.md.settings import MDSettings
+from halberd.samplers.runs.restart import InexactRestartWarning
 from tests.samplers.md.conftest import METAD, dimer, rows_of, settings
 
 
@@ -68,6 +69,20 @@ def test_a_model_variable_from_the_configuration(unsure, tmp_path):
     bad = {"sigma": {"kind": "committee_sigma", "colour": 3}}
     with pytest.raises(ConfigurationError, match="variable 'sigma'"):
         run_md(dataclasses.replace(run, output=str(tmp_path / "b"), variables=bad))
+
+
+def test_included_files_belong_to_the_run_and_restarts_say_what_they_lose(tmp_path, argon):
+    (tmp_path / "inner.dat").write_text("d: DISTANCE ATOMS=1,2\na: ABMD ARG=d TO=0.6 KAPPA=5\n")
+    (tmp_path / "plumed.dat").write_text("INCLUDE FILE=inner.dat\nPRINT ARG=d,a.* STRIDE=5 FILE=COLVAR\n")
+    values = {**argon, **dimer(tmp_path), "output": str(tmp_path / "out"), "plumed": str(tmp_path / "plumed.dat")}
+    run = MDSettings.from_mapping({**values, "steps": 20, "report_interval": 10})
+    run_md(run, progress=False)
+    further = dataclasses.replace(run, steps=40)
+    with pytest.warns(InexactRestartWarning, match="begins anew: ABMD"):
+        run_md(further, restart=True, progress=False)
+    (tmp_path / "inner.dat").write_text("d: DISTANCE ATOMS=1,2\na: ABMD ARG=d TO=0.9 KAPPA=5\n")
+    with pytest.raises(RestartError, match="PLUMED script"):
+        run_md(dataclasses.replace(run, steps=60), restart=True, progress=False)
 
 
 @pytest.mark.physical
