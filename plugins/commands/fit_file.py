@@ -20,7 +20,7 @@ from halberd.plugins.evaluation.prediction import predict
 from halberd.plugins.hosts.ase_calculator import HalberdCalculator
 from halberd.potentials.ace.fit import AceFit, FittedAce
 from halberd.potentials.ace.settings import AceSettings
-from halberd.potentials.errors import ConfigurationError, did_you_mean
+from halberd.potentials.errors import ConfigurationError, OutputError, did_you_mean
 from halberd.potentials.files import check_writable, replacing
 from halberd.potentials.frames.error_table import error_report
 from halberd.potentials.frames.labelled import Frame, read_frames
@@ -53,6 +53,8 @@ def fit_file(settings: FitSettings, *, progress: bool = True) -> dict[str, Any]:
     """
     start = time.perf_counter()
     output = Path(settings.output)
+    if not output.name:
+        raise OutputError(f"'{settings.output}' names no file for the model. Give one, such as model.pt.")
     figures = [output.with_suffix(".parity.png"), output.with_suffix(".dimers.png")] if settings.plots else []
     kept = [] if settings.state is None else [Path(settings.state)]
     written = [output, output.with_suffix(".json"), *figures, *kept]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import collections
+import itertools
 import os
 from pathlib import Path
 
@@ -55,15 +57,18 @@ def read_images(path: str | os.PathLike[str], index: str = ":") -> list[Atoms]:
 
 
 def _check_counts(file: Path) -> None:
-    """ASE believes the number of atoms that an XYZ file states, and would wait for a million million lines."""
+    """ASE believes the numbers of atoms that an XYZ file states, and would wait for a million million lines."""
     if file.suffix.lower() not in (".xyz", ".extxyz"):
         return
     size = file.stat().st_size
     with open(file, encoding="utf-8", errors="replace") as handle:
-        line = handle.readline()
-    # An atom takes eight bytes at least: a symbol, three digits, blanks between them, the end of the line.
-    if line.strip().isdigit() and len(line.strip()) < 4000 and int(line) * 8 > size:
-        raise DataError(f"'{file}' cannot be read as structures: it states {int(line):.3g} atoms in {size} bytes.")
+        while (count := handle.readline().strip()).isdecimal() and len(count) < 4000:
+            # An atom takes eight bytes at least: a symbol, three digits, blanks between them, the end of the line.
+            if int(count) * 8 > size:
+                raise DataError(
+                    f"'{file}' cannot be read as structures: it states {int(count):.3g} atoms in {size} bytes."
+                )
+            collections.deque(itertools.islice(handle, int(count) + 1), maxlen=0)
 
 
 def _problem(atoms: Atoms) -> str | None:

@@ -23,6 +23,16 @@ def written(tmp_path, **values):
     return tmp_path / "s.xyz"
 
 
+def test_a_later_frame_that_states_too_many_atoms(tmp_path):
+    """ASE would wait for forty million lines."""
+    frame = "1\nProperties=species:S:1:pos:R:3\nAr 0.0 0.0 0.0\n"
+    (tmp_path / "a.xyz").write_text(frame + frame + frame.replace("1", "42986369", 1))
+    with pytest.raises(DataError, match=r"it states 4\.3e\+07 atoms in"):
+        read_images(tmp_path / "a.xyz")
+    (tmp_path / "a.xyz").write_text(frame + frame)
+    assert len(read_images(tmp_path / "a.xyz")) == 2
+
+
 @pytest.mark.parametrize("count", ["1000000000000", "9" * 30, "300"])
 def test_a_count_that_cannot_be_is_no_reason_to_wait(count, tmp_path):
     (tmp_path / "s.xyz").write_text(f"{count}\nProperties=species:S:1:pos:R:3\nAr 0 0 0\n")
