@@ -54,9 +54,10 @@ def try_one(seed: int, folder: Path, good: Path) -> dict[str, Any]:
     left = [file.name for file in place.rglob(".*") if file not in before and file.name not in (".lock",)]
     verdict = "fine"
     long = time.monotonic() - began > PATIENCE
-    if long and code is not None and _was_running(place, command):
-        code = 0 if code == 128 + signal.SIGTERM else code
-    elif code is None or long:
+    running = long and _was_running(place, command)
+    if running and code == 128 + signal.SIGTERM:
+        code = 3
+    if code is None or (long and not running):
         verdict = "hang"
     elif code < 0:
         verdict = "crash"
