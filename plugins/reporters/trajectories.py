@@ -2,8 +2,16 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import openmm
 from openmm import app
+
+
+def _begun_at_zero(kind: Any, place: Any, simulation: app.Simulation, reporter: Any) -> Any:
+    """A trajectory file of OpenMM whose first frame is that of step 0."""
+    more = {"firstStep": 0, "interval": reporter._reportInterval, "append": reporter._append}
+    return kind(place, simulation.topology, simulation.integrator.getStepSize(), **more)
 
 
 class DCDReporter(app.DCDReporter):
@@ -14,9 +22,7 @@ class DCDReporter(app.DCDReporter):
     def report(self, simulation: app.Simulation, state: openmm.State) -> None:
         """Write one frame."""
         if self._dcd is None:
-            step = simulation.integrator.getStepSize()
-            more = {"interval": self._reportInterval, "append": self._append}
-            self._dcd = app.DCDFile(self._out, simulation.topology, step, 0, **more)
+            self._dcd = _begun_at_zero(app.DCDFile, self._out, simulation, self)
         super().report(simulation, state)
 
 
@@ -28,7 +34,5 @@ class XTCReporter(app.XTCReporter):
     def report(self, simulation: app.Simulation, state: openmm.State) -> None:
         """Write one frame."""
         if self._xtc is None:
-            step = simulation.integrator.getStepSize()
-            more = {"interval": self._reportInterval, "append": self._append}
-            self._xtc = app.XTCFile(self._fileName, simulation.topology, step, 0, **more)
+            self._xtc = _begun_at_zero(app.XTCFile, self._fileName, simulation, self)
         super().report(simulation, state)

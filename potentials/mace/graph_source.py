@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from halberd.potentials.errors import ModelFileError
-from halberd.potentials.sites.archive import FORBIDDEN, TRUST, dotted, parse_source
+from halberd.potentials.sites.archive import FORBIDDEN, TRUST, dotted, parse_source, uses
 
 #: What it may consist of.
 _SYNTAX = (
@@ -27,7 +27,8 @@ _IMPORTS = {
     *("import torch", "import math", "from math import inf", "from math import nan", "from torch import device"),
     *("import torch.fx._pytree as fx_pytree", "import torch.utils._pytree as pytree"),
 }
-_IMPORTED = {"torch", "math", "inf", "nan", "device", "fx_pytree", "pytree"}
+_PACKAGES = {"torch", "math", "fx_pytree", "pytree"}
+_IMPORTED = {*_PACKAGES, "inf", "nan", "device"}
 _CALLED_NAMES = {"slice", "len", "int", "float", "tuple", "list", "device", "type"}
 #: Places in torch that hold operators and nothing else.
 _PLACES = {(), ("nn", "functional"), ("functional",), ("_C", "_nn"), ("linalg",), ("special",)}
@@ -50,12 +51,12 @@ def check_graph_source(source: str, where: str, modules: Collection[str] = ()) -
         Names what else it holds.
     """
     tree = parse_source(source, where)
-    inside = {id(node.value): node for node in ast.walk(tree) if isinstance(node, ast.Attribute)}
-    called = {id(node.func) for node in ast.walk(tree) if isinstance(node, ast.Call)}
+    # Packages that are called are among the calls.
+    values = {id(name): path for name, path, called in uses(tree, _PACKAGES) if not called}
     for node in ast.walk(tree):
         problem = _unexpected(node, set(modules))
-        if problem is None and isinstance(node, ast.Name):
-            problem = _unexpected_name(node, inside, called)
+        if problem is None and id(node) in values:
+            problem = _unexpected_value(values[id(node)])
         if problem is not None:
             raise ModelFileError(f"{where} holds code with {problem}, which no MACE model needs. {TRUST}")
 
@@ -66,6 +67,8 @@ def _unexpected(node: ast.AST, modules: set[str]) -> str | None:
         problem = f"'{type(node).__name__}'"
     elif isinstance(node, (ast.Import, ast.ImportFrom)) and ast.unparse(node) not in _IMPORTS:
         problem = f"'{ast.unparse(node)}'"
+    elif isinstance(node, ast.Name) and node.id in _IMPORTED | _CALLED_NAMES and not isinstance(node.ctx, ast.Load):
+        problem = f"another '{node.id}'"
     elif isinstance(node, ast.arg) and node.arg in _IMPORTED:
         problem = f"an argument '{node.arg}'"
     elif isinstance(node, ast.Attribute) and (node.attr.startswith("__") or not isinstance(node.ctx, ast.Load)):
@@ -83,23 +86,12 @@ def _unexpected(node: ast.AST, modules: set[str]) -> str | None:
     return problem
 
 
-def _unexpected_name(node: ast.Name, inside: dict[int, ast.Attribute], called: set[int]) -> str | None:
-    """A name that was imported is neither given away nor taken for something else."""
-    if node.id in _IMPORTED | _CALLED_NAMES and not isinstance(node.ctx, ast.Load):
-        return f"another '{node.id}'"
-    if node.id not in ("torch", "math", "fx_pytree", "pytree"):
-        return None
-    names, value = [node.id], inside.get(id(node))
-    last: ast.AST = node
-    while value is not None:
-        names.append(value.attr)
-        last, value = value, inside.get(id(value))
-    if id(last) in called:
-        return None  # looked at as a call
-    constant = _find(names[1:]) if node.id == "torch" else None
+def _unexpected_value(path: list[str]) -> str | None:
+    """A package is not given away, nor anything in it but constants."""
+    constant = _find(path[1:]) if path[0] == "torch" and len(path) > 1 else None
     if isinstance(constant, (torch.dtype, torch.layout, torch.memory_format)) or constant is torch.Tensor:
         return None
-    return f"'{'.'.join(names)}' that is not called"
+    return f"'{'.'.join(path)}' that is not called"
 
 
 def _unexpected_call(called: ast.Attribute, modules: set[str]) -> str | None:

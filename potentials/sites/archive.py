@@ -11,6 +11,7 @@ import hashlib
 import io
 import zipfile
 import zlib
+from collections.abc import Collection, Iterator
 from pathlib import Path
 
 import torch
@@ -108,14 +109,7 @@ def check_source(source: str, where: str) -> None:
         As :func:`check_torchscript`.
     """
     tree = parse_source(source, where)
-    called = {id(node.func) for node in ast.walk(tree) if isinstance(node, ast.Call)}
-    chains = {id(node.value): node for node in ast.walk(tree) if isinstance(node, ast.Attribute)}
     for node in ast.walk(tree):
-        if isinstance(node, ast.Name) and node.id in _ROOTS:
-            whole: ast.AST = node
-            while id(whole) in chains:
-                whole = chains[id(whole)]
-            _check_use(dotted(whole) or [node.id], id(whole) in called, where)
         # TorchScript takes operators for methods, too, of text as well, and getattr() takes their names.
         name = node.attr if isinstance(node, ast.Attribute) else node.value if isinstance(node, ast.Constant) else None
         if isinstance(name, str) and name in FORBIDDEN:
@@ -123,6 +117,20 @@ def check_source(source: str, where: str) -> None:
                 f"{where} uses torch's '{name}', which reads or writes files; a potential needs no such thing. "
                 f"Do not use it unless you know why it does. {TRUST}"
             )
+    for _, path, called in uses(tree, _ROOTS):
+        _check_use(path, called, where)
+
+
+def uses(tree: ast.Module, roots: Collection[str]) -> Iterator[tuple[ast.Name, list[str], bool]]:
+    """Every use of some names: with the attributes behind it, see :func:`dotted`, and whether that is called."""
+    called = {id(node.func) for node in ast.walk(tree) if isinstance(node, ast.Call)}
+    behind = {id(node.value): node for node in ast.walk(tree) if isinstance(node, ast.Attribute)}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Name) and node.id in roots:
+            whole: ast.AST = node
+            while id(whole) in behind:
+                whole = behind[id(whole)]
+            yield node, dotted(whole) or [node.id], id(whole) in called
 
 
 def _check_use(path: list[str], called: bool, where: str) -> None:
