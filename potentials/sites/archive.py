@@ -137,9 +137,9 @@ def _check_use(path: list[str], called: bool, where: str) -> None:
     """Operators are called where they are named, so that nothing else can stand for them."""
     name = ".".join(path)
     if path[0] == "__torch__":
-        # Classes: those of the archive itself, and those of libraries.
+        # Classes: those of the archive itself (of a script's __main__ by their bare names), and those of libraries.
         known = path[3:4] and path[3] in _LIBRARIES if path[2:3] == ["classes"] else len(path) > 3
-        if len(path) < 3 or (path[1] == "torch" and not known):
+        if len(path) < 2 or (path[1] == "torch" and not known):
             raise ModelFileError(f"{where} uses '{name}', a class that halberd does not know. {TRUST}")
         return
     if path[0] == "ops" and len(path) > 1 and path[1] not in _LIBRARIES | {"prim", "aten"}:
