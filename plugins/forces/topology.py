@@ -80,7 +80,7 @@ def read_structure(path: str | os.PathLike[str]) -> tuple[app.Topology, np.ndarr
     ----------
     path : path-like
         PDB and PDBx/mmCIF are read by OpenMM and keep their residues; everything else by ASE (last frame), and
-        so are PDB files in which atom names repeat.
+        so are PDB files in which atom names repeat. A cell of 1 angstrom is the PDB's word for none.
 
     Returns
     -------
@@ -104,11 +104,22 @@ def read_structure(path: str | os.PathLike[str]) -> tuple[app.Topology, np.ndarr
                 pdb = (app.PDBFile if file.suffix.lower() == ".pdb" else app.PDBxFile)(handle)
             # OpenMM drops atoms whose names repeat within a residue; ASE, which is asked next, keeps them.
             if not any("duplicate atom" in str(warning.message) for warning in caught):
+                _without_placeholder(pdb.topology)
                 return pdb.topology, np.array(pdb.getPositions(asNumpy=True).value_in_unit(unit.nanometer))
     except Exception as error:  # readers raise anything
         first = (str(error).strip().splitlines() or [""])[0]
         raise DataError(f"'{file}' cannot be read as a structure: {type(error).__name__}: {first}") from error
-    return topology_from_atoms(read_images(file, "-1")[0])
+    topology, positions = topology_from_atoms(read_images(file, "-1")[0])
+    if file.suffix.lower() == ".pdb":
+        _without_placeholder(topology)
+    return topology, positions
+
+
+def _without_placeholder(topology: app.Topology) -> None:
+    """Forget a cell of 1 angstrom, which files of the PDB hold where there is none (solution NMR, microscopy)."""
+    vectors = topology.getPeriodicBoxVectors()
+    if vectors is not None and np.allclose(vectors.value_in_unit(unit.angstrom), np.eye(3), atol=1e-6):
+        topology.setPeriodicBoxVectors(None)
 
 
 def symbols_of(topology: app.Topology) -> list[str]:

@@ -9,12 +9,15 @@ from typing import Any
 
 import openmm
 
+from halberd.plugins.forces.topology import read_structure
 from halberd.potentials.errors import RestartError
 from halberd.potentials.files import make_folder
+from halberd.samplers.md.fingerprint import fingerprint_of
 from halberd.samplers.md.folder import CHECKPOINT, REPORT, check_folder, refuse_to_overwrite
 from halberd.samplers.md.run import MolecularDynamics
 from halberd.samplers.md.settings import MDSettings
-from halberd.samplers.runs.restart import read_checkpoint
+from halberd.samplers.md.system import build_system
+from halberd.samplers.runs.restart import check_fingerprint, read_checkpoint
 
 
 def run_job(settings: MDSettings, restart: bool, progress: bool, start_or_restart: bool) -> dict[str, Any]:
@@ -75,6 +78,26 @@ def _with_time_left(settings: MDSettings, began: float) -> MDSettings:
     return dataclasses.replace(settings, max_hours=max(left, 1e-9))
 
 
+def _check_stages(settings: MDSettings) -> None:
+    """Make sure that the stages that are made already are stages of this job."""
+    stages = [settings.stage(number, values) for number, values in enumerate(settings.equilibration, start=1)]
+    files = [Path(stage.output) / CHECKPOINT for stage in stages]
+    made = [(stage, file) for stage, file in zip(stages, files, strict=True) if file.exists()]
+    if not made:
+        return
+    topology, positions = read_structure(settings.structure)
+    model = build_system(stages[0], topology, positions).model
+    for stage, file in made:
+        checkpoint = read_checkpoint(file)
+        fingerprint = fingerprint_of(stage, topology, positions, model)
+        steps: dict[str, Any] = {}
+        if checkpoint.step > stage.steps or file != made[-1][1]:
+            # What came after it began where it ended.
+            steps = {"number of steps": checkpoint.step}
+            fingerprint["number of steps"] = stage.steps
+        check_fingerprint({**checkpoint.fingerprint, **steps}, fingerprint, file)
+
+
 def _equilibrate(
     settings: MDSettings, restart: bool, progress: bool, began: float
 ) -> tuple[openmm.State | None, dict[str, Any] | None]:
@@ -84,6 +107,8 @@ def _equilibrate(
     if not restart and settings.equilibration:
         refuse_to_overwrite(Path(settings.output))
     state: openmm.State | None = None
+    if restart:
+        _check_stages(settings)
     for number, values in enumerate(settings.equilibration, start=1):
         stage = settings.stage(number, values)
         file = Path(stage.output) / CHECKPOINT

@@ -44,6 +44,7 @@ class LastGood:
         self._periodic = periodic
         self._check = check
         self._keep(*self._state())
+        self._any = check is None
 
     def remember(self, energy: float | None = None) -> None:
         """Keep the positions if they and the velocities are good; find out early if they are not.
@@ -64,6 +65,7 @@ class LastGood:
             self._check.check_energy(energy)
             self._check.check_distances(self._simulation.currentStep, positions, box if self._periodic else None)
         self._keep(positions, velocities, box)
+        self._any = True
 
     def _state(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         state = self._simulation.context.getState(positions=True, velocities=True)
@@ -104,12 +106,13 @@ class LastGood:
             text = str(error)
             if not isinstance(error, StabilityError) and not _NOT_FINITE.search(text):
                 raise
-            where = self._write()
             detail = text[text.rindex("halberd:") + 8 :].strip() if "halberd:" in text else text.split(" For more")[0]
             detail = detail[:1].lower() + detail[1:] if isinstance(error, StabilityError) else detail
+            if not self._any:
+                raise StabilityError(f"The run cannot start: {detail} {self._suspects()}Mend the structure.") from error
             raise StabilityError(
                 f"The run exploded at step {self._simulation.currentStep}: {detail} {self._suspects()}"
-                f"The last good frame (step {self.step}) is in '{where}'."
+                f"The last good frame (step {self.step}) is in '{self._write()}'."
             ) from error
 
     def _suspects(self) -> str:

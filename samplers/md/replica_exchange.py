@@ -92,7 +92,7 @@ def run_replica_exchange(
         raise ConfigurationError(f"ensemble is NPT, but '{settings.structure}' has no periodic cell; use NVT.")
     # openmmtools adds thermostat and barostat itself.
     built = build_system(dataclasses.replace(settings, ensemble="NVT"), topology, positions)
-    fingerprint = _fingerprint(settings, topology, built.model)
+    fingerprint = _fingerprint(settings, topology, positions, built.model)
     platform = find_platform(settings.platform, settings.device_index)
     box = built.system.getDefaultPeriodicBoxVectors()
     if start is None:
@@ -179,9 +179,11 @@ def _create(settings: MDSettings, system: openmm.System, place: Any, reporter: A
     return sampler
 
 
-def _fingerprint(settings: MDSettings, topology: openmm.app.Topology, model: SiteModel) -> dict[str, Any]:
+def _fingerprint(
+    settings: MDSettings, topology: openmm.app.Topology, positions: np.ndarray, model: SiteModel
+) -> dict[str, Any]:
     """What decides which replica exchange this is; ``steps`` may grow."""
-    own = fingerprint_of(settings, topology, model)
+    own = fingerprint_of(settings, topology, positions, model)
     own["temperatures"] = [float(each) for each in settings.replica_temperatures or ()]
     own["exchange_interval"] = settings.exchange_interval
     return {

@@ -59,6 +59,8 @@ from halberd.samplers.runs.restart import (
 _CHUNK = 10
 #: Steps between looks at the state of the run, at most: an explosion must not cool down unseen.
 _LOOK = 50
+#: In checkpoints: whether the run that wrote it started its barostat anew there, as one that goes on from it does.
+_RENEWED = "renewed barostat"
 
 
 class MolecularDynamics:
@@ -112,12 +114,13 @@ class MolecularDynamics:
             context.setPositions(start.getPositions())
         else:
             context.setPositions(self.positions)
-        self._good = LastGood(self.simulation, self.folder, self.periodic, self._stability())
+        self._check = self._stability()
+        self._good = LastGood(self.simulation, self.folder, self.periodic, self._check)
         self._thermo: ThermoReporter | None = None
         self._plumed: PlumedForce | None = None
         self._guard: UncertaintyGuard | None = None
         # Once: it hashes every weight, and a run writes many checkpoints.
-        self._fingerprint = fingerprint_of(settings, self.topology, self.model)
+        self._fingerprint = fingerprint_of(settings, self.topology, self.positions, self.model)
 
     # -- parts ------------------------------------------------------------------------------------------------
 
@@ -129,6 +132,7 @@ class MolecularDynamics:
             settings.stability,
             self.system,
             self.topology,
+            self.positions,
             temperature=max(settings.temperature, settings.temperature_end or 0.0),
             conserves_energy=settings.ensemble == "NVE",
         )
@@ -207,6 +211,8 @@ class MolecularDynamics:
             cut_outputs(self.folder, checkpoint, [*self.outputs.values(), *states], growing)
             self._complete_system(checkpoint)
             restore(simulation, checkpoint)
+            if self._check is not None:
+                self._check.first_energy = checkpoint.extra.get("first energy")
             self._good.remember()
             self._warm_up()
             # Once more: custom integrators draw random numbers whenever somebody asks for a kinetic energy.
@@ -260,6 +266,14 @@ class MolecularDynamics:
             self._plumed = make_plumed(self.settings, self.system, self.topology, self.folder, script)
             self.system.addForce(self._plumed)
         seed_barostats(self.system, self.settings.seed, step)
+        exact = step % self.settings.checkpoint_interval == 0 or step >= self.settings.steps
+        if checkpoint is not None and barostats(self.system) and not (exact or checkpoint.extra.get(_RENEWED)):
+            warnings.warn(
+                f"The run was ended at step {step}, between two checkpoints. From there on the barostat draws other "
+                "random numbers than in one go: the same ensemble, another trajectory.",
+                InexactRestartWarning,
+                stacklevel=2,
+            )
         if self._plumed is not None or step > 0:
             self.simulation.context.reinitialize(preserveState=True)
 
@@ -344,6 +358,8 @@ class MolecularDynamics:
                 wanted = dict.fromkeys(reporter.describeNextReport(self.simulation)["include"], True)
                 state = self.simulation.context.getState(enforcePeriodicBox=self.periodic, groups=groups, **wanted)
                 reporter.report(self.simulation, state)
+            if self._check is not None and self._thermo is not None:
+                self._check.check_energy(self._thermo.total_energy)
 
     def _loop(self, checkpoint_file: Path, interruption: Interruption) -> str | None:
         """Make steps; returns why it stopped before the last one."""
@@ -373,7 +389,7 @@ class MolecularDynamics:
                 if step % settings.report_interval == 0 or step % _LOOK == 0 or due:
                     self._good.remember(None if self._thermo is None else self._thermo.total_energy)
                 if due:
-                    self._checkpoint(checkpoint_file)
+                    self._checkpoint(checkpoint_file, renews=not last)
                     written = time.monotonic()
                     if not last:
                         self._renew_barostats()
@@ -392,15 +408,17 @@ class MolecularDynamics:
             return "PLUMED asked for it"
         return None
 
-    def _checkpoint(self, file: Path) -> None:
+    def _checkpoint(self, file: Path, renews: bool = True) -> None:
         states: list[Path] = []
-        extra: dict[str, Any] = {}
+        extra: dict[str, Any] = {_RENEWED: renews}
+        if self._check is not None:
+            extra["first energy"] = self._check.first_energy
         if self._plumed is not None:
             self._plumed.complete(self.simulation.currentStep)
             self._plumed.flush()
             states = self._plumed.states
             if "STATE_WSTRIDE=" not in self._plumed.script:
-                extra = {"PLUMED state": self._plumed.state_step}
+                extra["PLUMED state"] = self._plumed.state_step
         write_checkpoint(file, self.simulation, self._fingerprint, self._growing(), extra, states=states)
 
     def _renew_barostats(self) -> None:

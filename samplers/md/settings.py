@@ -268,14 +268,18 @@ class MDSettings:
         """What a restarted run must have in common with the first."""
         names = (
             *("ensemble", "temperature", "temperature_end", "pressure", "barostat", "timestep", "friction", "seed"),
-            *("reporters", "hydrogen_mass", "fast_model", "inner_steps", "report_interval"),
+            *("reporters", "hydrogen_mass", "inner_steps", "report_interval", "frame_sigma"),
         )
         values = {name: getattr(self, name) for name in names}
+        stages = [self.stage(number, each) for number, each in enumerate(self.equilibration, start=1)]
+        values["equilibration"] = [{key: getattr(stage, key) for key in STAGE_KEYS} for stage in stages]
+        values["quantity of watch"] = None if self.watch is None else self.watch.quantity
         values["precision"] = self.force.precision
         if self.temperature_end is not None:
             values["steps"] = self.steps  # the ramp would become another one
-        if isinstance(self.pressure, tuple):
-            values["pressure"] = list(self.pressure)  # as JSON gives it back
+        for each in (values, *values["equilibration"]):
+            if isinstance(each["pressure"], tuple):
+                each["pressure"] = list(each["pressure"])  # as JSON gives it back
         return values
 
 

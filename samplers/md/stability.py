@@ -47,7 +47,7 @@ class StabilitySettings:
     distance : float, optional
         Smallest distance of two atoms, in units of their covalent bond length.
     bond : float, optional
-        Longest that a bond of the structure file may become, in units of its first length. Not looked at by default:
+        Longest that a bond of the structure file may become, in units of its length there. Not looked at by default:
         with a learned potential bonds may break by right.
 
     Raises
@@ -114,6 +114,8 @@ class StabilityCheck:
     settings : StabilitySettings
     system : openmm.System
     topology : openmm.app.Topology
+    positions : array, shape (N, 3), nm
+        Of the structure file, which bonds are compared with.
     temperature : float, K
         Highest that is asked for.
     conserves_energy : bool
@@ -125,6 +127,7 @@ class StabilityCheck:
         settings: StabilitySettings,
         system: openmm.System,
         topology: app.Topology,
+        positions: NDArray[np.float64],
         *,
         temperature: float,
         conserves_energy: bool,
@@ -141,15 +144,17 @@ class StabilityCheck:
         if settings.temperature is not None:
             self._hottest = self._reference * max(settings.temperature, spread)
         self._conserves = conserves_energy and settings.energy is not None
-        self._first_energy: float | None = None
+        self.first_energy: float | None = None
         self._close: DistanceGuard | None = None
         if settings.distance is not None:
             self._close = DistanceGuard(self._numbers, fraction=settings.distance)
         self._looked_at: int | None = None
         self._bonds = np.zeros((0, 2), dtype=int)
-        self._lengths = np.zeros(0)
         if settings.bond is not None:
             self._bonds = np.array([[a.index, b.index] for a, b in topology.bonds()], dtype=int).reshape(-1, 2)
+        vectors = topology.getPeriodicBoxVectors()
+        box = None if vectors is None else np.array(vectors.value_in_unit(unit.nanometer))
+        self._lengths = self._bond_lengths(self._atoms(positions, box))
 
     def check_motion(self, velocities: NDArray[np.float64]) -> None:
         """Look at the temperature.
@@ -183,10 +188,10 @@ class StabilityCheck:
         """
         if not self._conserves or energy is None:
             return
-        if self._first_energy is None:
-            self._first_energy = energy
+        if self.first_energy is None:
+            self.first_energy = energy
         assert self.settings.energy is not None
-        change = (energy - self._first_energy) / (self._freedom * GAS_CONSTANT_KJ_PER_MOL_K * self._reference)
+        change = (energy - self.first_energy) / (self._freedom * GAS_CONSTANT_KJ_PER_MOL_K * self._reference)
         if not abs(change) <= self.settings.energy:
             raise StabilityError(
                 f"its total energy has changed by {change:.3g} kT per degree of freedom, above the limit of "
@@ -211,26 +216,26 @@ class StabilityCheck:
         if self._looked_at is not None and 0 <= step - self._looked_at < _DISTANCE_STRIDE:
             return
         self._looked_at = step
-        atoms = Atoms(
-            self._numbers,
-            positions * NM_IN_ANGSTROM,
-            cell=None if box is None else box * NM_IN_ANGSTROM,
-            pbc=box is not None,
-        )
+        atoms = self._atoms(positions, box)
         problem = None if self._close is None else self._close.violation(atoms)
         if problem is not None:
             raise StabilityError(f"{problem}. The limit is stability: {{distance: ...}}.")
         if len(self._bonds):
             self._check_bonds(atoms)
 
-    def _check_bonds(self, atoms: Atoms) -> None:
+    def _atoms(self, positions: NDArray[np.float64], box: NDArray[np.float64] | None) -> Atoms:
+        cell = None if box is None else box * NM_IN_ANGSTROM
+        return Atoms(self._numbers, positions * NM_IN_ANGSTROM, cell=cell, pbc=box is not None)
+
+    def _bond_lengths(self, atoms: Atoms) -> NDArray[np.float64]:
         vectors = atoms.positions[self._bonds[:, 1]] - atoms.positions[self._bonds[:, 0]]
         if atoms.pbc.any():
             fractional = vectors @ np.linalg.inv(atoms.cell.array)
             vectors = (fractional - np.rint(fractional)) @ atoms.cell.array
-        lengths = np.linalg.norm(vectors, axis=1)
-        if not len(self._lengths):
-            self._lengths = lengths
+        return np.asarray(np.linalg.norm(vectors, axis=1))
+
+    def _check_bonds(self, atoms: Atoms) -> None:
+        lengths = self._bond_lengths(atoms)
         assert self.settings.bond is not None
         ratio = lengths / self._lengths
         worst = int(ratio.argmax())
@@ -238,5 +243,6 @@ class StabilityCheck:
             pair: Sequence[int] = [int(i) for i in self._bonds[worst]]
             raise StabilityError(
                 f"the bond between {describe_atoms(self._symbols, np.array(pair))} is {lengths[worst]:.2f} angstrom "
-                f"long, {ratio[worst]:.1f} times its first length. The limit is stability: {{bond: ...}}."
+                f"long, {ratio[worst]:.1f} times its length in the structure file. The limit is stability: "
+                "{bond: ...}."
             )

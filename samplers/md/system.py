@@ -65,6 +65,10 @@ def build_system(settings: MDSettings, topology: app.Topology, positions: np.nda
     HalberdError
         Anything wrong with model, elements, ensemble or masses.
     """
+    if topology.getNumAtoms() < 2:
+        raise ConfigurationError(
+            f"'{settings.structure}' holds one atom, and runs stay with their centre of mass. Take two atoms or more."
+        )
     potential = LearnedPotential(settings.model)
     options = {**vars(settings.force), "forceGroup": SLOW}
     system = potential.createSystem(topology, **options)

@@ -170,7 +170,7 @@ def check_fingerprint(stored: dict[str, Any], fingerprint: dict[str, Any], path:
     RestartError
         Names what differs, with both values.
     """
-    for key in sorted(set(stored) | set(fingerprint)):
+    for key in dict.fromkeys([*fingerprint, *stored]):
         theirs, ours = stored.get(key), fingerprint.get(key)
         if theirs != ours:
             shown = (f"{theirs}", f"{ours}") if len(f"{theirs}{ours}") < 80 else ("other values", "these")

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+import warnings
 
 import ase.io
 import mdtraj
@@ -21,6 +22,7 @@ from halberd.samplers.md.production import run_md
 from halberd.samplers.md.run import MolecularDynamics
 from halberd.samplers.md.settings import MDSettings
 from halberd.samplers.runs.log import mean_and_error, read_log
+from halberd.samplers.runs.restart import InexactRestartWarning
 from tests.samplers.md.conftest import METAD, dimer, launched, rows_of, settings, wait_for, written
 
 # -- stages and ensembles ---------------------------------------------------------------------------------------
@@ -67,9 +69,72 @@ def test_a_stage_that_was_killed_before_its_report_gets_one(argon, tmp_path):
     assert (stage / "log.csv").read_bytes() == before
 
 
+@pytest.mark.parametrize(
+    ("number", "changed", "named"),
+    [
+        (0, {"temperature_end": 50.0}, "temperature_end"),
+        (0, {"friction": 9.0}, "friction"),
+        (1, {"pressure": 400.0}, "pressure"),
+        (1, {"steps": 30}, "number of steps"),
+    ],
+)
+def test_stages_that_are_made_must_be_those_of_the_job(number, changed, named, argon, tmp_path):
+    """Settings of stages were edited, or the structure exchanged, between equilibration and run."""
+    run = settings(argon, tmp_path, steps=20, equilibration=STAGES)
+    run_md(run, progress=False)
+    for name in ("restart.zip", "log.csv", "trajectory.dcd", "frames.extxyz"):
+        (tmp_path / "out" / name).unlink(missing_ok=True)
+    edited = [dict(each) for each in STAGES]
+    edited[number].update(changed)
+    with pytest.raises(RestartError, match=f"its {named} is"):
+        run_md(dataclasses.replace(run, equilibration=edited), restart=True, progress=False)
+    moved = ase.io.read(argon["structure"])
+    moved.positions[0, 0] += 0.01
+    ase.io.write(tmp_path / "moved.xyz", moved, format="extxyz")
+    with pytest.raises(RestartError, match="its structure is"):
+        run_md(dataclasses.replace(run, structure=str(tmp_path / "moved.xyz")), restart=True, progress=False)
+    assert run_md(run, restart=True, progress=False)["complete"]
+
+
+def test_a_longer_stage_is_gone_on_with_only_while_it_is_the_last(argon, tmp_path):
+    run = settings(argon, tmp_path, steps=20, equilibration=[{"steps": 20}, {"steps": 20}])
+    run_md(run, progress=False)
+    for name in ("restart.zip", "log.csv", "trajectory.dcd", "frames.extxyz"):
+        (tmp_path / "out" / name).unlink()
+    longer = dataclasses.replace(run, equilibration=[{"steps": 40}, {"steps": 20}])
+    with pytest.raises(RestartError, match="its number of steps is 20, this run has 40"):
+        run_md(longer, restart=True, progress=False)
+    longer = dataclasses.replace(run, equilibration=[{"steps": 20}, {"steps": 40}])
+    assert run_md(longer, restart=True, progress=False)["complete"]
+    assert list(read_log(tmp_path / "out" / "equilibration-2" / "log.csv")["step"]) == [0, 10, 20, 30, 40]
+
+
+def test_an_npt_run_that_ends_between_checkpoints_says_what_it_loses(argon, tmp_path, monkeypatch):
+    """OpenMM does not store the barostat's random stream; at checkpoints of the schedule it is started anew anyway."""
+    from halberd.samplers.runs import interruption
+
+    run = settings(argon, tmp_path, steps=120, ensemble="NPT", checkpoint_interval=40, barostat_interval=1)
+    for looks, exact in ((4, True), (6, False)):
+        pieces = dataclasses.replace(run, output=str(tmp_path / f"after-{looks}"))
+        monkeypatch.setattr(interruption.Interruption, "reason", property(_after(looks)))
+        stopped = run_md(pieces, progress=False)
+        monkeypatch.undo()
+        assert (stopped["steps"] % 40 == 0) is exact
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            assert run_md(pieces, restart=True, progress=False)["complete"]
+        said = [str(each.message) for each in caught if each.category is InexactRestartWarning]
+        assert len(said) == (0 if exact else 1)
+    whole = dataclasses.replace(run, output=str(tmp_path / "whole"))
+    run_md(whole, progress=False)
+    logs = [(tmp_path / name / "log.csv").read_bytes() for name in ("whole", "after-4", "after-6")]
+    assert logs[0] == logs[1] != logs[2]
+
+
 def test_a_stop_within_the_equilibration_is_gone_on_with(argon, tmp_path, monkeypatch):
     """Stopped in the second stage by the clock; the continued job makes the files of an uninterrupted one."""
-    whole = settings(argon, tmp_path, steps=40, equilibration=STAGES, output=str(tmp_path / "whole"))
+    common = {"equilibration": STAGES, "checkpoint_interval": 10}
+    whole = settings(argon, tmp_path, steps=40, output=str(tmp_path / "whole"), **common)
     run_md(whole, progress=False)
     pieces = dataclasses.replace(whole, output=str(tmp_path / "out"))
     from halberd.samplers.runs import interruption

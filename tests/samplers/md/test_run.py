@@ -15,8 +15,10 @@ import openmm
 import pytest
 import yaml
 from ase import Atoms
-from ase.build import bulk, molecule
+from ase.build import molecule
+from openmm import app, unit
 
+from halberd.plugins.forces.topology import read_structure, topology_from_atoms
 from halberd.plugins.reporters.extxyz import ExtXYZReporter
 from halberd.potentials.errors import (
     ConfigurationError,
@@ -32,15 +34,6 @@ from halberd.samplers.md.run import MolecularDynamics
 from halberd.samplers.md.settings import MDSettings
 from halberd.samplers.runs.log import energy_drift, mean_and_error, read_log
 from tests.samplers.md.conftest import settings
-
-
-@pytest.fixture
-def argon(tmp_path):
-    """A Lennard-Jones crystal and its model, cheap enough for thousands of steps."""
-    atoms = bulk("Ar", "fcc", a=5.3, cubic=True) * (2, 2, 2)
-    ase.io.write(tmp_path / "argon.xyz", atoms, format="extxyz")
-    lennard_jones([18]).save(tmp_path / "lj.pt")
-    return {"structure": str(tmp_path / "argon.xyz"), "model": str(tmp_path / "lj.pt"), "temperature": 40.0}
 
 
 def test_files_and_report(argon, tmp_path):
@@ -184,6 +177,67 @@ def test_restart_of_another_system_is_refused(argon, tmp_path):
     assert (tmp_path / "out" / "log.csv").read_bytes() == before
 
 
+@pytest.mark.parametrize(
+    ("changed", "named"),
+    [
+        ({"structure": "moved.xyz"}, "structure"),
+        ({"frame_sigma": True}, "frame_sigma"),
+        ({"equilibration": [{"steps": 30}]}, "equilibration"),
+        ({"equilibration": [{"steps": 20, "temperature": 41.0}]}, "equilibration"),
+        ({"watch": {"interval": 10, "quantity": "sigma_per_atom"}}, "quantity of watch"),
+        ({"variables": {"q": {"kind": "committee_sigma", "model": "softer.pt"}}}, "variables"),
+        ({"fast_model": "softer.pt"}, "fast_model"),
+    ],
+)
+def test_restart_with_other_settings_is_refused(changed, named, unsure, tmp_path):
+    """What decides on numbers or columns belongs to a run; files count by what is in them."""
+    moved = ase.io.read(unsure["structure"])
+    moved.positions[0, 0] += 0.01
+    ase.io.write(tmp_path / "moved.xyz", moved, format="extxyz")
+    (tmp_path / "bias.dat").write_text("d: DISTANCE ATOMS=1,2\nq: EXTRACV NAME=q\nPRINT ARG=q STRIDE=10 FILE=q.dat\n")
+    own = {
+        "equilibration": [{"steps": 20}],
+        "watch": {"interval": 10},
+        "plumed": str(tmp_path / "bias.dat"),
+        "variables": {"q": {"kind": "committee_sigma"}},
+        "fast_model": unsure["model"][0],
+    }
+    run_md(settings(unsure, tmp_path, steps=20, **own), progress=False)
+    before = (tmp_path / "out" / "log.csv").read_bytes()
+    if "structure" in changed:
+        changed = {"structure": str(tmp_path / "moved.xyz")}
+    if "fast_model" in changed:
+        changed = {"fast_model": str(tmp_path / "softer.pt")}
+    if "variables" in changed:
+        changed = {"variables": {"q": {"kind": "committee_sigma", "model": [unsure["model"][0]] * 2}}}
+    with pytest.raises(RestartError, match=f"its {named} is"):
+        run_md(settings(unsure, tmp_path, steps=40, **{**own, **changed}), restart=True, progress=False)
+    assert (tmp_path / "out" / "log.csv").read_bytes() == before
+
+
+def test_restart_from_another_place_is_the_same_run(unsure, tmp_path, monkeypatch):
+    """Files that were moved together, a limit that was changed: nothing of that makes another run."""
+    (tmp_path / "bias.dat").write_text("q: EXTRACV NAME=q\nPRINT ARG=q STRIDE=10 FILE=q.dat\n")
+    own = {
+        "plumed": "bias.dat",
+        "variables": {"q": {"kind": "committee_sigma", "model": ["lj.pt", "softer.pt"]}},
+        "fast_model": "softer.pt",
+        "watch": {"interval": 10, "threshold": 5.0},
+    }
+    monkeypatch.chdir(tmp_path)
+    run_md(settings(unsure, tmp_path, steps=20, **own), progress=False)
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    own = {
+        "plumed": "../bias.dat",
+        "variables": {"q": {"kind": "committee_sigma", "model": ["../lj.pt", "../softer.pt"]}},
+        "fast_model": "../softer.pt",
+        "watch": {"interval": 20, "threshold": 9.0},
+        "stability": {"temperature": 20},
+    }
+    assert run_md(settings(unsure, tmp_path, steps=40, **own), restart=True, progress=False)["complete"]
+
+
 def test_damaged_and_missing_restart_files(argon, tmp_path):
     with pytest.raises(RestartError, match="no restart file"):
         run_md(settings(argon, tmp_path, steps=20), restart=True, progress=False)
@@ -200,16 +254,14 @@ def test_damaged_and_missing_restart_files(argon, tmp_path):
 
 
 @pytest.mark.parametrize("backend", ["torchforce", "python"])
-def test_explosion_stops_the_run_and_keeps_the_last_good_frame(backend, argon, tmp_path):
+def test_a_structure_that_explodes_at_once_is_named_as_the_cause(backend, argon, tmp_path):
     atoms = ase.io.read(argon["structure"])
     atoms.positions[7] = atoms.positions[3]  # infinite energy, forces that are not a number
     ase.io.write(tmp_path / "bad.xyz", atoms, format="extxyz")
     wild = settings(argon, tmp_path, structure=str(tmp_path / "bad.xyz"), steps=50, force={"backend": backend})
-    with pytest.raises(StabilityError, match=r"exploded at step \d+.*3 \(Ar\), 7 \(Ar\).*last good frame"):
+    with pytest.raises(StabilityError, match=r"cannot start.*3 \(Ar\), 7 \(Ar\).*Mend the structure"):
         run_md(wild, progress=False)
-    frame = ase.io.read(tmp_path / "out" / "last_good.extxyz")
-    assert np.isfinite(frame.positions).all()
-    assert len(frame) == 32
+    assert not (tmp_path / "out" / "last_good.extxyz").exists()
 
 
 def test_an_explosion_from_outside_names_the_atoms_with_the_largest_forces(argon, tmp_path):
@@ -231,6 +283,35 @@ def test_an_explosion_from_outside_names_the_atoms_with_the_largest_forces(argon
     ):
         run.run(progress=False)
     assert (tmp_path / "out" / "last_good.extxyz").exists()
+
+
+def test_one_atom_alone_is_no_run(argon, tmp_path):
+    ase.io.write(tmp_path / "one.xyz", ase.Atoms("Ar"), format="extxyz")
+    with pytest.raises(ConfigurationError, match="holds one atom"):
+        run_md(settings(argon, tmp_path, structure=str(tmp_path / "one.xyz")), progress=False)
+
+
+def test_the_placeholder_cell_of_pdb_files_is_no_cell(tmp_path):
+    """Files from NMR and microscopy hold one of 1 angstrom, because the format wants a line."""
+    atoms = molecule("CH3CH2OH")
+    atoms.set_cell([1.0, 1.0, 1.0])
+    atoms.pbc = True
+    ase.io.write(tmp_path / "nmr.pdb", atoms)
+    lines = (tmp_path / "nmr.pdb").read_text().splitlines()
+    assert lines[0].startswith("CRYST1    1.000    1.000    1.000")
+    topology, positions = read_structure(tmp_path / "nmr.pdb")  # names repeat, so ASE reads it
+    assert topology.getPeriodicBoxVectors() is None
+    np.testing.assert_allclose(10 * positions, atoms.positions, atol=1e-3)
+    topology, positions = topology_from_atoms(molecule("CH3CH2OH"))
+    topology.setPeriodicBoxVectors(0.1 * np.eye(3))
+    with open(tmp_path / "named.pdb", "w") as handle:
+        app.PDBFile.writeFile(topology, positions * unit.nanometer, handle)
+    assert "1.000" in (tmp_path / "named.pdb").read_text().splitlines()[1]
+    assert read_structure(tmp_path / "named.pdb")[0].getPeriodicBoxVectors() is None
+    topology.setPeriodicBoxVectors(2.0 * np.eye(3))
+    with open(tmp_path / "named.pdb", "w") as handle:
+        app.PDBFile.writeFile(topology, positions * unit.nanometer, handle)
+    assert read_structure(tmp_path / "named.pdb")[0].getPeriodicBoxVectors() is not None
 
 
 def test_bad_structures(argon, tmp_path):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 
@@ -14,22 +15,25 @@ from ase.build import bulk, molecule
 from openmm import app
 
 from halberd.plugins.forces.topology import topology_from_atoms
+from halberd.potentials.constants import GAS_CONSTANT_KJ_PER_MOL_K
 from halberd.potentials.errors import ConfigurationError, StabilityError
 from halberd.potentials.sites.lennard_jones import lennard_jones
 from halberd.samplers.md.production import run_md
 from halberd.samplers.md.run import MolecularDynamics
 from halberd.samplers.md.settings import MDSettings
 from halberd.samplers.md.stability import StabilityCheck, StabilitySettings, fragments, remark_on_fragments
+from halberd.samplers.runs.log import read_log
+from halberd.samplers.runs.restart import read_checkpoint
 from tests.samplers.md.conftest import dimer, launched, settings, written
 
 
 def check(atoms: ase.Atoms, conserves: bool = False, temperature: float = 300.0, **limits) -> StabilityCheck:
-    topology, _ = topology_from_atoms(atoms)
+    topology, positions = topology_from_atoms(atoms)
     system = openmm.System()
     for mass in atoms.get_masses():
         system.addParticle(mass)
     chosen = StabilitySettings(**limits)
-    return StabilityCheck(chosen, system, topology, temperature=temperature, conserves_energy=conserves)
+    return StabilityCheck(chosen, system, topology, positions, temperature=temperature, conserves_energy=conserves)
 
 
 @pytest.mark.parametrize("timestep", [100.0, 300.0])
@@ -138,12 +142,39 @@ def test_bonds_are_looked_at_where_that_is_asked_for():
     system = openmm.System()
     for mass in (12, 16):
         system.addParticle(mass)
-    looking = StabilityCheck(StabilitySettings(bond=2.0), system, topology, temperature=300, conserves_energy=False)
     positions = np.array([[0, 0, 0], [0.12, 0, 0]])
+    limits = StabilitySettings(bond=2.0)
+    looking = StabilityCheck(limits, system, topology, positions, temperature=300, conserves_energy=False)
     looking.check_distances(0, positions, None)
     looking.check_distances(300, 1.9 * positions, None)
     with pytest.raises(StabilityError, match=r"0 \(C\), 1 \(O\) is 2\.52 angstrom long, 2\.1 times"):
         looking.check_distances(600, 2.1 * positions, None)
+
+
+def test_energy_is_compared_with_the_first_one_after_a_restart_too(argon, tmp_path):
+    """A drift in many short pieces is a drift."""
+    run = settings(argon, tmp_path, steps=40, ensemble="NVE")
+    run_md(run, progress=False)
+    file = tmp_path / "out" / "restart.zip"
+    first = read_checkpoint(file).extra["first energy"]
+    assert first == pytest.approx(read_log(tmp_path / "out" / "log.csv")["total_kj_mol"][0], rel=1e-6)
+    forged = MolecularDynamics(dataclasses.replace(run, steps=80))
+    forged._check.first_energy = first - 2 * 32 * 3 * GAS_CONSTANT_KJ_PER_MOL_K * 300  # two kT for each
+    forged.simulation.context.loadCheckpoint(read_checkpoint(file).binary)
+    forged.simulation.currentStep = 40
+    forged._checkpoint(file)
+    with pytest.raises(StabilityError, match="total energy has changed"):
+        run_md(dataclasses.replace(run, steps=80), restart=True, progress=False)
+
+
+def test_atoms_in_one_place_are_the_structures_fault(argon, tmp_path):
+    """There is no last good frame then."""
+    atoms = ase.io.read(argon["structure"])
+    atoms.positions[3] = atoms.positions[2] + 1e-3
+    ase.io.write(tmp_path / "twice.xyz", atoms, format="extxyz")
+    with pytest.raises(StabilityError, match=r"cannot start.*2 \(Ar\), 3 \(Ar\).*Mend the structure"):
+        run_md(settings(argon, tmp_path, structure=str(tmp_path / "twice.xyz")), progress=False)
+    assert not (tmp_path / "out" / "last_good.extxyz").exists()
 
 
 def test_a_flat_cell_is_found(argon, tmp_path):
@@ -151,7 +182,7 @@ def test_a_flat_cell_is_found(argon, tmp_path):
     atoms = ase.io.read(argon["structure"])
     atoms.set_cell(atoms.cell.array * [[1], [1], [0.3]], scale_atoms=True)
     ase.io.write(tmp_path / "flat.xyz", atoms, format="extxyz")
-    with pytest.raises(StabilityError, match="exploded"):
+    with pytest.raises(StabilityError, match=r"cannot start: atoms 0 \(Ar\) and 4 \(Ar\) are 1\.59"):
         run_md(settings(argon, tmp_path, structure=str(tmp_path / "flat.xyz"), steps=500), progress=False)
 
 
