@@ -7,33 +7,41 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import yaml
+import ruamel.yaml
 
 from halberd.potentials.errors import ConfigurationError, DataError
 
 
 def read_yaml(path: str | os.PathLike[str]) -> dict[str, Any]:
-    """Read a YAML file of keys and values.
+    """Read a YAML file of keys and values, by the rules of YAML 1.2: ``0100`` is a hundred, ``no`` is a word.
 
     Raises
     ------
     DataError
-        If the file is missing, not YAML, or not a mapping.
+        If the file is missing, not YAML, not a mapping, or has a key twice.
     """
     file = Path(path)
     if file.is_char_device() or file.is_block_device():
         raise DataError(f"Configuration file '{file}' is a device. Give a file.")
     try:
-        values = yaml.safe_load(file.read_text(encoding="utf-8"))
+        values = ruamel.yaml.YAML(typ="safe", pure=True).load(file.read_text(encoding="utf-8"))
     except OSError as error:
         raise DataError(f"Configuration file '{file}' cannot be read: {error.strerror}.") from error
     except (UnicodeDecodeError, RecursionError) as error:
         raise DataError(f"'{file}' is no YAML file of settings: {type(error).__name__}.") from error
-    except (yaml.YAMLError, ValueError) as error:  # dates that are none are a ValueError
-        raise DataError(f"'{file}' is not valid YAML: {error}") from error
+    except (ruamel.yaml.YAMLError, ValueError) as error:  # dates that are none are a ValueError
+        raise DataError(f"'{file}' is not valid YAML: {_problem(error)}.") from error
     if not isinstance(values, dict):
         raise DataError(f"'{file}' must hold 'key: value' lines.")
     return values
+
+
+def _problem(error: Exception) -> str:
+    """What is wrong, and where, in one line."""
+    mark = getattr(error, "problem_mark", None)
+    text = getattr(error, "problem", None) or str(error)
+    line = " ".join(text.split())
+    return line if mark is None else f"{line} (line {mark.line + 1}, column {mark.column + 1})"
 
 
 def merged(values: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[str, Any]:

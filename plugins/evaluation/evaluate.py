@@ -17,6 +17,7 @@ from halberd.potentials.errors import DataError
 from halberd.potentials.files import check_writable, replacing
 from halberd.potentials.frames.error_table import error_report
 from halberd.potentials.frames.labelled import LabelKeys, read_frames
+from halberd.potentials.frames.training_set import check_finite
 from halberd.potentials.loading import ModelSource, check_source
 from halberd.potentials.sites.torchscript import set_threads
 
@@ -59,7 +60,7 @@ def evaluate_file(
     Raises
     ------
     DataError
-        If the file holds no labels.
+        If the file holds no labels, or some that are no numbers.
     ConfigurationError
         If there are too few or too many threads.
     ModelFileError, UnknownElementError, OutputError, BackendError
@@ -77,6 +78,7 @@ def evaluate_file(
         raise DataError(
             f"'{path}' holds no labels under the usual keys. Say where they are with --energy-key and --forces-key."
         )
+    check_finite(frames)
     calculator = HalberdCalculator(model, head=head, precision=precision, device=device)
     start = time.perf_counter()
     predictions = predict(calculator, frames, progress)

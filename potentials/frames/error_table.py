@@ -46,6 +46,12 @@ def residuals(frames: Sequence[Frame], predictions: Sequence[Prediction]) -> dic
     return {name: np.concatenate(parts) for name, parts in collected.items() if parts}
 
 
+def labels_of(frames: Sequence[Frame]) -> dict[str, int]:
+    """Number of frames that have an energy, forces, a virial."""
+    names = ("energy", "forces", "virial")
+    return {name: sum(getattr(frame, name) is not None for frame in frames) for name in names}
+
+
 def summarise(errors: dict[str, np.ndarray]) -> dict[str, dict[str, float]]:
     """MAE and RMSE of each property, in the units of :func:`residuals`."""
     return {
@@ -65,12 +71,18 @@ def error_report(frames: Sequence[Frame], predictions: Sequence[Prediction]) -> 
     Returns
     -------
     dict
-        ``n_frames``; per property ``{"mae", "rmse"}``; ``per_config_type``, the same for each type.
+        ``n_frames``; ``n_labelled``, the frames that have each property; per property ``{"mae", "rmse"}``;
+        ``per_config_type``, the same for each type.
     """
-    report: dict[str, Any] = {"n_frames": len(frames), **summarise(residuals(frames, predictions))}
+    report: dict[str, Any] = {
+        "n_frames": len(frames),
+        "n_labelled": labels_of(frames),
+        **summarise(residuals(frames, predictions)),
+    }
     report["per_config_type"] = {
         config_type: {
             "n_frames": len(indices),
+            "n_labelled": labels_of([frames[i] for i in indices]),
             **summarise(residuals([frames[i] for i in indices], [predictions[i] for i in indices])),
         }
         for config_type, indices in group_by_config_type(frames)

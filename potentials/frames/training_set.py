@@ -39,7 +39,8 @@ def check_frames(frames: Sequence[Frame]) -> list[int]:
     """
     if not frames:
         raise DataError("There are no frames to fit. Give a file with labelled structures.")
-    unlabelled, damaged, celled = [], [], []
+    check_finite(frames)
+    unlabelled, celled = [], []
     seen: dict[bytes, int] = {}
     copies = []
     for number, frame in enumerate(frames):
@@ -47,9 +48,7 @@ def check_frames(frames: Sequence[Frame]) -> list[int]:
         labels = [frame.energy, frame.forces, frame.virial]
         if all(label is None for label in labels):
             unlabelled.append(number)
-        arrays = [atoms.positions, np.array(atoms.cell), *(np.asarray(label) for label in labels if label is not None)]
-        if not all(np.isfinite(array).all() for array in arrays):
-            damaged.append(number)
+        arrays = _arrays(frame)
         lengths = np.linalg.norm(np.array(atoms.cell), axis=1)
         if (atoms.pbc & (lengths < 1e-6)).any() or (atoms.pbc.all() and abs(np.linalg.det(atoms.cell)) < 1e-6):
             celled.append(number)
@@ -64,16 +63,26 @@ def check_frames(frames: Sequence[Frame]) -> list[int]:
             f"Frames {_list(unlabelled)} have no energy, forces or virial; the keys there are {', '.join(known)}. "
             "Say where the labels are (energy key, forces key, virial key), or leave these frames out."
         )
-    if damaged:
-        raise DataError(
-            f"Frames {_list(damaged)} (counted from 0) hold positions or labels that are not finite. Leave them out."
-        )
     if celled:
         raise DataError(
             f"Frames {_list(celled)} (counted from 0) are periodic along directions without a cell vector. "
             "Correct their cell or their pbc."
         )
     return copies
+
+
+def check_finite(frames: Sequence[Frame]) -> None:
+    """Raise a DataError that names the frames whose positions, cells or labels are no numbers."""
+    damaged = [number for number, frame in enumerate(frames) if not all(np.isfinite(a).all() for a in _arrays(frame))]
+    if damaged:
+        raise DataError(
+            f"Frames {_list(damaged)} (counted from 0) hold positions or labels that are not finite. Leave them out."
+        )
+
+
+def _arrays(frame: Frame) -> list[NDArray[np.float64]]:
+    labels = [np.asarray(label) for label in (frame.energy, frame.forces, frame.virial) if label is not None]
+    return [frame.atoms.positions, np.array(frame.atoms.cell), *labels]
 
 
 def _list(numbers: Sequence[int]) -> str:

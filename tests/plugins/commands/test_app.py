@@ -72,6 +72,36 @@ def test_evaluate_table(labelled, capsys, monkeypatch):
     assert "all" in out
 
 
+def test_evaluate_says_which_labels_are_missing(labelled, tmp_path, capsys, monkeypatch):
+    """Errors "over 8 frames" would otherwise be those of the few that have an energy."""
+    monkeypatch.setenv("COLUMNS", "120")
+    frames = ase.io.read(labelled, ":")
+    del frames[0].info["REF_energy"]
+    ase.io.write(tmp_path / "fewer.xyz", frames, format="extxyz")
+    code, out, _ = call(capsys, monkeypatch, "evaluate", "gfn2-chnof", tmp_path / "fewer.xyz", "--json")
+    n = len(frames)
+    assert json.loads(out)["n_labelled"] == {"energy": n - 1, "forces": n, "virial": 0}
+    code, out, _ = call(capsys, monkeypatch, "evaluate", "gfn2-chnof", tmp_path / "fewer.xyz")
+    assert code == 0
+    assert f"energy in {n - 1} of {n}, forces in {n} of {n}" in " ".join(out.split())
+    code, out, _ = call(capsys, monkeypatch, "evaluate", "gfn2-chnof", labelled)
+    assert "Not every frame" not in out
+
+
+@pytest.mark.parametrize("what", ["energy", "forces"])
+def test_evaluate_refuses_labels_that_are_no_numbers(what, labelled, tmp_path, capsys, monkeypatch):
+    frames = ase.io.read(labelled, ":")
+    if what == "energy":
+        frames[1].info["REF_energy"] = float("nan")
+    else:
+        frames[1].arrays["REF_forces"][0, 2] = float("nan")
+    ase.io.write(tmp_path / "nan.xyz", frames, format="extxyz")
+    code, out, err = call(capsys, monkeypatch, "evaluate", "gfn2-chnof", tmp_path / "nan.xyz", "--json")
+    assert code == 2
+    assert out == ""
+    assert "Frames 1 (counted from 0) hold positions or labels that are not finite" in err
+
+
 def test_export_then_evaluate(labelled, mace_files, tmp_path, capsys, monkeypatch):
     target = tmp_path / "exported.pt"
     code, out, _ = call(

@@ -13,8 +13,8 @@ from typer.testing import CliRunner
 
 from halberd.plugins import FitSettings
 from halberd.plugins.commands.options import with_options
-from halberd.plugins.commands.settings_file import merged
-from halberd.potentials.errors import ConfigurationError
+from halberd.plugins.commands.settings_file import merged, read_yaml
+from halberd.potentials.errors import ConfigurationError, DataError
 from halberd.potentials.validation import from_mapping
 from halberd.samplers import GenerationSettings, HALSettings, MDSettings
 
@@ -132,3 +132,44 @@ def test_sections_left_blank_are_the_defaults():
 def test_settings_survive_a_round_trip():
     learning = HALSettings(initial="x", label={"calculator": "emt"})
     assert HALSettings.from_mapping(learning.to_dict()) == learning
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("23:30", "23:30"),  # 1,410 in YAML 1.1
+        ("0100", 100),  # 64
+        ("0o100", 64),
+        ("1e0", 1.0),  # text
+        ("1e-3", 1e-3),
+        ("NO", "NO"),  # false
+        ("true", True),
+        ("1_000", 1000),
+        ("[1, .5]", [1, 0.5]),
+    ],
+)
+def test_yaml_is_read_as_people_read_it(text, value, tmp_path):
+    (tmp_path / "a.yaml").write_text(f"key: {text}\n")
+    found = read_yaml(tmp_path / "a.yaml")["key"]
+    assert found == value
+    assert type(found) is type(value)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("steps: 10\nmodel: a\nsteps: 20\n", r'not valid YAML: found duplicate key "steps".*\(line 3, column 1\)\.$'),
+        ("force: {skin: 1, skin: 2}\n", r'duplicate key "skin"'),
+        ("steps: [1, 2\n", r"not valid YAML: .*\(line 2, column 1\)\.$"),
+        ("a: 2001-99-99\n", "month must be in"),
+        ("a: !!python/object/apply:os.system [ls]\n", "could not determine a constructor"),
+        ("- 1\n- 2\n", "must hold 'key: value' lines"),
+        ("", "must hold 'key: value' lines"),
+        ("a: 1\n---\nb: 2\n", "found another document"),
+    ],
+)
+def test_bad_yaml_gets_one_line_that_says_where(text, message, tmp_path):
+    (tmp_path / "a.yaml").write_text(text)
+    with pytest.raises(DataError, match=message) as caught:
+        read_yaml(tmp_path / "a.yaml")
+    assert "\n" not in str(caught.value)

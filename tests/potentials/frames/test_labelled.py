@@ -75,7 +75,9 @@ def test_error_report_by_hand():
     assert report["energy"] == {"mae": pytest.approx(0.2), "rmse": pytest.approx(np.sqrt((0.01 + 0.09) / 2))}
     assert report["forces"] == {"mae": pytest.approx(0.5), "rmse": pytest.approx(0.5)}
     assert report["virial"] == {"mae": pytest.approx(1.0), "rmse": pytest.approx(1.0)}
+    assert report["n_labelled"] == {"energy": 2, "forces": 1, "virial": 1}
     assert report["per_config_type"]["b"] == {
         "n_frames": 1,
+        "n_labelled": {"energy": 1, "forces": 0, "virial": 0},
         "energy": {"mae": pytest.approx(0.3), "rmse": pytest.approx(0.3)},
     }
