@@ -23,6 +23,7 @@ app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
+    rich_markup_mode=None,  # its tables cut long options off at 80 columns
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
@@ -42,22 +43,38 @@ def options(
     """Learned forces for OpenMM."""
 
 
+class _EndedBySignal(SystemExit):
+    """Raised where a signal finds the program."""
+
+    #: The last one; libraries that call Python turn it into errors of their own.
+    last: _EndedBySignal | None = None
+
+
 def _end(number: int, _: FrameType | None) -> None:
     sys.stderr.write(f"halberd: ended by {signal.Signals(number).name}.\n")
-    sys.exit(128 + number)
+    _EndedBySignal.last = _EndedBySignal(128 + number)
+    raise _EndedBySignal.last
 
 
 def main() -> None:
     """Run the command line; a user's mistake ends in one line and exit code 2, never in a traceback.
 
-    SIGTERM and SIGUSR1 clean up and end in one line, too, where a command does not take them as a wish to stop.
+    SIGTERM, SIGUSR1 and Ctrl-C clean up and end in one line, too, where a command does not take them as a wish to stop.
     """
     own = threading.current_thread() is threading.main_thread()
-    before = {number: signal.signal(number, _end) for number in (signal.SIGTERM, signal.SIGUSR1) if own}
+    mine = [signal.SIGTERM, signal.SIGUSR1]
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # else it is ignored, as in the background
+        mine.append(signal.SIGINT)
+    before = {number: signal.signal(number, _end) for number in mine if own}
+    _EndedBySignal.last = None
     try:
         _run()
     except KeyboardInterrupt:
         _end(signal.SIGINT, None)
+    except BaseException:
+        if _EndedBySignal.last is not None:
+            raise _EndedBySignal.last from None
+        raise
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)

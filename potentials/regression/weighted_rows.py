@@ -17,6 +17,10 @@ from halberd.potentials.validation import conform
 VOIGT = ((0, 0), (1, 1), (2, 2), (1, 2), (0, 2), (0, 1))
 
 
+#: Rows are squared by some solvers, and the squares of larger weights leave no digit to those of others.
+LARGEST_WEIGHT = 1e7
+
+
 @dataclasses.dataclass(frozen=True)
 class FitWeights:
     """Weights of the three kinds of rows.
@@ -41,9 +45,10 @@ class FitWeights:
     def __post_init__(self) -> None:
         conform(self)
         for values in [(self.energy, self.forces, self.virial), *self.per_config_type.values()]:
-            if len(values) != 3 or not all(np.isfinite(v) and v >= 0 for v in values):
+            if len(values) != 3 or not all(np.isfinite(v) and 0 <= v <= LARGEST_WEIGHT for v in values):
                 raise ConfigurationError(
-                    f"Weights are {values}; they are three numbers, for energy, forces and virial, 0 or more."
+                    f"Weights are {values}; they are three numbers, for energy, forces and virial, from 0 to "
+                    f"{LARGEST_WEIGHT:g}: beside larger ones nothing is left of the others."
                 )
 
     def of(self, config_type: str) -> tuple[float, float, float]:

@@ -13,6 +13,7 @@ from typing import Any
 
 from children import start, wait
 from mutations import bad_invocation
+from oracles import wrong_result
 from places import prepare
 from trials import PROMISED, make_trials
 
@@ -34,7 +35,8 @@ def try_inputs(seeds: Sequence[int], folder: Path) -> dict[str, int]:
     Returns
     -------
     dict
-        Verdict -> number of inputs: ``fine``, ``traceback``, ``crash``, ``hang``, ``half-written``, ``code``.
+        Verdict -> number of inputs: ``fine``, ``traceback``, ``crash``, ``hang``, ``half-written``, ``code``,
+        ``silent`` (refused without a word), ``wrong`` (code 0, but results that cannot be).
     """
     outcomes = make_trials(seeds, folder / "results.jsonl", folder / "good", prepare, try_one)
     return dict(Counter(outcome["verdict"] for outcome in outcomes))
@@ -48,7 +50,7 @@ def try_one(seed: int, folder: Path, good: Path) -> dict[str, Any]:
     name, mutation, command = bad_invocation(seed, place)
     before = set(place.rglob("*"))
     began = time.monotonic()
-    code = wait(start(place, command, _bounded), began + PATIENCE, gently=10.0)
+    code = wait(start(place, command, bounded), began + PATIENCE, gently=10.0)
     errors = place / "stderr.txt"
     said = errors.read_text(encoding="utf-8", errors="replace") if errors.exists() else ""
     left = [file.name for file in place.rglob(".*") if file not in before and file.name not in (".lock",)]
@@ -67,6 +69,10 @@ def try_one(seed: int, folder: Path, good: Path) -> dict[str, Any]:
         verdict = "code"
     elif left:
         verdict = "half-written"
+    elif code == 2 and not said.strip():
+        verdict = "silent"
+    elif code == 0 and (problem := wrong_result(place, good, command)) is not None:
+        verdict, said = "wrong", problem
     if verdict == "fine":
         shutil.rmtree(place, ignore_errors=True)
     return {
@@ -83,5 +89,6 @@ def _was_running(place: Path, command: list[str]) -> bool:
     return time.time() - max(written) < PATIENCE / 2
 
 
-def _bounded() -> None:
+def bounded() -> None:
+    """Limit the memory of a process."""
     resource.setrlimit(resource.RLIMIT_DATA, (MEMORY, MEMORY))

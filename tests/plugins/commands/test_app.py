@@ -6,6 +6,7 @@ import json
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import ase.io
@@ -185,20 +186,37 @@ def test_a_real_process_exits_with_2():
     assert run("md", "--no-such-flag").returncode == 2
 
 
+@pytest.mark.parametrize("inside", [False, True])
 @pytest.mark.parametrize("name", ["SIGTERM", "SIGUSR1", "SIGINT"])
-def test_signals_outside_of_any_loop_end_in_one_line(name):
-    """While modules are imported, files read and models fitted; whatever has begun is cleaned up."""
+def test_signals_outside_of_any_loop_end_in_one_line(name, inside):
+    """While modules are imported, files read and models fitted; whatever has begun is cleaned up.
+
+    ``inside`` of OpenMM, which calls Python for forces, and makes an error of its own of what is raised there.
+    """
+    force = (
+        "import openmm\n"
+        "def wait(state):\n    import numpy\n    time.sleep(60)\n"
+        "    return 0.0, numpy.zeros((1, 3))\n"
+        "def sleep(seconds):\n    system = openmm.System()\n    system.addParticle(1.0)\n"
+        "    system.addForce(openmm.PythonForce(wait))\n"
+        "    platform = openmm.Platform.getPlatformByName('Reference')\n"
+        "    context = openmm.Context(system, openmm.VerletIntegrator(0.001), platform)\n"
+        "    context.setPositions([openmm.Vec3(0, 0, 0)])\n"
+        "    context.getState(energy=True)\n"
+    )
     code = (
         "import signal, time\nimport halberd.plugins.commands.app as app\n"
         # Ignored where the tests themselves run in the background.
         "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
-        "def work():\n    try:\n        print('begun', flush=True)\n        time.sleep(60)\n"
+        f"{force if inside else 'sleep = time.sleep'}\n"
+        "def work():\n    try:\n        print('begun', flush=True)\n        sleep(60)\n"
         "    finally:\n        print('cleaned up', flush=True)\n"
         "app._run = work\napp.main()\n"
     )
     command = [sys.executable, "-W", "ignore", "-c", code]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         assert process.stdout.readline() == "begun\n"
+        time.sleep(2.0 if inside else 0.0)  # until OpenMM has called
         process.send_signal(signal.Signals[name])
         try:
             out, err = process.communicate(timeout=30)

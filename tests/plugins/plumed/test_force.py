@@ -445,7 +445,7 @@ def test_a_step_number_that_jumps_is_an_error(tmp_path):
     force.close()
 
 
-def test_averages_after_a_restart_count_every_step_once(tmp_path):
+def test_averages_begin_anew_at_a_restart_and_count_no_step_twice(tmp_path):
     script = "d: DISTANCE ATOMS=1,4\na: AVERAGE ARG=d STRIDE=1\nPRINT ARG=d,a FILE=COLVAR STRIDE=1 FMT=%.12f"
     system = chain()
     force = PlumedForce(script, system, timestep=0.002, folder=tmp_path)
