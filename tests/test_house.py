@@ -36,6 +36,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "potentials/ace": ("potentials/sites", "potentials/frames", "potentials/committees", "potentials/regression"),
     "potentials/mace": ("potentials/sites", "potentials/frames", "potentials/committees", "potentials/regression"),
     "potentials/pace": ("potentials/sites", "potentials/ace"),
+    "potentials/multi_ace": ("potentials/sites", "potentials/ace"),
     "potentials/pretrained_models": ("potentials/sites",),
     "potentials/loading": (
         *("potentials/sites", "potentials/committees", "potentials/ace", "potentials/mace", "potentials/pace"),

@@ -1,0 +1,73 @@
+"""Networks of the family as site models."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import ArrayLike
+
+from halberd.potentials.multi_ace.building import build
+from halberd.potentials.multi_ace.network import MultiAce
+from halberd.potentials.multi_ace.settings import MultiAceSettings
+from halberd.potentials.sites.site_model import SiteModel
+
+_CITATION = "Batatia et al., Nat. Mach. Intell. 7, 56 (2025), arXiv 2205.06643"
+
+
+class MultiAceSites(torch.nn.Module):
+    """A network by the contract of :mod:`halberd.potentials.sites.site_model`, recorded for TorchScript."""
+
+    def __init__(self, network: torch.nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    @torch.jit.unused
+    def before_scripting(self) -> None:
+        """Record the network's operations; none depends on values, so any graph will do."""
+        like = next(self.network.parameters())
+        vectors = torch.tensor([[1.0, 0.3, 0.2], [-1.0, -0.3, -0.2]], dtype=like.dtype, device=like.device)
+        edge_index = torch.tensor([[0, 1], [1, 0]], device=like.device)
+        species = torch.zeros(2, dtype=torch.int64, device=like.device)
+        self.network = torch.jit.trace(self.network, (species, edge_index, vectors), check_trace=False)
+
+    def forward(self, species: torch.Tensor, edge_index: torch.Tensor, edge_vectors: torch.Tensor) -> torch.Tensor:
+        """Evaluate the contract."""
+        return self.network(species, edge_index, edge_vectors)
+
+
+def multi_ace_model(
+    network: MultiAce | MultiAceSettings,
+    atomic_numbers: Sequence[int] | None = None,
+    *,
+    e0s: ArrayLike | None = None,
+    name: str = "multi-ace",
+    metadata: dict[str, Any] | None = None,
+    seed: int = 0,
+) -> SiteModel:
+    """A site model of a network.
+
+    Parameters
+    ----------
+    network : MultiAce or MultiAceSettings
+        Settings make a network with random weights.
+    atomic_numbers : sequence of int, optional
+        Of the species of a network that is given; those of the settings otherwise.
+    e0s : array, shape (S,), eV, optional
+        Self-energies.
+    name : str
+    metadata : dict, optional
+        More of it.
+    seed : int
+        Of random weights.
+    """
+    if isinstance(network, MultiAceSettings):
+        atomic_numbers = network.numbers
+        metadata = {"settings": network.to_dict(), **(metadata or {})}
+        network = build(network, seed)
+    assert atomic_numbers is not None
+    known = {"name": name, "architecture": "MultiAce", "citation": _CITATION, **(metadata or {})}
+    energies = np.zeros(len(atomic_numbers)) if e0s is None else e0s
+    return SiteModel(MultiAceSites(network), network.edges.cutoff, atomic_numbers, e0s=energies, metadata=known)

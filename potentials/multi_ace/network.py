@@ -1,0 +1,311 @@
+"""A network of the family: layers of messages between atoms, and what is read out of them.
+
+Every layer (1) multiplies features of neighbours by harmonics and radial weights, (2) sums over neighbours, (3) takes
+products of up to nu of these sums, coupled to the kinds of features that are kept, (4) mixes them linearly, and (5)
+adds them to what the layer before knew, or sends them through a gate. Energies are read out of the scalars.
+
+References
+----------
+Batatia et al., Nat. Mach. Intell. 7, 56 (2025), arXiv 2205.06643; Batatia et al., NeurIPS 2022, arXiv 2206.07697.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import sphericart.torch
+import torch
+
+from halberd.potentials.multi_ace.irreps import Irreps
+from halberd.potentials.multi_ace.layers import Convolution, Gate, Mix, SymmetricProduct
+from halberd.potentials.multi_ace.radial import (
+    SILU,
+    DistanceTransform,
+    PairRepulsion,
+    RadialBasis,
+    polynomial_cutoff,
+    xplor_cutoff,
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Edges:
+    """What layers need to know of edges.
+
+    Attributes
+    ----------
+    index : tensor, shape (2, E)
+        Centres, then neighbours.
+    centre, neighbour : tensor, shape (E,)
+        Species of both ends.
+    harmonics : tensor, shape (E, (max_ell + 1)^2)
+        Of mean square 1, of the direction from the neighbour to the centre.
+    basis : tensor, shape (E, B)
+    envelope : tensor, shape (E, 1)
+        Multiplies radial weights; ones if the basis has it already.
+    """
+
+    index: torch.Tensor
+    centre: torch.Tensor
+    neighbour: torch.Tensor
+    harmonics: torch.Tensor
+    basis: torch.Tensor
+    envelope: torch.Tensor
+
+
+class EdgeEmbedding(torch.nn.Module):
+    """Distances and directions of edges as the layers want them.
+
+    Parameters
+    ----------
+    basis : RadialBasis
+    max_ell : int
+    cutoff : float, angstrom
+    power : int
+        Of the polynomial envelope.
+    onset : float, optional
+        Of the X-PLOR envelope, which replaces the polynomial one if given.
+    transform : DistanceTransform, optional
+    envelope_on_basis : bool
+        Multiply the basis by the envelope, instead of the weights that the radial network makes of it.
+    """
+
+    def __init__(
+        self,
+        basis: RadialBasis,
+        max_ell: int,
+        cutoff: float,
+        power: int,
+        *,
+        onset: float | None = None,
+        transform: DistanceTransform | None = None,
+        envelope_on_basis: bool = True,
+    ) -> None:
+        super().__init__()
+        self.basis = basis
+        self.cutoff = float(cutoff)
+        self.power = int(power)
+        self.onset = onset
+        self.transform = transform
+        self.envelope_on_basis = envelope_on_basis
+        self.harmonics = sphericart.torch.SphericalHarmonics(max_ell)
+
+    def forward(self, species: torch.Tensor, edge_index: torch.Tensor, edge_vectors: torch.Tensor) -> Edges:
+        """Embed edges of the site-model contract."""
+        centre = species.index_select(0, edge_index[0])
+        neighbour = species.index_select(0, edge_index[1])
+        r = edge_vectors.norm(dim=1, keepdim=True)
+        if self.onset is None:
+            envelope = polynomial_cutoff(r, self.cutoff, self.power)
+        else:
+            envelope = xplor_cutoff(r, self.cutoff, self.onset)
+        basis = self.basis(r if self.transform is None else self.transform(r, centre, neighbour))
+        if self.envelope_on_basis:
+            basis, envelope = basis * envelope, torch.ones_like(envelope)
+        # sphericart's harmonics are orthonormal on the sphere.
+        harmonics = math.sqrt(4.0 * math.pi) * self.harmonics(-edge_vectors)
+        return Edges(
+            index=edge_index, centre=centre, neighbour=neighbour, harmonics=harmonics, basis=basis, envelope=envelope
+        )
+
+
+class Layer(torch.nn.Module):
+    """One layer of messages; what is ``None`` is left out.
+
+    Parameters
+    ----------
+    outputs : Irreps
+        Kinds that go out.
+    up : Mix, optional
+        Of the features before they are sent.
+    radial : torch.nn.Module
+        From basis and species of edges to the weights of the convolution.
+    convolution : Convolution
+    down : Mix, optional
+        Of what was summed.
+    divisor : float
+        That the sum is divided by: the average number of neighbours, say.
+    density : torch.nn.Module, optional
+        From basis and species to (E, 1); the sum is divided by ``divisor + density_weight sum tanh(density^2)``.
+    density_weight : float
+    own : Mix, optional
+        Of the features that were sent, added to the messages.
+    inner_gate : Gate, optional
+        Before the products; ``after`` mixes what comes out of it.
+    species_mix : Mix, optional
+        By the species of the atom, before the products.
+    product : SymmetricProduct, optional
+    update : Mix, optional
+        Of the products.
+    skip : Mix, optional
+        From the features that came in, added to what goes out.
+    gate : Gate, optional
+        Last.
+    """
+
+    def __init__(
+        self,
+        *,
+        outputs: Irreps,
+        up: Mix | None,
+        radial: torch.nn.Module,
+        convolution: Convolution,
+        down: Mix | None,
+        divisor: float = 1.0,
+        density: torch.nn.Module | None = None,
+        density_weight: float = 1.0,
+        own: Mix | None = None,
+        inner_gate: Gate | None = None,
+        after: Mix | None = None,
+        species_mix: Mix | None = None,
+        product: SymmetricProduct | None = None,
+        update: Mix | None = None,
+        skip: Mix | None = None,
+        gate: Gate | None = None,
+    ) -> None:
+        super().__init__()
+        self.outputs = outputs
+        self.up, self.radial, self.convolution, self.down = up, radial, convolution, down
+        self.divisor, self.density, self.density_weight = float(divisor), density, float(density_weight)
+        self.own, self.inner_gate, self.after, self.species_mix = own, inner_gate, after, species_mix
+        self.product, self.update, self.skip, self.gate = product, update, skip, gate
+
+    def forward(self, features: list[torch.Tensor], species: torch.Tensor, edges: Edges) -> list[torch.Tensor]:
+        """Features of the next layer, one tensor (N, 2 l + 1, channels) per kind."""
+        sent = features if self.up is None else self.up(features, species)
+        weights = self.radial(edges.basis, edges.centre, edges.neighbour) * edges.envelope
+        messages = self.convolution(sent, edges.harmonics, weights, edges.index)
+        if self.down is not None:
+            messages = self.down(messages, species)
+        messages = self._divided(messages, edges, species.shape[0])
+        if self.own is not None:
+            messages = _sum(messages, self.own(sent, species))
+        if self.inner_gate is not None and self.after is not None:
+            messages = self.after(self.inner_gate(messages), species)
+        if self.species_mix is not None:
+            messages = self.species_mix(messages, species)
+        if self.product is not None:
+            messages = self.product(messages, species)
+        if self.update is not None:
+            messages = self.update(messages, species)
+        if self.skip is not None:
+            messages = _sum(messages, self.skip(features, species))
+        return messages if self.gate is None else self.gate(messages)
+
+    def _divided(self, messages: list[torch.Tensor], edges: Edges, n_atoms: int) -> list[torch.Tensor]:
+        if self.density is None:
+            return [each / self.divisor for each in messages]
+        each_edge = torch.tanh(self.density(edges.basis, edges.centre, edges.neighbour) ** 2) * edges.envelope
+        density = each_edge.new_zeros(n_atoms, 1).index_add(0, edges.index[0], each_edge)
+        divisor = (self.divisor + self.density_weight * density).unsqueeze(2)
+        return [each / divisor for each in messages]
+
+
+def _sum(first: list[torch.Tensor], second: list[torch.Tensor]) -> list[torch.Tensor]:
+    return [a + b for a, b in zip(first, second, strict=True)]
+
+
+class Readout(torch.nn.Module):
+    """An energy from scalars: linear maps, with SiLU between them if there are several.
+
+    Parameters
+    ----------
+    widths : sequence of int
+        From the number of scalars to 1.
+    activation : {'silu', 'none'}
+    constant : float
+        Factor on SiLU.
+    """
+
+    def __init__(self, widths: Sequence[int], activation: str = "silu", constant: float = SILU) -> None:
+        super().__init__()
+        self.activation = activation
+        self.constant = float(constant)
+        shapes = list(itertools.pairwise(widths))
+        self.weights = torch.nn.ParameterList([torch.nn.Parameter(torch.randn(shape)) for shape in shapes])
+        self.scales = [1.0 / math.sqrt(fan_in) for fan_in, _ in shapes]
+
+    def forward(self, scalars: torch.Tensor) -> torch.Tensor:
+        """Map (N, scalars) to (N,)."""
+        x = scalars
+        last = len(self.weights) - 1
+        for number, weight in enumerate(self.weights):
+            x = torch.matmul(x, weight) * self.scales[number]
+            if number < last and self.activation == "silu":
+                x = self.constant * torch.nn.functional.silu(x)
+        return x.squeeze(1)
+
+
+class MultiAce(torch.nn.Module):
+    """Site energies, eV, measured from self-energies, by the contract of :mod:`halberd.potentials.sites.site_model`.
+
+    Parameters
+    ----------
+    embedding : tensor, shape (S, channels)
+        First features of every species, in units of the root of their number.
+    edges : EdgeEmbedding
+    layers : sequence of Layer
+    readouts : sequence of Readout
+        One per layer, or one for the last.
+    scale, shift : float
+        Of what was read out.
+    repulsion : PairRepulsion, optional
+    """
+
+    def __init__(
+        self,
+        embedding: torch.Tensor,
+        edges: EdgeEmbedding,
+        layers: Sequence[Layer],
+        readouts: Sequence[Readout],
+        *,
+        scale: float = 1.0,
+        shift: float = 0.0,
+        repulsion: PairRepulsion | None = None,
+    ) -> None:
+        super().__init__()
+        self.embedding = torch.nn.Parameter(embedding)
+        self.embedding_scale = 1.0 / math.sqrt(len(embedding))
+        self.edges = edges
+        self.layers = torch.nn.ModuleList(layers)
+        self.readouts = torch.nn.ModuleList(readouts)
+        self.scale, self.shift = float(scale), float(shift)
+        self.repulsion = repulsion
+
+    def features(
+        self, species: torch.Tensor, edge_index: torch.Tensor, edge_vectors: torch.Tensor
+    ) -> list[list[torch.Tensor]]:
+        """Features of every layer, one tensor (N, 2 l + 1, channels) per kind."""
+        edges = self.edges(species, edge_index, edge_vectors)
+        current = [self.embedding_scale * self.embedding.index_select(0, species).unsqueeze(1)]
+        collected = []
+        for layer in self.layers:
+            current = layer(current, species, edges)
+            collected.append(current)
+        return collected
+
+    def contributions(
+        self, species: torch.Tensor, edge_index: torch.Tensor, edge_vectors: torch.Tensor
+    ) -> torch.Tensor:
+        """What every read-out adds to the energies, eV, shape (N, number of readouts)."""
+        collected = self.features(species, edge_index, edge_vectors)
+        first = len(collected) - len(self.readouts)
+        energies = []
+        for number, read in enumerate(self.readouts):
+            layer: Any = self.layers[first + number]
+            place = [block.kind for block in layer.outputs].index((0, 1))
+            energies.append(read(collected[first + number][place].squeeze(1)))
+        return self.scale * torch.stack(energies, dim=1)
+
+    def forward(self, species: torch.Tensor, edge_index: torch.Tensor, edge_vectors: torch.Tensor) -> torch.Tensor:
+        """Evaluate the contract of :mod:`halberd.potentials.sites.site_model`."""
+        energies = self.contributions(species, edge_index, edge_vectors).sum(dim=1) + self.shift
+        if self.repulsion is None:
+            return energies
+        ends = (species.index_select(0, edge_index[0]), species.index_select(0, edge_index[1]))
+        pairs = self.repulsion(edge_vectors.norm(dim=1, keepdim=True), *ends).squeeze(1)
+        return energies + self.scale * energies.new_zeros(energies.shape).index_add(0, edge_index[0], pairs)
