@@ -29,6 +29,8 @@ FILES: dict[str, tuple[str, type]] = {
 }
 #: Sections that are mappings in the settings, and what describes them.
 MAPPINGS: dict[tuple[str, str], type] = {("ModelSettings", "basis"): AceSettings}
+#: Fields that the settings get from elsewhere, and that a file may not hold.
+GIVEN = {(AceSettings, "elements")}
 HEAD = """# Settings of every file
 
 All keys of the YAML files that commands read, with types, defaults and units, made of the settings themselves by
@@ -49,6 +51,8 @@ def rows(owner: type, prefix: str = "") -> list[tuple[str, str, str, str]]:
     for field in dataclasses.fields(owner):
         if owner is ForceOptions and field.name not in FORCE_KEYS:
             continue  # for scripts
+        if (owner, field.name) in GIVEN:
+            continue
         kind, text = described.get(field.name, ("", ""))
         inner = section_of(owner, field.name) or MAPPINGS.get((owner.__name__, field.name))
         kind = re.sub(r",? optional$", "", kind)

@@ -71,6 +71,8 @@ def digest(script: str, folder: Path) -> str:
     for words in [*actions(script), *actions(script, folder)]:
         keywords = ("FILE",) if any(word in READING for word in words) else READ_KEYWORDS
         names += [name for keyword in keywords if keyword not in _STATES and (name := value_of(words, keyword))]
+    for name in sorted(names, key=len, reverse=True):  # wherever they are
+        script = script.replace(name, Path(name).name)
     content = hashlib.sha256(script.encode())
     for file in dict.fromkeys(folder / name for name in names):
         if file.is_file():

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -48,7 +48,8 @@ def fingerprint_of(
         "weights": _weights_digest(model),
         "PLUMED script": None if script is None else digest(script, Path()),
         "variables": _variables_digest(settings) if settings.variables else None,
-        "fast_model": None if settings.fast_model is None else _contents([settings.fast_model]),
+        "fast_model": _contents(settings.fast_model),
+        "model of watch": None if settings.watch is None else _contents(settings.watch.model),
         **settings.fixed_by_restart(),
     }
 
@@ -78,13 +79,14 @@ def _variables_digest(settings: MDSettings) -> str:
 
     known = {}
     for name, values in settings.variables.items():
-        names = values.get("model") if hasattr(values, "get") else None
-        models = names if isinstance(names, list) else [names]
-        known[name] = [{**values, "model": _contents(models)} if names is not None else values]
+        own = dict(values) if isinstance(values, Mapping) else {"kind": values}
+        known[name] = {**own, **{key: _contents(own[key]) for key in ("model", "references") if key in own}}
     return hashlib.sha256(json.dumps(known, sort_keys=True, default=plain).encode()).hexdigest()[:16]
 
 
-def _contents(names: Sequence[Any]) -> list[str]:
+def _contents(names: Any) -> list[str] | None:
     """Models by what is in their files, wherever these are, or by name if they are not in files."""
-    files = [(str(name), Path(str(name))) for name in names]
+    if names is None:
+        return None
+    files = [(str(name), Path(str(name))) for name in (names if isinstance(names, list) else [names])]
     return [hashlib.sha256(f.read_bytes()).hexdigest()[:16] if f.is_file() else name for name, f in files]

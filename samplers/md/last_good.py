@@ -46,13 +46,16 @@ class LastGood:
         self._keep(*self._state())
         self._any = check is None
 
-    def remember(self, energy: float | None = None) -> None:
+    def remember(self, energy: float | None = None, thorough: bool = True) -> None:
         """Keep the positions if they and the velocities are good; find out early if they are not.
 
         Parameters
         ----------
         energy : float, optional
             Total energy, kJ/mol, if it is known.
+        thorough : bool
+            Look at distances, too, as before a checkpoint. Otherwise that is done now and then, and frames are not kept
+            where it is not.
 
         Raises
         ------
@@ -63,7 +66,9 @@ class LastGood:
         if self._check is not None:
             self._check.check_motion(velocities)
             self._check.check_energy(energy)
-            self._check.check_distances(self._simulation.currentStep, positions, box if self._periodic else None)
+            cell = box if self._periodic else None
+            if not self._check.check_distances(self._simulation.currentStep, positions, cell, thorough):
+                return
         self._keep(positions, velocities, box)
         self._any = True
 

@@ -16,20 +16,19 @@ from openmm import app, unit
 
 from halberd.plugins.forces.topology import elements_of, read_structure
 from halberd.plugins.hosts.ase_calculator import HalberdCalculator, virial_trace
-from halberd.plugins.plumed.files import remove_empty, without_read_states, written_files
+from halberd.plugins.plumed.files import remove_empty, written_files
 from halberd.plugins.plumed.force import PlumedForce, read_script
-from halberd.plugins.plumed.restarts import forgotten
 from halberd.plugins.reporters.extxyz import ExtXYZReporter
 from halberd.plugins.reporters.progress import ProgressReporter
 from halberd.plugins.reporters.thermo import ThermoReporter
 from halberd.plugins.reporters.trajectories import DCDReporter, XTCReporter
 from halberd.plugins.reporters.uncertainty_guard import UncertaintyGuard
 from halberd.potentials.constants import NM_IN_ANGSTROM
-from halberd.potentials.errors import BackendError, ConfigurationError, RunStopped
+from halberd.potentials.errors import BackendError, ConfigurationError, RunStopped, StabilityError
 from halberd.potentials.files import make_folder, replacing
 from halberd.potentials.sites.torchscript import warm_up
 from halberd.samplers.md.fingerprint import fingerprint_of
-from halberd.samplers.md.folder import CHECKPOINT, OUTPUTS, check_folder, refuse_to_overwrite
+from halberd.samplers.md.folder import CHECKPOINT, OUTPUTS, REPORT, check_folder, refuse_to_overwrite
 from halberd.samplers.md.last_good import LastGood, raise_not_finite
 from halberd.samplers.md.report import Ending, closing_report
 from halberd.samplers.md.settings import MDSettings
@@ -37,6 +36,7 @@ from halberd.samplers.md.stability import StabilityCheck, remark_on_fragments
 from halberd.samplers.md.system import (
     barostats,
     build_system,
+    continued_script,
     make_integrator,
     make_plumed,
     seed_barostats,
@@ -211,9 +211,9 @@ class MolecularDynamics:
             cut_outputs(self.folder, checkpoint, [*self.outputs.values(), *states], growing)
             self._complete_system(checkpoint)
             restore(simulation, checkpoint)
-            if self._check is not None:
-                self._check.first_energy = checkpoint.extra.get("first energy")
-            self._good.remember()
+            self._look_at_checkpoint(checkpoint)
+            if checkpoint.step < settings.steps:
+                (self.folder / REPORT).unlink(missing_ok=True)  # of what was complete, and is not any more
             self._warm_up()
             # Once more: custom integrators draw random numbers whenever somebody asks for a kinetic energy.
             restore(simulation, checkpoint)
@@ -246,6 +246,17 @@ class MolecularDynamics:
             more_remarks=self._came_apart() if settings.stability is not None else [],
         )
 
+    def _look_at_checkpoint(self, checkpoint: Checkpoint) -> None:
+        if self._check is not None:
+            self._check.first_energy = checkpoint.extra.get("first energy")
+        try:
+            self._good.remember()
+        except StabilityError as error:
+            raise StabilityError(
+                f"The checkpoint of step {checkpoint.step} is beyond a limit: {error} Go on with the limits that it "
+                "was written with, or start anew."
+            ) from error
+
     def _came_apart(self) -> list[str]:
         start = self.topology.getPeriodicBoxVectors()
         boxes = (np.array(start.value_in_unit(unit.nanometer)), self._good.box) if self.periodic else (None, None)
@@ -262,12 +273,12 @@ class MolecularDynamics:
             if checkpoint is None:
                 growing, states = self._plumed_files()
                 remove_empty([*growing, *states])
-            script = None if checkpoint is None else self._continued_script(checkpoint)
+            script = None if checkpoint is None else continued_script(self.settings, self.folder, checkpoint)
             self._plumed = make_plumed(self.settings, self.system, self.topology, self.folder, script)
             self.system.addForce(self._plumed)
         seed_barostats(self.system, self.settings.seed, step)
-        exact = step % self.settings.checkpoint_interval == 0 or step >= self.settings.steps
-        if checkpoint is not None and barostats(self.system) and not (exact or checkpoint.extra.get(_RENEWED)):
+        exact = checkpoint is None or step >= self.settings.steps or checkpoint.extra.get(_RENEWED)
+        if barostats(self.system) and not exact:
             warnings.warn(
                 f"The run was ended at step {step}, between two checkpoints. From there on the barostat draws other "
                 "random numbers than in one go: the same ensemble, another trajectory.",
@@ -276,31 +287,6 @@ class MolecularDynamics:
             )
         if self._plumed is not None or step > 0:
             self.simulation.context.reinitialize(preserveState=True)
-
-    def _continued_script(self, checkpoint: Checkpoint) -> str:
-        """The PLUMED script, reading states only if they are those of the checkpoint."""
-        assert self.settings.plumed is not None
-        script = read_script(Path(self.settings.plumed))
-        lost = forgotten(script, self.folder.absolute()) if checkpoint.step > 0 else []
-        if lost:
-            warnings.warn(
-                f"PLUMED does not carry over a restart, and begins anew: {', '.join(lost)}. What depends on it is not "
-                "that of a run in one go.",
-                InexactRestartWarning,
-                stacklevel=2,
-            )
-        if checkpoint.extra.get("PLUMED state") == checkpoint.step:
-            return script
-        without = without_read_states(script)
-        if without != script:
-            warnings.warn(
-                "The state files of PLUMED (STATE_WFILE) are older than the checkpoint, so the bias goes on from its "
-                "list of kernels, which PLUMED calls approximate. Leave STATE_WSTRIDE out: states are then written "
-                "with every checkpoint.",
-                InexactRestartWarning,
-                stacklevel=2,
-            )
-        return without
 
     def _start(self) -> None:
         context = self.simulation.context
@@ -387,13 +373,23 @@ class MolecularDynamics:
                 last = step >= settings.steps or stopped is not None
                 due = due or last
                 if step % settings.report_interval == 0 or step % _LOOK == 0 or due:
-                    self._good.remember(None if self._thermo is None else self._thermo.total_energy)
+                    self._good.remember(self._total_energy(due), thorough=due)
                 if due:
-                    self._checkpoint(checkpoint_file, renews=not last)
+                    on_time = step % settings.checkpoint_interval == 0
+                    self._checkpoint(checkpoint_file, renews=on_time or not last)
                     written = time.monotonic()
                     if not last:
                         self._renew_barostats()
         return None if simulation.currentStep >= settings.steps else stopped
+
+    def _total_energy(self, of_now: bool) -> float | None:
+        """Total energy, kJ/mol, of the last row; of this step if a checkpoint asks, and it matters."""
+        of_row = None if self._thermo is None else self._thermo.total_energy
+        step = self.simulation.currentStep
+        if not of_now or self.settings.ensemble != "NVE" or step % self.settings.report_interval == 0:
+            return of_row
+        state = self.simulation.context.getState(energy=True)
+        return float((state.getPotentialEnergy() + state.getKineticEnergy())._value)
 
     def _advance(self, steps: int) -> str | None:
         """Make a few steps; returns a reason to stop, if one came up."""

@@ -20,6 +20,8 @@ BAROSTATS = ("isotropic", "anisotropic", "flexible")
 REPORTERS = ("csv", "dcd", "xtc", "extxyz")
 #: Options of the force that a run may have.
 FORCE_KEYS = ("precision", "backend", "skin", "threads", "head", "charge", "multiplicity")
+#: Arguments of variables that may be files.
+_FILES = ("model", "references")
 #: What a stage of equilibration may have of its own.
 STAGE_KEYS = ("ensemble", "steps", "temperature", "temperature_end", "pressure", "barostat", "timestep", "friction")
 
@@ -86,7 +88,8 @@ class MDSettings:
     watch : WatchSettings, optional
         Looks at the model's uncertainty.
     stability : StabilitySettings, optional
-        When the run counts as blown up; looked at with every row and checkpoint, and never if ``None``.
+        When the run counts as blown up: temperatures are looked at every 50 steps and with every row, everything before
+        a checkpoint and at the end; nothing if ``None``.
     replica_temperatures : list of float, optional
         K. Replica exchange between copies at these temperatures.
     exchange_interval : int
@@ -259,7 +262,9 @@ class MDSettings:
                 holder[key] = beside(file.parent, holder[key])
         if isinstance(values.get("variables"), Mapping):
             values["variables"] = {
-                name: {**each, "model": beside(file.parent, each["model"])} if _has_model(each) else each
+                name: {**each, **{key: beside(file.parent, each[key]) for key in _FILES if each.get(key) is not None}}
+                if isinstance(each, Mapping)
+                else each
                 for name, each in values["variables"].items()
             }
         return cls.from_mapping(merged(values, overrides or {}), f"'{file}'")
@@ -268,7 +273,7 @@ class MDSettings:
         """What a restarted run must have in common with the first."""
         names = (
             *("ensemble", "temperature", "temperature_end", "pressure", "barostat", "timestep", "friction", "seed"),
-            *("reporters", "hydrogen_mass", "inner_steps", "report_interval", "frame_sigma"),
+            *("reporters", "hydrogen_mass", "inner_steps", "report_interval", "frame_sigma", "barostat_interval"),
         )
         values = {name: getattr(self, name) for name in names}
         stages = [self.stage(number, each) for number, each in enumerate(self.equilibration, start=1)]
@@ -288,7 +293,3 @@ def beside(folder: Path, names: Any) -> Any:
     if isinstance(names, list):
         return [beside(folder, name) for name in names]
     return str(folder / names) if isinstance(names, str) and (folder / names).is_file() else names
-
-
-def _has_model(values: Any) -> bool:
-    return isinstance(values, Mapping) and values.get("model") is not None

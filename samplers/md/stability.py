@@ -29,7 +29,7 @@ from halberd.potentials.validation import conform
 LEAST_TEMPERATURE = 300.0
 #: Chance that thermal motion of a few atoms passes the limit in one look.
 _CHANCE = 1e-15
-#: Steps between looks at distances, which cost more than the others.
+#: Steps between looks at distances, which cost more than the others, where no checkpoint is written.
 _DISTANCE_STRIDE = 250
 
 
@@ -199,7 +199,9 @@ class StabilityCheck:
                 "{energy: ...}."
             )
 
-    def check_distances(self, step: int, positions: NDArray[np.float64], box: NDArray[np.float64] | None) -> None:
+    def check_distances(
+        self, step: int, positions: NDArray[np.float64], box: NDArray[np.float64] | None, always: bool = False
+    ) -> bool:
         """Look at distances and bonds, unless that was done a few steps ago.
 
         Parameters
@@ -207,14 +209,21 @@ class StabilityCheck:
         step : int
         positions : array, shape (N, 3), nm
         box : array, shape (3, 3), nm, or None
+        always : bool
+            Look in any case.
+
+        Returns
+        -------
+        bool
+            Whether it has looked.
 
         Raises
         ------
         StabilityError
             Names a pair of atoms.
         """
-        if self._looked_at is not None and 0 <= step - self._looked_at < _DISTANCE_STRIDE:
-            return
+        if not always and self._looked_at is not None and 0 <= step - self._looked_at < _DISTANCE_STRIDE:
+            return False
         self._looked_at = step
         atoms = self._atoms(positions, box)
         problem = None if self._close is None else self._close.violation(atoms)
@@ -222,6 +231,7 @@ class StabilityCheck:
             raise StabilityError(f"{problem}. The limit is stability: {{distance: ...}}.")
         if len(self._bonds):
             self._check_bonds(atoms)
+        return True
 
     def _atoms(self, positions: NDArray[np.float64], box: NDArray[np.float64] | None) -> Atoms:
         cell = None if box is None else box * NM_IN_ANGSTROM

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -24,12 +25,15 @@ from halberd.plugins.forces.variables import (
     largest_force_uncertainty,
     similarity_log_density,
 )
-from halberd.plugins.plumed.force import PlumedForce
+from halberd.plugins.plumed.files import without_read_states
+from halberd.plugins.plumed.force import PlumedForce, read_script
+from halberd.plugins.plumed.restarts import forgotten
 from halberd.potentials.constants import GAS_CONSTANT_KJ_PER_MOL_K
 from halberd.potentials.errors import ConfigurationError, HalberdError, did_you_mean
 from halberd.potentials.loading import load
 from halberd.potentials.sites.site_model import SiteModel
 from halberd.samplers.md.settings import MDSettings
+from halberd.samplers.runs.restart import Checkpoint, InexactRestartWarning
 
 #: Force groups.
 SLOW, FAST, BIAS = 0, 1, 2
@@ -191,6 +195,38 @@ def make_plumed(
     )
     force.setForceGroup(BIAS)
     return force
+
+
+def continued_script(settings: MDSettings, folder: Path, checkpoint: Checkpoint) -> str:
+    """The PLUMED script of a run that goes on, reading states only if they are those of the checkpoint.
+
+    Warns
+    -----
+    InexactRestartWarning
+        Of what PLUMED does not carry over.
+    """
+    assert settings.plumed is not None
+    script = read_script(Path(settings.plumed))
+    lost = forgotten(script, folder.absolute()) if checkpoint.step > 0 else []
+    if lost:
+        warnings.warn(
+            f"PLUMED does not carry over a restart, and begins anew: {', '.join(lost)}. What depends on it is not "
+            "that of a run in one go.",
+            InexactRestartWarning,
+            stacklevel=2,
+        )
+    if checkpoint.extra.get("PLUMED state") == checkpoint.step:
+        return script
+    without = without_read_states(script)
+    if without != script:
+        warnings.warn(
+            "The state files of PLUMED (STATE_WFILE) are older than the checkpoint, so the bias goes on from its "
+            "list of kernels, which PLUMED calls approximate. Leave STATE_WSTRIDE out: states are then written "
+            "with every checkpoint.",
+            InexactRestartWarning,
+            stacklevel=2,
+        )
+    return without
 
 
 def make_variable(name: str, values: Any, topology: app.Topology, settings: MDSettings) -> CollectiveVariable:

@@ -15,11 +15,12 @@ from halberd.plugins.labelling.child_processes import die_with_parent
 from halberd.plugins.plumed.files import absolute_inputs
 from halberd.potentials.errors import ConfigurationError, HalberdError
 from halberd.potentials.files import make_folder, replacing
-from halberd.samplers.md.folder import REPORT
+from halberd.samplers.md.folder import CHECKPOINT, REPORT
 from halberd.samplers.md.job import run_job
 from halberd.samplers.md.settings import MDSettings
 from halberd.samplers.runs.interruption import Interruption
 from halberd.samplers.runs.log import read_log
+from halberd.samplers.runs.restart import read_checkpoint
 
 
 def run_walkers(settings: MDSettings, restart: bool, progress: bool, start_or_restart: bool) -> dict[str, Any]:
@@ -75,7 +76,7 @@ def run_walkers(settings: MDSettings, restart: bool, progress: bool, start_or_re
             text = note.read_text(encoding="utf-8") if note.exists() else f"it ended with code {process.exitcode}."
             raise HalberdError(f"Walker in '{each.output}' failed: {text} The others have written checkpoints.")
     reports: list[dict[str, Any]] = [
-        {"complete": False, "stopped": "it had not begun", "steps": 0}
+        {"complete": False, "stopped": "it was told to before it began", "steps": _steps_made(each)}
         if process.exitcode != 0
         else json.loads((Path(each.output) / REPORT).read_text(encoding="utf-8"))
         for process, each in zip(processes, walkers, strict=True)
@@ -95,6 +96,11 @@ def run_walkers(settings: MDSettings, restart: bool, progress: bool, start_or_re
         "figure": str(figure) if begun else None,
         "seconds": time.perf_counter() - start,
     }
+
+
+def _steps_made(walker: MDSettings) -> int:
+    file = Path(walker.output) / CHECKPOINT
+    return read_checkpoint(file).step if file.exists() else 0
 
 
 _FAILURE = "failure.txt"

@@ -87,6 +87,11 @@ def test_evaluate_says_which_labels_are_missing(labelled, tmp_path, capsys, monk
     assert f"energy in {n - 1} of {n}, forces in {n} of {n}" in " ".join(out.split())
     code, out, _ = call(capsys, monkeypatch, "evaluate", "gfn2-chnof", labelled)
     assert "Not every frame" not in out
+    for atoms in frames:
+        atoms.arrays["Forces"] = atoms.arrays.pop("REF_forces")
+    ase.io.write(tmp_path / "mistyped.xyz", [atoms for atoms in frames if "REF_energy" in atoms.info], format="extxyz")
+    code, out, _ = call(capsys, monkeypatch, "evaluate", "gfn2-chnof", tmp_path / "mistyped.xyz")
+    assert f"forces in 0 of {n - 1}" in " ".join(out.split())
 
 
 @pytest.mark.parametrize("what", ["energy", "forces"])

@@ -187,6 +187,8 @@ def test_restart_of_another_system_is_refused(argon, tmp_path):
         ({"watch": {"interval": 10, "quantity": "sigma_per_atom"}}, "quantity of watch"),
         ({"variables": {"q": {"kind": "committee_sigma", "model": "softer.pt"}}}, "variables"),
         ({"fast_model": "softer.pt"}, "fast_model"),
+        ({"watch": {"interval": 10, "model": ["lj.pt", "softer.pt"]}}, "model of watch"),
+        ({"barostat_interval": 7}, "barostat_interval"),
     ],
 )
 def test_restart_with_other_settings_is_refused(changed, named, unsure, tmp_path):
@@ -208,11 +210,42 @@ def test_restart_with_other_settings_is_refused(changed, named, unsure, tmp_path
         changed = {"structure": str(tmp_path / "moved.xyz")}
     if "fast_model" in changed:
         changed = {"fast_model": str(tmp_path / "softer.pt")}
+    if "model" in changed.get("watch", {}):
+        changed = {"watch": {"interval": 10, "model": [str(tmp_path / name) for name in ("lj.pt", "softer.pt")]}}
     if "variables" in changed:
         changed = {"variables": {"q": {"kind": "committee_sigma", "model": [unsure["model"][0]] * 2}}}
     with pytest.raises(RestartError, match=f"its {named} is"):
         run_md(settings(unsure, tmp_path, steps=40, **{**own, **changed}), restart=True, progress=False)
     assert (tmp_path / "out" / "log.csv").read_bytes() == before
+
+
+def test_a_folder_that_was_moved_holds_the_same_run(unsure, tmp_path):
+    """The script names a file beside it, which PLUMED gets by its whole name."""
+    place = tmp_path / "here"
+    place.mkdir()
+    system = ase.io.read(unsure["structure"])[:4]
+    system.set_cell(None)
+    system.pbc = False
+    ase.io.write(place / "small.xyz", system, format="extxyz")
+    topology, positions = topology_from_atoms(system)
+    with open(place / "ref.pdb", "w") as handle:
+        app.PDBFile.writeFile(topology, positions * unit.nanometer, handle)
+    text = (place / "ref.pdb").read_text().splitlines()
+    atoms = [f"{line[:54]}  1.00  1.00" for line in text if line.startswith(("ATOM", "HETATM"))]
+    (place / "ref.pdb").write_text("\n".join([*atoms, "END"]) + "\n")
+    (place / "p.dat").write_text("r: RMSD REFERENCE=ref.pdb TYPE=OPTIMAL\nPRINT ARG=r FILE=COLVAR STRIDE=10\n")
+    values = {
+        "structure": "small.xyz", "model": unsure["model"], "output": "out", "plumed": "p.dat", "steps": 20,
+        "temperature": 40.0, "report_interval": 10,
+    }  # fmt: skip
+    (place / "run.yaml").write_text(yaml.safe_dump(values))
+    run_md(MDSettings.from_file(place / "run.yaml"), progress=False)
+    moved = place.rename(tmp_path / "there")
+    longer = MDSettings.from_file(moved / "run.yaml", {"steps": 40})
+    assert run_md(longer, restart=True, progress=False)["complete"]
+    (moved / "ref.pdb").write_text((moved / "ref.pdb").read_text().replace("1.00  1.00", "1.00  0.50", 1))
+    with pytest.raises(RestartError, match="its PLUMED script is"):
+        run_md(MDSettings.from_file(moved / "run.yaml", {"steps": 60}), restart=True, progress=False)
 
 
 def test_restart_from_another_place_is_the_same_run(unsure, tmp_path, monkeypatch):

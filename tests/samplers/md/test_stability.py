@@ -17,6 +17,7 @@ from openmm import app
 from halberd.plugins.forces.topology import topology_from_atoms
 from halberd.potentials.constants import GAS_CONSTANT_KJ_PER_MOL_K
 from halberd.potentials.errors import ConfigurationError, StabilityError
+from halberd.potentials.sites.elements import bond_length
 from halberd.potentials.sites.lennard_jones import lennard_jones
 from halberd.samplers.md.production import run_md
 from halberd.samplers.md.run import MolecularDynamics
@@ -149,6 +150,71 @@ def test_bonds_are_looked_at_where_that_is_asked_for():
     looking.check_distances(300, 1.9 * positions, None)
     with pytest.raises(StabilityError, match=r"0 \(C\), 1 \(O\) is 2\.52 angstrom long, 2\.1 times"):
         looking.check_distances(600, 2.1 * positions, None)
+
+
+@pytest.mark.parametrize(("steps", "rows"), [(60, 10), (60, 1000), (190, 50), (240, 10), (600, 1000)])
+def test_the_verdict_does_not_depend_on_steps_and_rows(steps, rows, tmp_path):
+    """Two atoms fall towards each other; whoever looks must see it, and no checkpoint may hold it."""
+    lennard_jones([18], epsilon=0.1, sigma=2.5).save(tmp_path / "lj.pt")
+    ase.io.write(tmp_path / "pair.xyz", ase.Atoms("Ar2", [[0, 0, 0], [4.2, 0, 0]]), format="extxyz")
+    fall = MDSettings.from_mapping({
+        "structure": str(tmp_path / "pair.xyz"), "model": str(tmp_path / "lj.pt"), "output": str(tmp_path / "out"),
+        "ensemble": "NVE", "temperature": 0.0, "timestep": 20.0, "steps": steps, "report_interval": rows,
+        "checkpoint_interval": 20, "reporters": ["csv"],
+    })  # fmt: skip
+    free = dataclasses.replace(fall, output=str(tmp_path / "free"), report_interval=1, steps=60)
+    run_md(dataclasses.replace(free, reporters=["extxyz"]), progress=False)
+    distances = [atoms.get_distance(0, 1) for atoms in ase.io.read(tmp_path / "free" / "frames.extxyz", ":")]
+    limit = 3.65
+    assert min(distances[20:61:20]) < limit < distances[0], distances
+    bonds = limit / bond_length(18)
+    strict = dataclasses.replace(fall, stability=StabilitySettings(distance=bonds))
+    with pytest.raises(StabilityError, match=r"exploded at step .* apart, closer than 3\.65"):
+        run_md(strict, progress=False)
+    with pytest.raises(StabilityError, match="exploded at step"):  # not complete the second time, either
+        run_md(strict, restart=True, progress=False)
+    assert ase.io.read(tmp_path / "out" / "last_good.extxyz").get_distance(0, 1) >= limit
+
+
+def test_a_checkpoint_beyond_a_new_limit_is_said_to_be(argon, tmp_path):
+    close = settings(argon, tmp_path, steps=20, ensemble="NVE", temperature=0.0)
+    atoms = ase.Atoms("Ar2", [[0, 0, 0], [3.6, 0, 0]])
+    ase.io.write(tmp_path / "argon.xyz", atoms, format="extxyz")
+    run_md(close, progress=False)
+    far = dataclasses.replace(close, steps=40, stability=StabilitySettings(distance=0.99))
+    with pytest.raises(StabilityError, match=r"checkpoint of step 20 is beyond a limit: atoms 0 .*or start anew"):
+        run_md(far, restart=True, progress=False)
+
+
+@pytest.mark.parametrize("rows", [10, 1000])
+def test_energy_is_looked_at_before_checkpoints(rows, argon, tmp_path):
+    """However rare rows are."""
+    run = settings(
+        argon, tmp_path, steps=100, ensemble="NVE", timestep=20.0, report_interval=rows, checkpoint_interval=50,
+        stability={"energy": 1e-6},
+    )  # fmt: skip
+    with pytest.raises(StabilityError, match="total energy has changed"):
+        run_md(run, progress=False)
+
+
+def test_a_report_does_not_outlive_its_run(argon, tmp_path):
+    """A complete run that is extended and ends badly has no report of being complete."""
+    run_md(settings(argon, tmp_path, steps=20), progress=False)
+    report = tmp_path / "out" / "report.json"
+    assert json.loads(report.read_text())["complete"]
+    longer = MolecularDynamics(settings(argon, tmp_path, steps=2000))
+
+    class Broken:
+        def describeNextReport(self, simulation):
+            return {"steps": 30 - simulation.currentStep % 30, "periodic": None, "include": []}
+
+        def report(self, simulation, state):
+            raise StabilityError("it is broken.")
+
+    longer.simulation.reporters.append(Broken())
+    with pytest.raises(StabilityError):
+        longer.run(restart=True, progress=False)
+    assert not report.exists()
 
 
 def test_energy_is_compared_with_the_first_one_after_a_restart_too(argon, tmp_path):
