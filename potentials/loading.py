@@ -13,6 +13,8 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, TypeAlias
 
+import torch
+
 from halberd.potentials.ace.model import with_compiled_sites
 from halberd.potentials.committees.committee import committee
 from halberd.potentials.errors import (
@@ -22,6 +24,7 @@ from halberd.potentials.errors import (
     did_you_mean,
     missing_dependency,
 )
+from halberd.potentials.multi_ace.sevennet_model import CHECKPOINTS, load_sevennet, sevennet_path
 from halberd.potentials.pace.file import is_pace_file
 from halberd.potentials.pace.model import load_pace
 from halberd.potentials.pretrained_models import is_pretrained, pretrained_names, pretrained_path
@@ -48,13 +51,14 @@ def load(
     ----------
     source : path, name of a pretrained model, SiteModel, or a sequence of these
         A halberd ``.pt`` file; a mace-torch ``.model`` file (MACE or ScaleShiftMACE, with or without ZBL, with one
-        or several heads); a PACE potential (``.yace``, or B-basis ``.yaml``); a name such as
-        ``"gfn2-chnof"``. A sequence becomes a committee with one shared neighbour list and one column per member.
+        or several heads); a PACE potential (``.yace``, or B-basis ``.yaml``); a checkpoint of SevenNet (``.pth``), or
+        the name of one that is installed with it, as ``"sevennet-0"``; a name such as ``"gfn2-chnof"``. A sequence
+        becomes a committee with one shared neighbour list and one column per member.
         What a file may do while it is loaded is on the page "What runs what".
     elements : iterable of str or int, optional
         Keep these elements only; models with weights per element get smaller and faster.
     head : str, optional
-        Head of a multi-head model.
+        Head of a multi-head model; modal of a SevenNet that was trained on several kinds of data.
     precision : {'single', 'double'}, optional
         Convert to this precision; the file's own if omitted.
     charge, multiplicity : number, optional
@@ -114,13 +118,16 @@ def check_source(source: ModelSource | Sequence[ModelSource]) -> None:
         )
     path = Path(source)
     if path.is_file():
-        if not is_halberd_file(path) and not is_pace_file(path):
+        if not is_halberd_file(path) and not is_pace_file(path) and path.suffix != ".pth":
             _pickled_model_class(path)
+    elif str(source) in CHECKPOINTS:
+        sevennet_path(str(source))
     elif not is_pretrained(str(source)):
         what = "is a folder" if path.is_dir() else "does not exist"
+        names = [*pretrained_names(), *CHECKPOINTS]
         raise ModelFileError(
-            f"Model file '{path}' {what}. Give a .pt, .model or .yace file, or the name of a pretrained model: "
-            f"{', '.join(pretrained_names())}.{did_you_mean(str(source), pretrained_names())}"
+            f"Model file '{path}' {what}. Give a .pt, .model, .yace or .pth file, or the name of a pretrained model: "
+            f"{', '.join(names)}.{did_you_mean(str(source), names)}"
         )
 
 
@@ -130,6 +137,8 @@ def _load_one(source: Any, options: dict[str, Any], dtype: Any, trust: bool) -> 
         _refuse(options, f"model '{source.name}', which is loaded already")
         return source
     path = Path(source)
+    if str(source) in CHECKPOINTS or path.suffix == ".pth":
+        return load_sevennet(str(source), dtype or torch.float32, **options)
     if not path.is_file():
         _refuse(options, f"the pretrained model '{source}'")
         return SiteModel.load(pretrained_path(str(source)))

@@ -40,7 +40,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "potentials/pretrained_models": ("potentials/sites",),
     "potentials/loading": (
         *("potentials/sites", "potentials/committees", "potentials/ace", "potentials/mace", "potentials/pace"),
-        "potentials/pretrained_models",
+        *("potentials/multi_ace", "potentials/pretrained_models"),
     ),
     "potentials/conformance": ("potentials/sites", "potentials/loading"),
     "plugins/forces": (

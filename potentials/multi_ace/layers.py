@@ -13,19 +13,29 @@ import torch
 
 from halberd.potentials.multi_ace.couplings import ProductCoupling, wigner_3j
 from halberd.potentials.multi_ace.irreps import Block, Irreps, Path, coupled
+from halberd.potentials.multi_ace.radial import SILU, TANH
 
 
 class ChannelMix(torch.nn.Module):
-    """Channels of one kind mixed linearly, scaled by the root of their number."""
+    """Channels of one kind mixed linearly, scaled by the root of their number.
+
+    Attributes
+    ----------
+    scale : float
+    bias : tensor, shape (fan_out,), or None
+        Added; of even scalars only.
+    """
 
     def __init__(self, fan_in: int, fan_out: int) -> None:
         super().__init__()
         self.weight = torch.nn.Parameter(torch.randn(fan_in, fan_out))
         self.scale = 1.0 / math.sqrt(fan_in)
+        self.bias: torch.nn.Parameter | None = None
 
     def forward(self, x: torch.Tensor, species: torch.Tensor) -> torch.Tensor:  # noqa: ARG002  (as its sibling)
         """Map (N, 2 l + 1, fan_in) to (N, 2 l + 1, fan_out)."""
-        return torch.matmul(x, self.weight) * self.scale
+        mixed = torch.matmul(x, self.weight) * self.scale
+        return mixed if self.bias is None else mixed + self.bias
 
 
 class SpeciesChannelMix(torch.nn.Module):
@@ -235,9 +245,7 @@ class Gate(torch.nn.Module):
         The outputs, and as many even scalars more as there are channels that are no scalars.
     """
 
-    def __init__(
-        self, outputs: Irreps, gates: str = "silu", constants: Sequence[float] = (1.6791767, 1.5937334, 1.6791767)
-    ) -> None:
+    def __init__(self, outputs: Irreps, gates: str = "silu", constants: Sequence[float] = (SILU, TANH, SILU)) -> None:
         super().__init__()
         self.outputs = outputs
         self.gates = gates

@@ -11,6 +11,7 @@ from numpy.typing import ArrayLike
 
 from halberd.potentials.multi_ace.building import build
 from halberd.potentials.multi_ace.network import MultiAce
+from halberd.potentials.multi_ace.restriction import restricted
 from halberd.potentials.multi_ace.settings import MultiAceSettings
 from halberd.potentials.sites.site_model import SiteModel
 
@@ -52,7 +53,7 @@ def multi_ace_model(
     Parameters
     ----------
     network : MultiAce or MultiAceSettings
-        Settings make a network with random weights.
+        Settings make a network with random weights. The weights of a network that is given are no longer trained.
     atomic_numbers : sequence of int, optional
         Of the species of a network that is given; those of the settings otherwise.
     e0s : array, shape (S,), eV, optional
@@ -68,6 +69,14 @@ def multi_ace_model(
         metadata = {"settings": network.to_dict(), **(metadata or {})}
         network = build(network, seed)
     assert atomic_numbers is not None
+    numbers = [int(z) for z in atomic_numbers]
     known = {"name": name, "architecture": "MultiAce", "citation": _CITATION, **(metadata or {})}
-    energies = np.zeros(len(atomic_numbers)) if e0s is None else e0s
-    return SiteModel(MultiAceSites(network), network.edges.cutoff, atomic_numbers, e0s=energies, metadata=known)
+    energies = np.zeros(len(numbers)) if e0s is None else np.asarray(e0s, dtype=np.float64)
+
+    def restriction(wanted: Sequence[int]) -> SiteModel:
+        places = [numbers.index(z) for z in wanted]
+        own = {key: value for key, value in known.items() if key != "settings"}
+        return multi_ace_model(restricted(network, places), wanted, e0s=energies[places], name=name, metadata=own)
+
+    sites = MultiAceSites(network)
+    return SiteModel(sites, network.edges.cutoff, numbers, e0s=energies, metadata=known, restriction=restriction)

@@ -43,7 +43,7 @@ class Edges:
     centre, neighbour : tensor, shape (E,)
         Species of both ends.
     harmonics : tensor, shape (E, (max_ell + 1)^2)
-        Of mean square 1, of the direction from the neighbour to the centre.
+        Of mean square 1.
     basis : tensor, shape (E, B)
     envelope : tensor, shape (E, 1)
         Multiplies radial weights; ones if the basis has it already.
@@ -72,6 +72,8 @@ class EdgeEmbedding(torch.nn.Module):
     transform : DistanceTransform, optional
     envelope_on_basis : bool
         Multiply the basis by the envelope, instead of the weights that the radial network makes of it.
+    towards_centre : bool
+        Harmonics are of the direction from the neighbour to the centre, or else from the centre to the neighbour.
     """
 
     def __init__(
@@ -84,12 +86,14 @@ class EdgeEmbedding(torch.nn.Module):
         onset: float | None = None,
         transform: DistanceTransform | None = None,
         envelope_on_basis: bool = True,
+        towards_centre: bool = True,
     ) -> None:
         super().__init__()
         self.basis = basis
         self.cutoff = float(cutoff)
         self.power = int(power)
         self.onset = onset
+        self.sign = -1.0 if towards_centre else 1.0
         self.transform = transform
         self.envelope_on_basis = envelope_on_basis
         self.harmonics = sphericart.torch.SphericalHarmonics(max_ell)
@@ -107,7 +111,7 @@ class EdgeEmbedding(torch.nn.Module):
         if self.envelope_on_basis:
             basis, envelope = basis * envelope, torch.ones_like(envelope)
         # sphericart's harmonics are orthonormal on the sphere.
-        harmonics = math.sqrt(4.0 * math.pi) * self.harmonics(-edge_vectors)
+        harmonics = math.sqrt(4.0 * math.pi) * self.harmonics(self.sign * edge_vectors)
         return Edges(
             index=edge_index, centre=centre, neighbour=neighbour, harmonics=harmonics, basis=basis, envelope=envelope
         )
@@ -125,10 +129,10 @@ class Layer(torch.nn.Module):
     radial : torch.nn.Module
         From basis and species of edges to the weights of the convolution.
     convolution : Convolution
-    down : Mix, optional
-        Of what was summed.
     divisor : float
         That the sum is divided by: the average number of neighbours, say.
+    down : Mix, optional
+        Of what was summed and divided.
     density : torch.nn.Module, optional
         From basis and species to (E, 1); the sum is divided by ``divisor + density_weight sum tanh(density^2)``.
     density_weight : float
@@ -179,9 +183,9 @@ class Layer(torch.nn.Module):
         sent = features if self.up is None else self.up(features, species)
         weights = self.radial(edges.basis, edges.centre, edges.neighbour) * edges.envelope
         messages = self.convolution(sent, edges.harmonics, weights, edges.index)
+        messages = self._divided(messages, edges, species.shape[0])
         if self.down is not None:
             messages = self.down(messages, species)
-        messages = self._divided(messages, edges, species.shape[0])
         if self.own is not None:
             messages = _sum(messages, self.own(sent, species))
         if self.inner_gate is not None and self.after is not None:
@@ -219,6 +223,11 @@ class Readout(torch.nn.Module):
     activation : {'silu', 'none'}
     constant : float
         Factor on SiLU.
+
+    Attributes
+    ----------
+    bias : tensor, or None
+        Added after the first map.
     """
 
     def __init__(self, widths: Sequence[int], activation: str = "silu", constant: float = SILU) -> None:
@@ -228,6 +237,7 @@ class Readout(torch.nn.Module):
         shapes = list(itertools.pairwise(widths))
         self.weights = torch.nn.ParameterList([torch.nn.Parameter(torch.randn(shape)) for shape in shapes])
         self.scales = [1.0 / math.sqrt(fan_in) for fan_in, _ in shapes]
+        self.bias: torch.nn.Parameter | None = None
 
     def forward(self, scalars: torch.Tensor) -> torch.Tensor:
         """Map (N, scalars) to (N,)."""
@@ -235,6 +245,8 @@ class Readout(torch.nn.Module):
         last = len(self.weights) - 1
         for number, weight in enumerate(self.weights):
             x = torch.matmul(x, weight) * self.scales[number]
+            if number == 0 and self.bias is not None:
+                x = x + self.bias
             if number < last and self.activation == "silu":
                 x = self.constant * torch.nn.functional.silu(x)
         return x.squeeze(1)
@@ -251,10 +263,14 @@ class MultiAce(torch.nn.Module):
     layers : sequence of Layer
     readouts : sequence of Readout
         One per layer, or one for the last.
-    scale, shift : float
-        Of what was read out.
+    scale : float or tensor, shape (S,)
+        Of what was read out; one per species, if there are several.
+    shift : float, eV
+        Of every atom.
     repulsion : PairRepulsion, optional
     """
+
+    scale: torch.Tensor
 
     def __init__(
         self,
@@ -263,7 +279,7 @@ class MultiAce(torch.nn.Module):
         layers: Sequence[Layer],
         readouts: Sequence[Readout],
         *,
-        scale: float = 1.0,
+        scale: float | torch.Tensor = 1.0,
         shift: float = 0.0,
         repulsion: PairRepulsion | None = None,
     ) -> None:
@@ -273,7 +289,9 @@ class MultiAce(torch.nn.Module):
         self.edges = edges
         self.layers = torch.nn.ModuleList(layers)
         self.readouts = torch.nn.ModuleList(readouts)
-        self.scale, self.shift = float(scale), float(shift)
+        self.shift = float(shift)
+        self.scale_by_species = isinstance(scale, torch.Tensor) and scale.numel() > 1
+        self.register_buffer("scale", torch.atleast_1d(torch.as_tensor(scale, dtype=embedding.dtype)))
         self.repulsion = repulsion
 
     def features(
@@ -299,7 +317,10 @@ class MultiAce(torch.nn.Module):
             layer: Any = self.layers[first + number]
             place = [block.kind for block in layer.outputs].index((0, 1))
             energies.append(read(collected[first + number][place].squeeze(1)))
-        return self.scale * torch.stack(energies, dim=1)
+        return self._scale_of(species).unsqueeze(1) * torch.stack(energies, dim=1)
+
+    def _scale_of(self, species: torch.Tensor) -> torch.Tensor:
+        return self.scale.index_select(0, species if self.scale_by_species else torch.zeros_like(species))
 
     def forward(self, species: torch.Tensor, edge_index: torch.Tensor, edge_vectors: torch.Tensor) -> torch.Tensor:
         """Evaluate the contract of :mod:`halberd.potentials.sites.site_model`."""
@@ -308,4 +329,5 @@ class MultiAce(torch.nn.Module):
             return energies
         ends = (species.index_select(0, edge_index[0]), species.index_select(0, edge_index[1]))
         pairs = self.repulsion(edge_vectors.norm(dim=1, keepdim=True), *ends).squeeze(1)
-        return energies + self.scale * energies.new_zeros(energies.shape).index_add(0, edge_index[0], pairs)
+        repulsion = energies.new_zeros(energies.shape).index_add(0, edge_index[0], pairs)
+        return energies + self._scale_of(species) * repulsion

@@ -8,8 +8,10 @@ from collections.abc import Sequence
 
 import torch
 
-#: ``1 / sqrt(E[silu(z)^2])`` for normal z; files of MACE models hold their own estimate of it.
-SILU = 1.6791767
+#: ``1 / sqrt(E[f(z)^2])`` for normal z, for SiLU and tanh, as e3nn estimates it from a million numbers: networks are
+#: trained with these digits, and some files do not hold them.
+SILU = 1.6791767923989418
+TANH = 1.5937334472592695
 #: q, p and a of the Agnesi transform, and alpha of the soft one, as MACE has them.
 AGNESI = (0.9183, 4.5791, 1.0805)
 SOFT = 4.0
@@ -49,6 +51,11 @@ class RadialBasis(torch.nn.Module):
     cutoff : float, angstrom
     trainable : bool
         Whether the wave numbers of Bessel functions are trained.
+
+    Attributes
+    ----------
+    prefactor : float
+        Of Bessel functions.
     """
 
     numbers: torch.Tensor
@@ -57,6 +64,7 @@ class RadialBasis(torch.nn.Module):
         super().__init__()
         self.kind = kind
         self.cutoff = float(cutoff)
+        self.prefactor = math.sqrt(2.0 / cutoff)
         self.width = float(cutoff) / max(n_functions - 1, 1)
         self.n_functions = n_functions
         numbers = torch.arange(1, n_functions + 1, dtype=torch.get_default_dtype())
@@ -72,7 +80,7 @@ class RadialBasis(torch.nn.Module):
     def forward(self, r: torch.Tensor) -> torch.Tensor:
         """Values (E, B) at distances (E, 1), angstrom, or at transformed ones."""
         if self.kind == "bessel":
-            return math.sqrt(2.0 / self.cutoff) * torch.sin(self.numbers * r) / r
+            return self.prefactor * torch.sin(self.numbers * r) / r
         if self.kind == "gaussian":
             return torch.exp(-0.5 * ((r - self.numbers) / self.width) ** 2)
         # By recursion: torch's own polynomials have no second derivative.
