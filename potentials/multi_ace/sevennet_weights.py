@@ -70,9 +70,9 @@ def read_checkpoint(path: str | os.PathLike[str]) -> dict[str, Any]:
     reconstruct = np.empty(0).__reduce__()[0]
     names = [(reconstruct, f"numpy.{core}.multiarray._reconstruct") for core in ("core", "_core")]
     kinds = [type(np.dtype(kind)) for kind in (np.float32, np.float64, np.int64, np.bool_)]
-    allowed = [*names, np.ndarray, np.dtype, torch.device, *kinds]
+    allowed: list[Any] = [*names, np.ndarray, np.dtype, torch.device, *kinds]
     try:
-        with torch.serialization.safe_globals(allowed), warnings.catch_warnings():  # type: ignore[attr-defined]
+        with torch.serialization.safe_globals(allowed), warnings.catch_warnings():
             warnings.simplefilter("ignore")
             content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises anything
