@@ -28,6 +28,8 @@ T = TypeVar("T")
 
 #: Largest number of anything that is counted: steps of a run of a year, say.
 MOST = 10**12
+#: K. Velocities of much hotter atoms are no numbers any more.
+HOTTEST = 1e8
 #: Largest seed that all random generators take.
 LARGEST_SEED = 2**31 - 1
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from halberd.potentials.committees.bias import check_bias
 from halberd.potentials.errors import ConfigurationError
-from halberd.potentials.validation import conform
+from halberd.potentials.validation import HOTTEST, conform
 from halberd.samplers.hal.monte_carlo import CELL_MOVES
 from halberd.samplers.hal.tau_control import AVERAGES, check_tau_rel
 
@@ -128,8 +128,8 @@ class BiasedSettings:
             )
         for value in ends(self.tau_rel):
             check_tau_rel(value)
-        if min(ends(self.temperature)) <= 0:
-            raise ConfigurationError(f"temperature is {self.temperature} K; it must be positive.")
+        if not 0 < min(ends(self.temperature)) <= max(ends(self.temperature)) <= HOTTEST:
+            raise ConfigurationError(f"temperature is {self.temperature} K; it must be positive, {HOTTEST:g} at most.")
         low, high = ends(self.volume_range)
         if not 0 < low < 1 < high:
             raise ConfigurationError(f"volume_range is {self.volume_range}; it must be two numbers around 1.")

@@ -11,7 +11,7 @@ from typing import Any
 from halberd.plugins.commands.settings_file import merged, read_yaml
 from halberd.plugins.forces.options import ForceOptions
 from halberd.potentials.errors import ConfigurationError, did_you_mean
-from halberd.potentials.validation import Seed, conform, from_mapping
+from halberd.potentials.validation import HOTTEST, Seed, conform, from_mapping
 from halberd.samplers.md.stability import StabilitySettings
 from halberd.samplers.md.watching import WatchSettings
 
@@ -149,8 +149,8 @@ class MDSettings:
                 raise ConfigurationError(f"{name} is {value}; it must be positive.")
         for name in ("temperature", "temperature_end"):
             value = getattr(self, name)
-            if value is not None and not value >= 0:
-                raise ConfigurationError(f"{name} is {value} K; it must not be negative.")
+            if value is not None and not 0 <= value <= HOTTEST:
+                raise ConfigurationError(f"{name} is {value:g} K; it must be between 0 and {HOTTEST:g}.")
         counts = ("steps", "report_interval", "checkpoint_interval", "barostat_interval", "inner_steps", "walkers")
         for name in (*counts, "exchange_interval"):
             value = getattr(self, name)
@@ -184,7 +184,7 @@ class MDSettings:
         if self.walkers > 1 and self.plumed is None:
             raise ConfigurationError("walkers share a PLUMED bias; give plumed, or walkers: 1.")
         if self.replica_temperatures is not None:
-            if len(self.replica_temperatures) < 2 or not all(t > 0 for t in self.replica_temperatures):
+            if len(self.replica_temperatures) < 2 or not all(0 < t <= HOTTEST for t in self.replica_temperatures):
                 raise ConfigurationError("replica_temperatures needs two positive temperatures in K at least.")
             if self.walkers > 1 or self.plumed is not None or self.ensemble == "NVE" or self.fast_model is not None:
                 raise ConfigurationError(
