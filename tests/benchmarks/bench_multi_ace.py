@@ -2,16 +2,17 @@
 
     python tests/benchmarks/bench_multi_ace.py [--atoms 24 99 192] [--precision single double] [--rounds 7]
 
-Networks with random weights, of the sizes in use, and the pretrained one; energies and their gradient with respect to
-the edge vectors, on the same edges of water: microseconds per atom, medians of interleaved rounds, one thread. Columns:
-``mace-torch``, its modules in eager mode; ``scripted``, what halberd runs MACE on by default, TorchScript of these modules
-with a fused convolution; ``family``, the network of ``halberd.potentials.multi_ace``, recorded for TorchScript.
+Networks with random weights, of sizes in use; energies and their gradient with respect to the edge vectors, on the same
+edges of water: microseconds per atom, medians of interleaved rounds, one thread. Columns: ``mace-torch``, its modules in
+eager mode; ``scripted``, what halberd runs MACE on by default, TorchScript of these modules with a fused convolution;
+``family``, the network of ``halberd.potentials.multi_ace``, recorded for TorchScript.
 """
 
 from __future__ import annotations
 
 import argparse
 import copy
+import functools
 import time
 import warnings
 from typing import Any
@@ -100,7 +101,7 @@ def main() -> None:
                 inputs = (species, edge_index, vectors)
                 modules = (eager, scripted, family)
                 for module in modules:
-                    warm_up(lambda module=module: timed(module, inputs))
+                    warm_up(functools.partial(timed, module, inputs))
                 rounds = np.array([[timed(module, inputs) for module in modules] for _ in range(arguments.rounds)])
                 middle, ratios = np.median(rounds, axis=0), rounds[:, 1] / rounds[:, 2]
                 print(f"{name:22s} {precision:9s} {len(species):5d} {edge_index.shape[1]:6d} {middle[0]:10.0f} "
