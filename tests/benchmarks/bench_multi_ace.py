@@ -3,8 +3,8 @@
     python tests/benchmarks/bench_multi_ace.py [--atoms 24 99 192] [--precision single double] [--rounds 7]
 
 Networks with random weights, of sizes in use; energies and their gradient with respect to the edge vectors, on the same
-edges of water: microseconds per atom, medians of interleaved rounds, one thread. Columns: ``mace-torch``, its modules in
-eager mode; ``scripted``, what halberd runs MACE on by default, TorchScript of these modules with a fused convolution;
+edges of water: microseconds per atom, medians of interleaved rounds, one thread. Columns: ``mace-torch``, its modules
+in eager mode; ``scripted``, what halberd runs MACE on by default, TorchScript of these modules with a fused convolution;
 ``family``, the network of ``halberd.potentials.multi_ace``, recorded for TorchScript.
 """
 
