@@ -15,7 +15,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from halberd.potentials.ace.couplings import real_clebsch_gordan
+from halberd.potentials.ace.couplings import invariant_tensors, real_clebsch_gordan
 
 #: Sorted degrees with an odd sum whose tensor e3nn keeps with the other sign than ours.
 _FLIPPED = {(1, 2, 2), (1, 3, 3), (1, 4, 4), (1, 5, 5), (3, 3, 3), (3, 4, 4), (3, 5, 5), (5, 5, 5)}
@@ -106,20 +106,9 @@ def product_coupling(
     return merged_products(np.concatenate(factors) if factors else empty, coefficients)
 
 
-@cache
 def _chains(degrees: tuple[int, ...], target: int) -> NDArray[np.float64]:
     """Tensors of all chains of intermediate degrees, shape (chains, m_1, ..., m_n, m)."""
-    partial = {degrees[0]: np.eye(2 * degrees[0] + 1)[None]}
-    for number, degree in enumerate(degrees[1:], start=2):
-        following: dict[int, list[NDArray[np.float64]]] = {}
-        for low, tensors in partial.items():
-            highs = range(abs(low - degree), low + degree + 1)
-            for high in highs if number < len(degrees) else [target] if target in highs else []:
-                coupling = math.sqrt(2 * high + 1) * wigner_3j(low, degree, high)
-                following.setdefault(high, []).append(np.tensordot(tensors, coupling, axes=(-1, 0)))
-        partial = {high: np.concatenate(parts) for high, parts in following.items()}
-    shape = tuple(2 * degree + 1 for degree in (*degrees, target))
-    return partial.get(target, np.zeros((0, *shape))).reshape(-1, *shape)
+    return math.sqrt(2 * target + 1) * invariant_tensors((*degrees, target))
 
 
 def _independent(tensors: NDArray[np.float64], chosen: Sequence[int]) -> NDArray[np.float64]:

@@ -13,7 +13,7 @@ import torch
 
 from halberd.potentials.multi_ace.couplings import ProductCoupling, wigner_3j
 from halberd.potentials.multi_ace.irreps import Block, Irreps, Path, coupled
-from halberd.potentials.multi_ace.radial import SILU, TANH
+from halberd.potentials.multi_ace.radial import SILU, TANH, by_kind
 
 
 class ChannelMix(torch.nn.Module):
@@ -49,12 +49,8 @@ class SpeciesChannelMix(torch.nn.Module):
 
     def forward(self, x: torch.Tensor, species: torch.Tensor) -> torch.Tensor:
         """Map (N, 2 l + 1, fan_in) to (N, 2 l + 1, fan_out), given species (N,)."""
-        result = x.new_zeros(x.shape[0], x.shape[1], self.fan_out)
-        for number in range(self.n_species):
-            atoms = torch.nonzero(species == number).squeeze(1)
-            mapped = torch.matmul(x.index_select(0, atoms), self.weight[number])
-            result = result.index_add(0, atoms, mapped)
-        return result * self.scale
+        zeros = x.new_zeros(x.shape[0], x.shape[1], self.fan_out)
+        return self.scale * by_kind(zeros, species, self.n_species, lambda n, own: torch.matmul(x[own], self.weight[n]))
 
 
 class Mix(torch.nn.Module):
@@ -83,6 +79,28 @@ class Mix(torch.nn.Module):
                 self.maps.append(ChannelMix(fan_in, block.channels))
             else:
                 self.maps.append(SpeciesChannelMix(fan_in, block.channels, n_species))
+
+    def take(self, flat: torch.Tensor) -> int:
+        """Take weights in the order in which e3nn keeps those of a linear map, or of a product with one-hot species.
+
+        Returns
+        -------
+        int
+            How many were taken, from the beginning.
+        """
+        position = 0
+        # By input, then by output.
+        for _, number in sorted((source, number) for number, source in enumerate(self.sources) if source >= 0):
+            weight = self.maps[number].weight
+            assert isinstance(weight, torch.nn.Parameter)
+            piece = flat[position : position + weight.numel()]
+            position += weight.numel()
+            if weight.ndim == 3:
+                n_species, fan_in, fan_out = weight.shape
+                weight.copy_(piece.view(fan_in, n_species, fan_out).transpose(0, 1))
+            else:
+                weight.copy_(piece.view(weight.shape))
+        return position
 
     def forward(self, features: list[torch.Tensor], species: torch.Tensor) -> list[torch.Tensor]:
         """Map tensors of the input kinds to those of the output kinds."""
@@ -220,12 +238,10 @@ class SymmetricProduct(torch.nn.Module):
     def _weighted(self, products: torch.Tensor, own: torch.Tensor, species: torch.Tensor) -> torch.Tensor:
         if self.n_species == 1:
             return torch.einsum("ntk,tmk->nmk", products, own[0])
-        result = own.new_zeros(products.shape[0], own.shape[2], own.shape[3])
-        for number in range(self.n_species):
-            atoms = torch.nonzero(species == number).squeeze(1)
-            part = torch.einsum("ntk,tmk->nmk", products.index_select(0, atoms), own[number])
-            result = result.index_add(0, atoms, part)
-        return result
+        zeros = own.new_zeros(products.shape[0], own.shape[2], own.shape[3])
+        return by_kind(
+            zeros, species, self.n_species, lambda n, atoms: torch.einsum("ntk,tmk->nmk", products[atoms], own[n])
+        )
 
 
 class Gate(torch.nn.Module):

@@ -208,22 +208,9 @@ class _Reader:
 
     def _mix(self, linear: Any, inputs: Irreps, outputs: Irreps, by_species: bool = False) -> Mix:
         """A linear map of e3nn, or a product with the one-hot vectors of species."""
-        n_species = len(self.numbers)
-        mix = Mix(inputs, outputs, n_species if by_species else None)
+        mix = Mix(inputs, outputs, len(self.numbers) if by_species else None)
         flat = linear.weight.detach()
-        position = 0
-        # e3nn keeps its weights in the order of the inputs.
-        by_source = sorted((source, number) for number, source in enumerate(mix.sources) if source >= 0)
-        for _, number in by_source:
-            mapping: Any = mix.maps[number]
-            weight = mapping.weight
-            piece = flat[position : position + weight.numel()]
-            position += weight.numel()
-            if by_species:
-                fan_in, fan_out = weight.shape[1:]
-                weight.copy_(piece.view(fan_in, n_species, fan_out).transpose(0, 1))
-            else:
-                weight.copy_(piece.view(weight.shape))
+        position = mix.take(flat)
         if position != flat.numel():
             raise ModelError(
                 f"A linear map from {written(inputs)} to {written(outputs)} has {flat.numel()} weights, not {position}."
@@ -234,7 +221,7 @@ class _Reader:
         layers = [each for each in block.children() if hasattr(each, "weight")]
         widths = [layers[0].weight.shape[0], *(each.weight.shape[1] for each in layers)]
         constants = [each.act.cst for each in layers if getattr(each, "act", None) is not None]
-        mine = Perceptron(widths, *constants[:1])
+        mine = Perceptron(widths, constant=constants[0]) if constants else Perceptron(widths)
         for weight, layer in zip(mine.weights, layers, strict=True):
             weight.copy_(layer.weight)
         return mine

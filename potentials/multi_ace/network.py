@@ -12,7 +12,6 @@ Batatia et al., Nat. Mach. Intell. 7, 56 (2025), arXiv 2205.06643; Batatia et al
 from __future__ import annotations
 
 import dataclasses
-import itertools
 import math
 from collections.abc import Sequence
 from typing import Any
@@ -23,10 +22,10 @@ import torch
 from halberd.potentials.multi_ace.irreps import Irreps
 from halberd.potentials.multi_ace.layers import Convolution, Gate, Mix, SymmetricProduct
 from halberd.potentials.multi_ace.radial import (
-    SILU,
     DistanceTransform,
     PairRepulsion,
     RadialBasis,
+    ScaledLayers,
     polynomial_cutoff,
     xplor_cutoff,
 )
@@ -213,43 +212,12 @@ def _sum(first: list[torch.Tensor], second: list[torch.Tensor]) -> list[torch.Te
     return [a + b for a, b in zip(first, second, strict=True)]
 
 
-class Readout(torch.nn.Module):
-    """An energy from scalars: linear maps, with SiLU between them if there are several.
-
-    Parameters
-    ----------
-    widths : sequence of int
-        From the number of scalars to 1.
-    activation : {'silu', 'none'}
-    constant : float
-        Factor on SiLU.
-
-    Attributes
-    ----------
-    bias : tensor, or None
-        Added after the first map.
-    """
-
-    def __init__(self, widths: Sequence[int], activation: str = "silu", constant: float = SILU) -> None:
-        super().__init__()
-        self.activation = activation
-        self.constant = float(constant)
-        shapes = list(itertools.pairwise(widths))
-        self.weights = torch.nn.ParameterList([torch.nn.Parameter(torch.randn(shape)) for shape in shapes])
-        self.scales = [1.0 / math.sqrt(fan_in) for fan_in, _ in shapes]
-        self.bias: torch.nn.Parameter | None = None
+class Readout(ScaledLayers):
+    """An energy from scalars."""
 
     def forward(self, scalars: torch.Tensor) -> torch.Tensor:
         """Map (N, scalars) to (N,)."""
-        x = scalars
-        last = len(self.weights) - 1
-        for number, weight in enumerate(self.weights):
-            x = torch.matmul(x, weight) * self.scales[number]
-            if number == 0 and self.bias is not None:
-                x = x + self.bias
-            if number < last and self.activation == "silu":
-                x = self.constant * torch.nn.functional.silu(x)
-        return x.squeeze(1)
+        return self.mapped(scalars).squeeze(1)
 
 
 class MultiAce(torch.nn.Module):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 
@@ -38,6 +38,26 @@ def xplor_cutoff(r: torch.Tensor, cutoff: float, onset: float) -> torch.Tensor:
     falling = (outer - squared) ** 2 * (outer + 2.0 * squared - 3.0 * inner) / (outer - inner) ** 3
     inside = torch.where(r < onset, torch.ones_like(r), falling)
     return torch.where(r < cutoff, inside, torch.zeros_like(r))
+
+
+def by_kind(
+    zeros: torch.Tensor, kinds: torch.Tensor, n_kinds: int, rows_of: Callable[[int, torch.Tensor], torch.Tensor]
+) -> torch.Tensor:
+    """Rows that are computed for those of each kind at once.
+
+    Parameters
+    ----------
+    zeros : tensor, shape (N, ...)
+        Of the shape of the result.
+    kinds : tensor, int, shape (N,)
+    n_kinds : int
+    rows_of : callable
+        Takes a kind and the indices of its rows, returns these.
+    """
+    for number in range(n_kinds):
+        own = torch.nonzero(kinds == number).squeeze(1)
+        zeros = zeros.index_add(0, own, rows_of(number, own))
+    return zeros
 
 
 class RadialBasis(torch.nn.Module):
@@ -126,32 +146,50 @@ class DistanceTransform(torch.nn.Module):
         return low + (r - low) * step
 
 
-class Perceptron(torch.nn.Module):
-    """Layers of SiLU without biases, scaled to keep unit variance; the last one is linear. Knows no species.
+class ScaledLayers(torch.nn.Module):
+    """Linear maps scaled to keep unit variance, with SiLU between them.
 
     Parameters
     ----------
     widths : sequence of int
         From input to output; two of them make a linear map.
+    activation : {'silu', 'none'}
     constant : float
         ``1 / sqrt(E[silu(z)^2])`` for normal z.
+
+    Attributes
+    ----------
+    bias : tensor, or None
+        Added after the first map.
     """
 
-    def __init__(self, widths: Sequence[int], constant: float = SILU) -> None:
+    def __init__(self, widths: Sequence[int], activation: str = "silu", constant: float = SILU) -> None:
         super().__init__()
+        self.activation = activation
         self.constant = float(constant)
         shapes = list(itertools.pairwise(widths))
         self.scales = [1.0 / math.sqrt(fan_in) for fan_in, _ in shapes]
         self.weights = torch.nn.ParameterList([torch.nn.Parameter(torch.randn(shape)) for shape in shapes])
+        self.bias: torch.nn.Parameter | None = None
 
-    def forward(self, x: torch.Tensor, centre: torch.Tensor, neighbour: torch.Tensor) -> torch.Tensor:  # noqa: ARG002
-        """Map (E, inputs) to (E, outputs)."""
+    def mapped(self, x: torch.Tensor) -> torch.Tensor:
+        """Map (..., inputs) to (..., outputs)."""
         last = len(self.weights) - 1
         for number, weight in enumerate(self.weights):
             x = torch.matmul(x, weight) * self.scales[number]
-            if number < last:
+            if number == 0 and self.bias is not None:
+                x = x + self.bias
+            if number < last and self.activation == "silu":
                 x = self.constant * torch.nn.functional.silu(x)
         return x
+
+
+class Perceptron(ScaledLayers):
+    """Weights of paths from the basis, whatever the species."""
+
+    def forward(self, x: torch.Tensor, centre: torch.Tensor, neighbour: torch.Tensor) -> torch.Tensor:  # noqa: ARG002
+        """Map (E, inputs) to (E, outputs)."""
+        return self.mapped(x)
 
 
 class EmbeddedPerceptron(torch.nn.Module):
@@ -205,11 +243,8 @@ class SpeciesLinear(torch.nn.Module):
     def forward(self, x: torch.Tensor, centre: torch.Tensor, neighbour: torch.Tensor) -> torch.Tensor:
         """Map (E, inputs) to (E, outputs), given the species of both ends."""
         which = centre * self.n_species + neighbour if self.of_pairs else neighbour
-        result = x.new_zeros(x.shape[0], self.n_outputs)
-        for number in range(self.n_kinds):
-            edges = torch.nonzero(which == number).squeeze(1)
-            result = result.index_add(0, edges, torch.matmul(x.index_select(0, edges), self.weight[number]))
-        return result * self.scale
+        zeros = x.new_zeros(x.shape[0], self.n_outputs)
+        return self.scale * by_kind(zeros, which, self.n_kinds, lambda n, own: torch.matmul(x[own], self.weight[n]))
 
 
 class PairRepulsion(torch.nn.Module):

@@ -250,23 +250,13 @@ class _Reader:
         self, name: str, inputs: Irreps, outputs: Irreps, with_modal: str | None = None, by_species: bool = False
     ) -> Mix:
         """A linear map of e3nn, whose last inputs may be the one-hot vector of the modal."""
-        n_species = len(self.numbers)
         flat = self.weights[f"{name}.linear.weight"]
         modals = self.n_modals if with_modal is not None and self.config.get(with_modal) else 0
-        mix = Mix(inputs, outputs, n_species if by_species else None)
-        position = 0
-        for _, number in sorted((source, number) for number, source in enumerate(mix.sources) if source >= 0):
-            mapping: Any = mix.maps[number]
-            weight = mapping.weight
-            piece = flat[position : position + weight.numel()]
-            position += weight.numel()
-            if by_species:
-                weight.copy_(piece.view(weight.shape[1], n_species, weight.shape[2]).transpose(0, 1))
-            else:
-                weight.copy_(piece.view(weight.shape))
+        mix = Mix(inputs, outputs, len(self.numbers) if by_species else None)
+        position = mix.take(flat)
         for number, block in enumerate(outputs):
             if modals and block.kind == (0, 1):
-                mapping = mix.maps[number]
+                mapping: Any = mix.maps[number]
                 rest = flat[position:].view(modals, block.channels)
                 mapping.scale = 1.0 / math.sqrt(mapping.weight.shape[0] + modals)
                 mapping.bias = torch.nn.Parameter(rest[self.place] * mapping.scale)

@@ -87,9 +87,12 @@ def _check_stages(settings: MDSettings) -> None:
         return
     topology, positions = read_structure(settings.structure)
     model = build_system(stages[0], topology, positions).model
+    own = stages[0].fixed_by_restart()
+    whole = fingerprint_of(stages[0], topology, positions, model)  # hashes every weight
+    shared = {key: value for key, value in whole.items() if key not in own}
     for stage, file in made:
         checkpoint = read_checkpoint(file)
-        fingerprint = fingerprint_of(stage, topology, positions, model)
+        fingerprint = {**shared, **stage.fixed_by_restart()}
         steps: dict[str, Any] = {}
         if checkpoint.step > stage.steps or file != made[-1][1]:
             # What came after it began where it ended.

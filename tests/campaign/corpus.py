@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import shutil
 import time
+import zipfile
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -33,7 +34,8 @@ def _set(file: str, path: str, value: Any) -> Case:
             place = place.setdefault(section, {})
         place[key] = value
         (folder / file).write_text(yaml.safe_dump(values))
-        return {"generation.yaml": ["generate", "--config", file, "-o", "g.sdf"]}.get(file, [file[:3].strip("."), file])
+        command = Path(file).stem
+        return ["generate", "--config", file, "-o", "g.sdf"] if command == "generation" else [command, file]
 
     return case
 
@@ -93,8 +95,6 @@ def _after_a_run(change: Callable[[Path], None]) -> Case:
 
 
 def _other_facts(folder: Path) -> None:
-    import zipfile
-
     with zipfile.ZipFile(folder / "restart.zip") as archive:
         content = {name: archive.read(name) for name in archive.namelist()}
     content["facts.json"] = b'{"step": "ten", "fingerprint": [], "sizes": {"../argon.xyz": 3}}'
