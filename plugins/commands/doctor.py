@@ -56,6 +56,8 @@ def diagnose() -> dict[str, Any]:
         backends[backend] = problem is None
         if problem is not None:
             problems.append(_advice(backend, problem, versions))
+    if backends["torchforce"]:
+        problems += _platform_problems(platforms)
     plumed = _plumed_problem()
     backends["plumed"] = plumed is None
     if plumed is not None:
@@ -71,6 +73,23 @@ def diagnose() -> dict[str, Any]:
         "operators": {"ace": ace is None},
         "problems": problems,
     }
+
+
+def _platform_problems(platforms: Iterable[str]) -> list[str]:
+    """On which platforms, other than the one that every backend is tried on, forces do not work."""
+    found = []
+    for platform in platforms:
+        problem = None if platform == "Reference" else self_test("torchforce", platform=platform)
+        if problem is None:
+            continue
+        text = f"platform {platform}: a TorchForce does not work there: {problem}."
+        if platform == "CUDA":
+            text += (
+                " torch, openmm[cuda13] and acellera-openmmtorch-cu13 (or cuda12 and -cu12) must be of one CUDA release "
+                "and lie in one site-packages folder, since they look for each other's libraries there."
+            )
+        found.append(text)
+    return found
 
 
 def _plugin_problems(failures: Iterable[str]) -> list[str]:

@@ -64,7 +64,7 @@ def import_openmmtorch() -> ModuleType:
     return openmmtorch
 
 
-def self_test(backend: str, timeout: float = 180.0) -> str | None:
+def self_test(backend: str, timeout: float = 180.0, platform: str = "Reference") -> str | None:
     """Try a backend in a subprocess.
 
     Parameters
@@ -72,13 +72,15 @@ def self_test(backend: str, timeout: float = 180.0) -> str | None:
     backend : {'torchforce', 'python'}
     timeout : float
         Seconds after which the backend counts as broken.
+    platform : str
+        OpenMM platform to try it on.
 
     Returns
     -------
     str or None
         ``None`` if it works, otherwise what went wrong.
     """
-    command = [sys.executable, "-m", "halberd.plugins.forces.selftest", backend]
+    command = [sys.executable, "-m", "halberd.plugins.forces.selftest", backend, platform]
     try:
         result = subprocess.run(command, capture_output=True, text=True, timeout=timeout, check=False)
     except subprocess.TimeoutExpired:

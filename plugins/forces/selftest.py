@@ -1,4 +1,4 @@
-"""Exercise one force backend; run as ``python -m halberd.plugins.forces.selftest BACKEND``.
+"""Exercise one force backend; run as ``python -m halberd.plugins.forces.selftest BACKEND [PLATFORM]``.
 
 Exits with 0 if energies, forces, stepping and XML in both directions work. Started in a subprocess by
 :mod:`halberd.plugins.forces.backends`, since a broken wheel may crash the interpreter.
@@ -17,7 +17,7 @@ from halberd.plugins.forces.options import ForceOptions
 from halberd.potentials.sites.lennard_jones import lennard_jones
 
 
-def main(backend: str) -> None:
+def main(backend: str, platform: str = "Reference") -> None:
     """Run the test; raises if anything is wrong."""
     system = openmm.System()
     for _ in range(3):
@@ -29,17 +29,18 @@ def main(backend: str) -> None:
     energies = []
     for each in copies:
         integrator = openmm.VerletIntegrator(0.001)
-        context = openmm.Context(each, integrator, openmm.Platform.getPlatformByName("Reference"))
+        context = openmm.Context(each, integrator, openmm.Platform.getPlatformByName(platform))
         context.setPositions(positions)
         state = context.getState(energy=True, forces=True)
         energies.append(state.getPotentialEnergy().value_in_unit(unit.kilojoules_per_mole))
         forces = state.getForces(asNumpy=True).value_in_unit(unit.kilojoules_per_mole / unit.nanometer)
-        if not (np.abs(forces).max() > 0 and np.abs(forces.sum(axis=0)).max() < 1e-9):
+        # Platforms other than Reference add forces up in single precision or fixed point.
+        if not (np.abs(forces).max() > 0 and np.abs(forces.sum(axis=0)).max() < 1e-4):
             raise RuntimeError("forces are wrong")
         integrator.step(3)
-    if energies[0] != energies[1] or not energies[0] < 0:
+    if abs(energies[0] - energies[1]) > 1e-5 or not energies[0] < 0:
         raise RuntimeError(f"energies are wrong: {energies}")
 
 
 if __name__ == "__main__":
-    main(sys.argv[1])
+    main(*sys.argv[1:])

@@ -7,10 +7,10 @@ what a GPU runs, and :class:`CompiledAceSites`, which hands CPU tensors to the o
 
 import math
 
-import sphericart.torch
 import torch
 
 from halberd.potentials.ace.radial import hermite
+from halberd.potentials.sites.harmonics import SphericalHarmonics
 
 
 class AceSites(torch.nn.Module):
@@ -80,8 +80,8 @@ class AceSites(torch.nn.Module):
             weight = torch.zeros((self.n_species, self.n_columns, 0)) if empty else weights[order]
             self.register_buffer(f"products{order + 1}", index.contiguous())
             self.register_buffer(f"weights{order + 1}", weight.to(table.dtype).contiguous())
-        self.harmonics = sphericart.torch.SphericalHarmonics(len(self.count) - 1)
-        # sphericart's harmonics are orthonormal on the sphere; ours have mean square 1.
+        self.harmonics = SphericalHarmonics(len(self.count) - 1)
+        # Orthonormal on the sphere; ours have mean square 1.
         self.harmonic_scale = math.sqrt(4.0 * math.pi)
 
     def atomic_basis(self, species: torch.Tensor, edge_index: torch.Tensor, edge_vectors: torch.Tensor) -> torch.Tensor:

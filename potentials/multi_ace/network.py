@@ -16,7 +16,6 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-import sphericart.torch
 import torch
 
 from halberd.potentials.multi_ace.irreps import Irreps
@@ -29,6 +28,7 @@ from halberd.potentials.multi_ace.radial import (
     polynomial_cutoff,
     xplor_cutoff,
 )
+from halberd.potentials.sites.harmonics import SphericalHarmonics
 
 
 @dataclasses.dataclass(frozen=True)
@@ -95,7 +95,8 @@ class EdgeEmbedding(torch.nn.Module):
         self.sign = -1.0 if towards_centre else 1.0
         self.transform = transform
         self.envelope_on_basis = envelope_on_basis
-        self.harmonics = sphericart.torch.SphericalHarmonics(max_ell)
+        # Scripted, so that what records the network keeps the choice by device.
+        self.harmonics = torch.jit.script(SphericalHarmonics(max_ell))
 
     def forward(self, species: torch.Tensor, edge_index: torch.Tensor, edge_vectors: torch.Tensor) -> Edges:
         """Embed edges of the site-model contract."""
@@ -109,7 +110,7 @@ class EdgeEmbedding(torch.nn.Module):
         basis = self.basis(r if self.transform is None else self.transform(r, centre, neighbour))
         if self.envelope_on_basis:
             basis, envelope = basis * envelope, torch.ones_like(envelope)
-        # sphericart's harmonics are orthonormal on the sphere.
+        # Orthonormal on the sphere; ours have mean square 1.
         harmonics = math.sqrt(4.0 * math.pi) * self.harmonics(self.sign * edge_vectors)
         return Edges(
             index=edge_index, centre=centre, neighbour=neighbour, harmonics=harmonics, basis=basis, envelope=envelope

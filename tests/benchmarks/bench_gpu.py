@@ -118,24 +118,30 @@ def measured(runners: dict[str, Step], rounds: int, seconds: float) -> dict[str,
     return samples
 
 
-def mace_runners(file: str, atoms: Atoms, platform: str, device: str, peers: bool) -> dict[str, Step]:
-    """Everything that evaluates one MACE file."""
+def mace_models(file: str) -> dict[str, Any]:
+    """What halberd makes of a MACE file."""
     import_mace("compare with it")
-    from mace.calculators import MACECalculator
-
-    topology, positions = topology_from_atoms(atoms)
     original = torch.load(file, map_location="cpu", weights_only=False)
     numbers = [int(z) for z in original.atomic_numbers]
-    models = {
+    return {
         "halberd, scripted": mace_site_model(original, name="mace", dtype=torch.float32),
         "halberd, family": multi_ace_model(multi_ace_of(original.double()), numbers).to(torch.float32),
     }
+
+
+def mace_runners(
+    file: str, models: dict[str, Any], atoms: Atoms, platform: str, device: str, peers: bool
+) -> dict[str, Step]:
+    """Everything that evaluates one MACE file."""
+    topology, positions = topology_from_atoms(atoms)
     found = {
         name: openmm_stepper(LearnedPotential(model).createSystem(topology), positions, platform)
         for name, model in models.items()
     }
     if not peers:
         return found
+    from mace.calculators import MACECalculator
+
     with contextlib.redirect_stdout(io.StringIO()):
         calculator = MACECalculator(model_paths=file, device=device, default_dtype="float32")
     found["mace-torch"] = ase_stepper(atoms, calculator)
@@ -189,15 +195,17 @@ def main() -> None:
         files["pretrained"] = arguments.model
     torch.save(network("128x0e+128x1o", 3).float(), folder / "large.model")
     files["large"] = str(folder / "large.model")
+    models = {name: mace_models(file) for name, file in files.items() if name in arguments.only}
     for n_atoms in arguments.atoms:
         for system in arguments.only:
             try:
                 if system == "ace":
                     atoms = alloy(n_atoms)
                     runners = ace_runners(atoms, arguments.platform, device)
-                elif system in files:
+                elif system in models:
                     atoms = water(n_atoms)
-                    runners = mace_runners(files[system], atoms, arguments.platform, device, n_atoms < 5000)
+                    peers = n_atoms < 5000
+                    runners = mace_runners(files[system], models[system], atoms, arguments.platform, device, peers)
                 else:
                     continue
                 samples = measured(runners, arguments.rounds, arguments.seconds)

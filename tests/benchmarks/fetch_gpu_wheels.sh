@@ -13,7 +13,7 @@ done
 python3 -m pip download --no-deps --only-binary=:all: --python-version 3.12 --implementation cp "${platforms[@]}" \
   -d "$target" openmm==8.5.2 OpenMM-CUDA-13==8.5.2 acellera-openmmtorch-cu13==1.10 vesin==0.6.2 vesin-torch==0.6.2 \
   sphericart==2.0.4 sphericart-torch==2.0.4 mace-torch==0.3.16 e3nn==0.4.4 matscipy ase torch-ema opt-einsum-fx \
-  prettytable lmdb typer rich pyyaml ruamel.yaml pydantic annotated-types typing-inspection mdtraj
+  prettytable lmdb orjson typer rich pyyaml ruamel.yaml pydantic annotated-types typing-inspection mdtraj
 # The one that fits this pydantic, which pins it to the digit.
 python3 -m pip download --no-deps --only-binary=:all: --python-version 3.12 --implementation cp "${platforms[@]}" \
   -d "$target" "$(unzip -p "$target"/pydantic-*.whl '*/METADATA' | sed -n 's/^Requires-Dist: \(pydantic-core==[0-9.]*\).*/\1/p')"

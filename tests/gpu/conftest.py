@@ -97,5 +97,3 @@ def model_of(mace_files, ethanol):
         return made[name]
 
     return get
-
-

@@ -16,6 +16,7 @@ from openmm import app, unit
 
 from halberd.plugins import HalberdCalculator, LearnedPotential
 from halberd.plugins.forces.selftest import main as selftest
+from halberd.potentials import load
 from halberd.potentials.errors import HalberdError
 from tests.conftest import call, topology_of
 from tests.gpu.conftest import COMMITTEES, MODELS
@@ -234,7 +235,33 @@ def test_md_command(tmp_path, monkeypatch, capsys, structures):
     assert (tmp_path / "run").exists()
 
 
+def test_score_of_similarity():
+    from halberd.plugins import similarity_force
+    from halberd.plugins.forces.simgen import SIMGEN_SIGMA, carriers, n_carriers
+    from halberd.potentials.mace.descriptor import mace_descriptor
+    from halberd.potentials.simgen.reference_set import ReferenceSet
+    from halberd.potentials.simgen.score import SimilarityScore
+
+    score = SimilarityScore(mace_descriptor(load("gfn2-chnof", precision="double")), ReferenceSet.load("qm9-small"))
+    references, n = score.references, 2
+    positions = np.concatenate([references.positions[k] for k in range(n)])
+    positions += np.random.default_rng(4).normal(scale=0.1, size=positions.shape)
+    species = score.descriptor.species_of(np.concatenate([references.numbers[k] for k in range(n)])).numpy()
+    sizes = [len(references.numbers[k]) for k in range(n)]
+    system = openmm.System()
+    for k in range(len(positions) + n_carriers(len(positions))):
+        system.addParticle(1.0 if k < len(positions) else 0.0)
+    system.addForce(similarity_force(score, sizes, 1, "torchforce"))
+    results = []
+    for platform, properties in (("Reference", {}), ("CUDA", {"Precision": "double"})):
+        context = make_context(system, np.concatenate([positions / 10, carriers(species)]), platform, **properties)
+        context.setParameter(SIMGEN_SIGMA, 0.1)
+        results.append(energy_and_forces(context))
+    compare(results[1], results[0], 1e-8)
+
+
 def test_generate_on_the_gpu(tmp_path):
+    pytest.importorskip("rdkit")
     from halberd.samplers import GenerationSettings, SamplerOptions, generate
 
     sampler = SamplerOptions(platform="CUDA")
@@ -249,11 +276,12 @@ def test_doctor(capsys, monkeypatch):
     code, out, error = call(capsys, monkeypatch, "doctor")
     print(out, error)
     assert code == 0
+    assert "platform CUDA" not in out + error
 
 
 @pytest.mark.parametrize("backend", ["torchforce", "python"])
 def test_selftest(backend):
-    selftest(backend)
+    selftest(backend, "CUDA")
 
 
 def test_errors_are_ours(model_of, structures):
