@@ -12,7 +12,7 @@ from halberd.plugins.forces.backends import choose_backend
 from halberd.plugins.forces.carrier import Carrier
 from halberd.plugins.forces.module import FORCE_MODULES
 from halberd.plugins.forces.options import HAL_TAU, ForceOptions
-from halberd.potentials.ace.compiled_operator import load_if_built
+from halberd.potentials.ace.compiled_operator import ACE_OPERATOR
 from halberd.potentials.committees.bias import MeanEnergy, bias_module
 from halberd.potentials.constants import EV_IN_KJ_PER_MOL
 from halberd.potentials.errors import ConfigurationError
@@ -22,7 +22,8 @@ from halberd.potentials.sites.torchscript import load_operators, script, set_thr
 
 # Systems read from XML may hold forces that call them.
 load_operators()
-load_if_built()
+for operator in (ACE_OPERATOR, MULTI_ACE_OPERATOR):
+    operator.load_if_built()
 
 
 def build_force(

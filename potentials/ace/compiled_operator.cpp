@@ -1,6 +1,6 @@
 // Site energies of a linear ACE and their gradient on the CPU: the torch operator halberd::ace_sites.
 //
-// Same arithmetic as AceSites in ace_sites.py, arranged for a CPU: one pass over the neighbours of a site fills its
+// Same arithmetic as AceSites in sites.py, arranged for a CPU: one pass over the neighbours of a site fills its
 // atomic basis A in cache, products are evaluated for LANES sites of one species at once, and the backward pass reuses
 // A. Sites are independent, so the result does not depend on the number of threads.
 
@@ -14,82 +14,13 @@
 #include <cstring>
 #include <vector>
 
+#include "harmonics.hpp"
+
 namespace {
 
 using at::Tensor;
 constexpr int LANES = 8;
 constexpr int TILE = 64;
-constexpr int MAX_L = 20;
-constexpr int MAX_LM = (MAX_L + 1) * (MAX_L + 1);
-
-// Real spherical harmonics of a unit vector with mean square 1, order m = -l ... l, and their gradient with respect to
-// the unnormalised vector.
-struct Harmonics {
-  int l_max;
-  double norm[MAX_L + 1][MAX_L + 1];
-
-  explicit Harmonics(int l) : l_max(l) {
-    for (int n = 0; n <= l; ++n) {
-      for (int m = 0; m <= n; ++m) {
-        double ratio = 1.0;
-        for (int k = n - m + 1; k <= n + m; ++k) ratio /= k;
-        norm[n][m] = std::sqrt((2.0 * n + 1.0) * ratio * (m == 0 ? 1.0 : 2.0));
-      }
-    }
-  }
-
-  template <bool GRADIENT, typename T>
-  void evaluate(const T u[3], T inverse_r, T* y, T* dx, T* dy, T* dz) const {
-    // Solid harmonics at |u| = 1: Q_l^m(z) with d/dz Q_l^m = (l + m) Q_(l-1)^m and d/dx Q_l^m = -x Q_(l-1)^(m+1).
-    T q[MAX_L + 2][MAX_L + 3];
-    T c[MAX_L + 1], s[MAX_L + 1];
-    c[0] = 1;
-    s[0] = 0;
-    for (int m = 1; m <= l_max; ++m) {
-      c[m] = u[0] * c[m - 1] - u[1] * s[m - 1];
-      s[m] = u[1] * c[m - 1] + u[0] * s[m - 1];
-    }
-    q[0][0] = 1;
-    for (int l = 0; l <= l_max; ++l) {
-      if (l > 0) {
-        q[l][l] = (2 * l - 1) * q[l - 1][l - 1];
-        q[l][l - 1] = (2 * l - 1) * u[2] * q[l - 1][l - 1];
-        for (int m = 0; m < l - 1; ++m)
-          q[l][m] = ((2 * l - 1) * u[2] * q[l - 1][m] - (l + m - 1) * q[l - 2][m]) / T(l - m);
-      }
-      q[l][l + 1] = 0;
-      q[l][l + 2] = 0;
-    }
-    for (int l = 0; l <= l_max; ++l) {
-      const int centre = l * l + l;
-      for (int m = 0; m <= l; ++m) {
-        const T f = T(norm[l][m]);
-        const T value = f * q[l][m];
-        y[centre + m] = value * c[m];
-        if (m > 0) y[centre - m] = value * s[m];
-        if (GRADIENT) {
-          const T along = l > 0 ? -f * q[l - 1][m + 1] : T(0);
-          const T rise = l > 0 ? f * T(l + m) * q[l - 1][m] : T(0);
-          const T cm = m > 0 ? T(m) * c[m - 1] : T(0), sm = m > 0 ? T(m) * s[m - 1] : T(0);
-          T g[3] = {u[0] * along * c[m] + value * cm, u[1] * along * c[m] - value * sm, rise * c[m]};
-          T lost = T(l) * value * c[m];
-          dx[centre + m] = (g[0] - lost * u[0]) * inverse_r;
-          dy[centre + m] = (g[1] - lost * u[1]) * inverse_r;
-          dz[centre + m] = (g[2] - lost * u[2]) * inverse_r;
-          if (m > 0) {
-            g[0] = u[0] * along * s[m] + value * sm;
-            g[1] = u[1] * along * s[m] + value * cm;
-            g[2] = rise * s[m];
-            lost = T(l) * value * s[m];
-            dx[centre - m] = (g[0] - lost * u[0]) * inverse_r;
-            dy[centre - m] = (g[1] - lost * u[1]) * inverse_r;
-            dz[centre - m] = (g[2] - lost * u[2]) * inverse_r;
-          }
-        }
-      }
-    }
-  }
-};
 
 template <typename T>
 struct Model {
@@ -630,7 +561,7 @@ Tensor ace_sites_cpu(const Tensor& species, const Tensor& edge_index, const Tens
 
 }  // namespace
 
-TORCH_LIBRARY(halberd, m) {
+TORCH_LIBRARY_FRAGMENT(halberd, m) {
   m.def(
       "ace_sites(Tensor species, Tensor edge_index, Tensor edge_vectors, Tensor table, float spacing, int[] start, "
       "int[] count, int n_core, float many_range, Tensor[] products, Tensor[] weights) -> Tensor");

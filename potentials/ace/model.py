@@ -12,7 +12,7 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 
 from halberd.potentials.ace.basis import AceBasis
-from halberd.potentials.ace.compiled_operator import NOT_WANTED, operator_problem
+from halberd.potentials.ace.compiled_operator import ACE_OPERATOR
 from halberd.potentials.ace.embedding import CompiledEmbeddedSites, EmbeddedSites, FinnisSinclair
 from halberd.potentials.ace.radial import tabulate
 from halberd.potentials.ace.repulsive_core import repulsive_core
@@ -107,28 +107,14 @@ def with_compiled_sites(model: SiteModel) -> SiteModel:
     compiled = kinds.get(model.metadata.get("kind", ""))
     if compiled is None:
         return model
-    problem = operator_problem()
+    problem = ACE_OPERATOR.problem()
     if problem is None:
         model = model.replaced(compiled(model.module))
     else:
-        _say_once(problem)
+        ACE_OPERATOR.say_once(problem)
     if compiled is not CompiledAceSigmaSites:  # its covariance ties all elements together
         model.restriction = functools.partial(cut_to_elements, model)
     return model
-
-
-class SlowAceWarning(UserWarning):
-    """Linear ACE runs without its compiled operator, several times slower."""
-
-
-@functools.lru_cache
-def _say_once(problem: str) -> None:
-    if problem != NOT_WANTED:
-        warnings.warn(
-            f"Linear ACE runs on ordinary torch functions, several times slower on CPUs than compiled: {problem}.",
-            SlowAceWarning,
-            stacklevel=4,
-        )
 
 
 def cut_to_elements(model: SiteModel, atomic_numbers: Sequence[int]) -> SiteModel:

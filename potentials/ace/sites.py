@@ -149,7 +149,7 @@ class CompiledAceSites(torch.nn.Module):
     ----------
     portable : AceSites
         Scripted or not; its buffers are shared, and it is what model files hold. Needs
-        :func:`halberd.potentials.ace.compiled_operator.operator_problem` to be ``None``.
+        :data:`halberd.potentials.ace.compiled_operator.ACE_OPERATOR` to have no problem.
     """
 
     def __init__(self, portable: torch.nn.Module) -> None:

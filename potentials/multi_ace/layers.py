@@ -66,6 +66,7 @@ class Mix(torch.nn.Module):
 
     def __init__(self, inputs: Irreps, outputs: Irreps, n_species: int | None = None) -> None:
         super().__init__()
+        self.outputs = outputs
         kinds = [block.kind for block in inputs]
         self.sources = [kinds.index(block.kind) if block.kind in kinds else -1 for block in outputs]
         self.sizes = [2 * block.degree + 1 for block in outputs]

@@ -95,21 +95,26 @@ class EdgeEmbedding(torch.nn.Module):
         self.sign = -1.0 if towards_centre else 1.0
         self.transform = transform
         self.envelope_on_basis = envelope_on_basis
-        # Scripted, so that what records the network keeps the choice by device.
-        self.harmonics = torch.jit.script(SphericalHarmonics(max_ell))
+        self.harmonics = SphericalHarmonics(max_ell)
 
-    def forward(self, species: torch.Tensor, edge_index: torch.Tensor, edge_vectors: torch.Tensor) -> Edges:
-        """Embed edges of the site-model contract."""
-        centre = species.index_select(0, edge_index[0])
-        neighbour = species.index_select(0, edge_index[1])
-        r = edge_vectors.norm(dim=1, keepdim=True)
+    def radial(
+        self, r: torch.Tensor, centre: torch.Tensor, neighbour: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Basis (E, B) and envelope (E, 1) at distances (E, 1), of edges between species (E,) and (E,)."""
         if self.onset is None:
             envelope = polynomial_cutoff(r, self.cutoff, self.power)
         else:
             envelope = xplor_cutoff(r, self.cutoff, self.onset)
         basis = self.basis(r if self.transform is None else self.transform(r, centre, neighbour))
         if self.envelope_on_basis:
-            basis, envelope = basis * envelope, torch.ones_like(envelope)
+            return basis * envelope, torch.ones_like(envelope)
+        return basis, envelope
+
+    def forward(self, species: torch.Tensor, edge_index: torch.Tensor, edge_vectors: torch.Tensor) -> Edges:
+        """Embed edges of the site-model contract."""
+        centre = species.index_select(0, edge_index[0])
+        neighbour = species.index_select(0, edge_index[1])
+        basis, envelope = self.radial(edge_vectors.norm(dim=1, keepdim=True), centre, neighbour)
         # Orthonormal on the sphere; ours have mean square 1.
         harmonics = math.sqrt(4.0 * math.pi) * self.harmonics(self.sign * edge_vectors)
         return Edges(
@@ -184,6 +189,36 @@ class Layer(torch.nn.Module):
         weights = self.radial(edges.basis, edges.centre, edges.neighbour) * edges.envelope
         messages = self.convolution(sent, edges.harmonics, weights, edges.index)
         messages = self._divided(messages, edges, species.shape[0])
+        return self.updated(features, sent, messages, species, self.product)
+
+    @property
+    def product_inputs(self) -> Irreps:
+        """Kinds that the products are taken of."""
+        for mix in (self.species_mix, self.after, self.down):
+            if mix is not None:
+                return mix.outputs
+        return self.convolution.outputs
+
+    def updated(
+        self,
+        features: list[torch.Tensor],
+        sent: list[torch.Tensor],
+        messages: list[torch.Tensor],
+        species: torch.Tensor,
+        product: torch.nn.Module | None,
+    ) -> list[torch.Tensor]:
+        """What an atom makes of its messages.
+
+        Parameters
+        ----------
+        features, sent : list of tensors
+            That came in, and what of them was sent.
+        messages : list of tensors
+            Summed over neighbours and divided.
+        species : tensor, shape (N,)
+        product : torch.nn.Module, optional
+            The layer's own, or one that does the same.
+        """
         if self.down is not None:
             messages = self.down(messages, species)
         if self.own is not None:
@@ -192,8 +227,8 @@ class Layer(torch.nn.Module):
             messages = self.after(self.inner_gate(messages), species)
         if self.species_mix is not None:
             messages = self.species_mix(messages, species)
-        if self.product is not None:
-            messages = self.product(messages, species)
+        if product is not None:
+            messages = product(messages, species)
         if self.update is not None:
             messages = self.update(messages, species)
         if self.skip is not None:
@@ -263,12 +298,16 @@ class MultiAce(torch.nn.Module):
         self.register_buffer("scale", torch.atleast_1d(torch.as_tensor(scale, dtype=embedding.dtype)))
         self.repulsion = repulsion
 
+    def first(self, species: torch.Tensor) -> list[torch.Tensor]:
+        """Features before the first layer."""
+        return [self.embedding_scale * self.embedding.index_select(0, species).unsqueeze(1)]
+
     def features(
         self, species: torch.Tensor, edge_index: torch.Tensor, edge_vectors: torch.Tensor
     ) -> list[list[torch.Tensor]]:
         """Features of every layer, one tensor (N, 2 l + 1, channels) per kind."""
         edges = self.edges(species, edge_index, edge_vectors)
-        current = [self.embedding_scale * self.embedding.index_select(0, species).unsqueeze(1)]
+        current = self.first(species)
         collected = []
         for layer in self.layers:
             current = layer(current, species, edges)
@@ -279,7 +318,10 @@ class MultiAce(torch.nn.Module):
         self, species: torch.Tensor, edge_index: torch.Tensor, edge_vectors: torch.Tensor
     ) -> torch.Tensor:
         """What every read-out adds to the energies, eV, shape (N, number of readouts)."""
-        collected = self.features(species, edge_index, edge_vectors)
+        return self.read(self.features(species, edge_index, edge_vectors), species)
+
+    def read(self, collected: list[list[torch.Tensor]], species: torch.Tensor) -> torch.Tensor:
+        """What every read-out makes of the features of all layers, eV, shape (N, number of readouts)."""
         first = len(collected) - len(self.readouts)
         energies = []
         for number, read in enumerate(self.readouts):
@@ -293,7 +335,14 @@ class MultiAce(torch.nn.Module):
 
     def forward(self, species: torch.Tensor, edge_index: torch.Tensor, edge_vectors: torch.Tensor) -> torch.Tensor:
         """Evaluate the contract of :mod:`halberd.potentials.sites.site_model`."""
-        energies = self.contributions(species, edge_index, edge_vectors).sum(dim=1) + self.shift
+        energies = self.contributions(species, edge_index, edge_vectors).sum(dim=1)
+        return self.completed(energies, species, edge_index, edge_vectors)
+
+    def completed(
+        self, energies: torch.Tensor, species: torch.Tensor, edge_index: torch.Tensor, edge_vectors: torch.Tensor
+    ) -> torch.Tensor:
+        """Energies that were read out, (N,), with the shift and the repulsion of pairs."""
+        energies = energies + self.shift
         if self.repulsion is None:
             return energies
         ends = (species.index_select(0, edge_index[0]), species.index_select(0, edge_index[1]))

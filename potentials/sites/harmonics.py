@@ -38,6 +38,11 @@ class SphericalHarmonics(torch.nn.Module):
         self.register_buffer("fall", torch.tensor(fall, dtype=torch.float64))
         self.register_buffer("order", torch.tensor(order))
 
+    @torch.jit.unused
+    def __reduce__(self) -> tuple[type, tuple[int]]:
+        """Made anew: what sphericart compiled cannot be pickled."""
+        return SphericalHarmonics, (self.l_max,)
+
     def forward(self, vectors: torch.Tensor) -> torch.Tensor:
         """Harmonics, shape (E, (l_max + 1)^2), of vectors, shape (E, 3)."""
         if vectors.is_cuda:

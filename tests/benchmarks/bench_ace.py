@@ -23,7 +23,7 @@ from halberd.plugins import LearnedPotential, topology_from_atoms
 from halberd.plugins.forces.options import HAL_TAU
 from halberd.potentials import AceSettings, load
 from halberd.potentials.ace.basis import AceBasis
-from halberd.potentials.ace.compiled_operator import operator_problem
+from halberd.potentials.ace.compiled_operator import ACE_OPERATOR
 from halberd.potentials.ace.model import ace_site_model
 from halberd.potentials.sites.elements import bond_length
 
@@ -95,7 +95,7 @@ def compare(timers: dict, steps: int, rounds: int) -> dict[str, float]:
 
 def table(arguments: argparse.Namespace) -> None:
     model = load(arguments.model)
-    print(f"{model!r}; compiled operator: {operator_problem() or 'yes'}; {arguments.threads} threads")
+    print(f"{model!r}; compiled operator: {ACE_OPERATOR.problem() or 'yes'}; {arguments.threads} threads")
     print("| atoms | precision | us/atom and step | other, us/atom | ratio |")
     print("| --- | --- | --- | --- | --- |")
     for size in arguments.sizes:

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from halberd.potentials import load
-from halberd.potentials.ace.compiled_operator import _clear, library_path, operator_problem
+from halberd.potentials.ace.compiled_operator import ACE_OPERATOR
 from halberd.potentials.ace.design_rows import DesignAssembler
 from halberd.potentials.ace.model import ace_site_model
 from halberd.potentials.ace.sites import AceSites, CompiledAceSites
@@ -22,7 +22,7 @@ from halberd.potentials.sites.verlet_list import NeighborList
 from tests.conftest import cluster, random_ace
 
 needs_operator = pytest.mark.skipif(
-    operator_problem() is not None, reason=f"no compiled operator: {operator_problem()}"
+    ACE_OPERATOR.problem() is not None, reason=f"no compiled operator: {ACE_OPERATOR.problem()}"
 )
 
 
@@ -180,7 +180,7 @@ assert "halberd::" not in str(module.forward.graph)
     assert loaded.metadata["settings"]["order"] == 3
     species, edge_index, vectors = edges_of(alloy, basis)
     assert torch.equal(loaded(species, edge_index, vectors), model(species, edge_index, vectors))
-    if operator_problem() is None:
+    if ACE_OPERATOR.problem() is None:
         assert isinstance(loaded.module, CompiledAceSites)
 
 
@@ -208,14 +208,14 @@ def test_without_a_compiler(tmp_path, alloy, monkeypatch):
     """No compiler: the same numbers from ordinary torch functions, said once, and doctor says why."""
     code = """
 import warnings
-from halberd.potentials.ace.compiled_operator import operator_problem
+from halberd.potentials.ace.compiled_operator import ACE_OPERATOR
 from halberd.potentials.ace.model import ace_site_model
 from halberd.potentials.ace.basis import AceBasis
 from halberd.potentials.ace.settings import AceSettings
 from halberd.potentials.ace.sites import AceSites
 import numpy as np
 basis = AceBasis(AceSettings(("Si",), order=2, degree=5))
-assert "no C++ compiler" in operator_problem(), operator_problem()
+assert "no C++ compiler" in ACE_OPERATOR.problem(), ACE_OPERATOR.problem()
 with warnings.catch_warnings(record=True) as caught:
     warnings.simplefilter("always")
     for _ in range(2):
@@ -246,10 +246,10 @@ def test_what_a_killed_compiler_left_goes(tmp_path):
 
 def test_operator_is_cached_by_source_torch_and_processor(monkeypatch, tmp_path):
     monkeypatch.setenv("HALBERD_CACHE_DIR", str(tmp_path))
-    path = library_path()
+    path = ACE_OPERATOR.library_path()
     assert path.parent == tmp_path / "operators"
     monkeypatch.setattr(torch, "__version__", "99.0")
-    assert library_path() != path
+    assert ACE_OPERATOR.library_path() != path
 
 
 def test_portable_module_is_scripted_once(alloy):

@@ -1,0 +1,283 @@
+"""Networks of the family on the compiled CPU operators: the same energies, to the splines' error.
+
+Sums over neighbours and products of one atom are the operators of
+:mod:`halberd.potentials.multi_ace.compiled_operator`; linear maps, gates and read-outs stay those of the network.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+import torch
+
+from halberd.potentials.multi_ace.couplings import wigner_3j
+from halberd.potentials.multi_ace.irreps import Block, Irreps
+from halberd.potentials.multi_ace.layers import SymmetricProduct
+from halberd.potentials.multi_ace.network import Layer, MultiAce
+from halberd.potentials.multi_ace.splines import edge_weights, pair_kinds, tabulated
+
+#: Couplings below are zero.
+_ZERO = 1e-12
+
+
+def _offsets(blocks: Irreps) -> list[int]:
+    """Where blocks begin in rows that hold them one after the other."""
+    return np.cumsum([0, *((2 * block.degree + 1) * block.channels for block in blocks)]).tolist()
+
+
+class CompiledConvolution(torch.nn.Module):
+    """A sum over neighbours, with the radial weights of its layer as splines.
+
+    Parameters
+    ----------
+    network : MultiAce
+    layer : Layer
+    inputs : Irreps
+        Kinds of the features that neighbours send.
+
+    Attributes
+    ----------
+    spline_error : float
+        Of the radial weights, in units of the largest.
+    """
+
+    def __init__(self, network: MultiAce, layer: Layer, inputs: Irreps) -> None:
+        super().__init__()
+        edges, convolution = network.edges, layer.convolution
+        sent, outputs = inputs, convolution.outputs
+        paths = [(path.source, path.edge_degree, path.kind, convolution.starts[n]) for n, path in enumerate(convolution.paths)]
+        self.with_density = layer.density is not None
+        if self.with_density:
+            # The density is one more path: from a feature that is 1 everywhere to a scalar of its own.
+            paths.append((len(sent), 0, (-1, 0), convolution.n_weights))
+            sent = (*sent, Block(0, 1, 1))
+            outputs = (*outputs, Block(0, 1, 1))
+        rows, triples, values = self._paths(paths, sent, outputs)
+        self.register_buffer("paths", torch.tensor(rows))
+        self.register_buffer("triples", torch.tensor(triples))
+        # As numbers of their own, since buffers are rounded when a model changes its precision.
+        self.register_buffer("values", torch.tensor(values, dtype=torch.float64))
+        dtype = network.embedding.dtype
+        modules = [layer.radial] if layer.density is None else [layer.radial, layer.density]
+        splines = tabulated(
+            edge_weights(edges, layer.radial, layer.density),
+            pair_kinds(edges, modules, len(network.embedding)),
+            edges.cutoff,
+            dtype,
+            edges.onset,
+        )
+        self.register_buffer("table", splines.table.to(dtype).contiguous())
+        self.register_buffer("kinds", splines.kinds)
+        self.spacing, self.spline_error = splines.spacing, splines.error
+        self.sign = edges.sign
+        starts = _offsets(outputs)
+        self.n_outputs = starts[-1]
+        self.blocks = [
+            (start, 2 * block.degree + 1, block.channels) for start, block in zip(starts, outputs, strict=False)
+        ]
+        self.max_ell = max(path[1] for path in paths)
+
+    @staticmethod
+    def _paths(
+        paths: list[tuple[int, int, tuple[int, int], int]], sent: Irreps, outputs: Irreps
+    ) -> tuple[list[list[int]], list[list[int]], list[float]]:
+        """Tables of the operator: where every path reads and writes, and the couplings of all of them."""
+        starts, ends = _offsets(sent), _offsets(outputs)
+        places = {block.kind: number for number, block in reversed(list(enumerate(outputs)))}
+        used = dict.fromkeys(range(len(outputs)), 0)
+        rows: list[list[int]] = []
+        triples: list[list[int]] = []
+        values: list[float] = []
+        for source, edge_degree, kind, weight in paths:
+            block = sent[source]
+            target = len(outputs) - 1 if kind[0] < 0 else places[kind]
+            degree = outputs[target].degree
+            coupling = math.sqrt(2 * degree + 1) * wigner_3j(block.degree, edge_degree, degree)
+            first = len(triples)
+            for entry in np.argwhere(np.abs(coupling) > _ZERO):
+                triples.append([int(m) for m in entry])
+                values.append(float(coupling[tuple(entry)]))
+            rows.append(
+                [
+                    *(starts[source], block.channels, 2 * block.degree + 1, edge_degree, ends[target] + used[target]),
+                    *(outputs[target].channels, 2 * degree + 1, weight, first, len(triples)),
+                ]
+            )
+            used[target] += block.channels
+        return rows, triples, values
+
+    def forward(
+        self,
+        features: list[torch.Tensor],
+        species: torch.Tensor,
+        edge_index: torch.Tensor,
+        edge_vectors: torch.Tensor,
+    ) -> list[torch.Tensor]:
+        """Sums over neighbours, per kind (N, 2 l + 1, channels), and the density (N, 1, 1) if the layer has one."""
+        rows = [each.flatten(1) for each in features]
+        if self.with_density:
+            rows.append(torch.ones_like(rows[0][:, :1]))
+        out = torch.ops.halberd.messages(
+            rows[0] if len(rows) == 1 else torch.cat(rows, 1),
+            edge_vectors,
+            species,
+            edge_index,
+            self.paths,
+            self.triples,
+            self.values.to(torch.float64),
+            self.table,
+            self.kinds,
+            self.spacing,
+            self.sign,
+            self.n_outputs,
+            self.max_ell,
+        )
+        return [
+            out[:, start : start + size * count].reshape(-1, size, count) for start, size, count in self.blocks
+        ]
+
+
+Monomial = tuple[int, ...]
+
+
+def product_graph(monomials: Iterable[Monomial], n_components: int) -> tuple[list[tuple[int, int]], dict[Monomial, int]]:
+    """Products of components, each made of two that are there already.
+
+    Parameters
+    ----------
+    monomials : iterable of tuples of int
+        Sorted numbers of the components that are multiplied.
+    n_components : int
+
+    Returns
+    -------
+    nodes : list of (int, int)
+        What is multiplied: components have numbers below ``n_components``, node k has ``n_components + k``.
+    index : dict
+        Number of every product.
+    """
+    index: dict[Monomial, int] = {(m,): m for m in range(n_components)}
+    nodes: list[tuple[int, int]] = []
+
+    def number(monomial: Monomial) -> int:
+        if monomial not in index:
+            rests = [(monomial[:k] + monomial[k + 1 :], monomial[k]) for k in range(len(monomial))]
+            rest, factor = next((pair for pair in rests if pair[0] in index), rests[-1])
+            nodes.append((number(rest), factor))
+            index[monomial] = n_components + len(nodes) - 1
+        return index[monomial]
+
+    for monomial in sorted(monomials, key=lambda each: (len(each), each)):
+        number(monomial)
+    return nodes, index
+
+
+class CompiledProduct(torch.nn.Module):
+    """The products of one layer as one polynomial for all of their components."""
+
+    def __init__(self, product: SymmetricProduct, n_components: int) -> None:
+        super().__init__()
+        entries: dict[tuple[Monomial, int], torch.Tensor] = {}
+        position = row = 0
+        for target, orders in enumerate(product.orders):
+            size = 2 * product.outputs[target].degree + 1
+            for n in range(len(orders)):
+                factors = getattr(product, f"factors_{target}_{n}").tolist()
+                coefficients = getattr(product, f"coefficients_{target}_{n}").double()
+                weights = torch.einsum("tmp,spk->tmsk", coefficients, product.weights[position].detach().double())
+                position += 1
+                for t, m in torch.nonzero(coefficients.abs().amax(2) > _ZERO).tolist():
+                    key = (tuple(sorted(factors[t])), row + m)
+                    entries[key] = entries[key] + weights[t, m] if key in entries else weights[t, m]
+            row += size
+        nodes, index = product_graph({monomial for monomial, _ in entries}, n_components)
+        keys = sorted(entries, key=lambda key: (key[1], index[key[0]]))
+        self.register_buffer("nodes", torch.tensor(nodes, dtype=torch.int64).reshape(-1, 2))
+        self.register_buffer("entries", torch.tensor([[index[key[0]], key[1]] for key in keys], dtype=torch.int64))
+        stacked = torch.stack([entries[key] for key in keys], dim=1)
+        self.register_buffer("weights", stacked.to(product.weights[0].dtype).contiguous())
+        self.n_rows, self.n_components = row, n_components
+        self.sizes = [2 * block.degree + 1 for block in product.outputs]
+
+    def forward(self, features: list[torch.Tensor], species: torch.Tensor) -> list[torch.Tensor]:
+        """Map tensors (N, 2 l + 1, channels) to those of the kinds that come out."""
+        components = torch.cat(features, dim=1)
+        out = torch.ops.halberd.products(
+            components, species, self.nodes, self.entries, self.weights, self.n_rows, self.n_components
+        )
+        return list(torch.split(out, self.sizes, dim=1))
+
+
+class CompiledLayer(torch.nn.Module):
+    """One layer, on the operators."""
+
+    def __init__(self, network: MultiAce, layer: Layer, inputs: Irreps) -> None:
+        super().__init__()
+        self.layer = layer
+        self.convolution = CompiledConvolution(network, layer, inputs)
+        rows = sum(2 * block.degree + 1 for block in layer.product_inputs)
+        self.product = None if layer.product is None else CompiledProduct(layer.product, rows)
+
+    def forward(
+        self,
+        features: list[torch.Tensor],
+        species: torch.Tensor,
+        edge_index: torch.Tensor,
+        edge_vectors: torch.Tensor,
+    ) -> list[torch.Tensor]:
+        """Features of the next layer, one tensor (N, 2 l + 1, channels) per kind."""
+        layer = self.layer
+        sent = features if layer.up is None else layer.up(features, species)
+        messages = self.convolution(sent, species, edge_index, edge_vectors)
+        divisor: Any = layer.divisor
+        if self.convolution.with_density:
+            divisor = layer.divisor + layer.density_weight * messages.pop()
+        messages = [each / divisor for each in messages]
+        return layer.updated(features, sent, messages, species, self.product)
+
+
+class CompiledNetwork(torch.nn.Module):
+    """A network on the operators.
+
+    Parameters
+    ----------
+    network : MultiAce
+
+    Attributes
+    ----------
+    spline_error : float
+        The largest of the layers'.
+
+    Raises
+    ------
+    ModelError
+        If its radial weights cannot be tabulated well.
+    """
+
+    def __init__(self, network: MultiAce) -> None:
+        super().__init__()
+        self.network = network
+        layers: list[CompiledLayer] = []
+        inputs: Irreps = (Block(0, 1, network.embedding.shape[1]),)
+        for layer in network.layers:
+            assert isinstance(layer, Layer)
+            sent = inputs if layer.up is None else layer.up.outputs
+            layers.append(CompiledLayer(network, layer, sent))
+            inputs = layer.outputs
+        self.layers = torch.nn.ModuleList(layers)
+        self.spline_error = max(layer.convolution.spline_error for layer in layers)
+
+    def forward(self, species: torch.Tensor, edge_index: torch.Tensor, edge_vectors: torch.Tensor) -> torch.Tensor:
+        """Evaluate the contract of :mod:`halberd.potentials.sites.site_model`."""
+        current = self.network.first(species)
+        collected = []
+        for layer in self.layers:
+            current = layer(current, species, edge_index, edge_vectors)
+            collected.append(current)
+        energies = self.network.read(collected, species).sum(dim=1)
+        return self.network.completed(energies, species, edge_index, edge_vectors)
+
+

@@ -1,0 +1,15 @@
+"""The compiled CPU operators of message passing.
+
+``torch.ops.halberd.messages`` sums messages over neighbours, with radial weights as splines, and
+``torch.ops.halberd.products`` takes the products of one atom; both with their gradients written by hand.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from halberd.potentials.sites.compiled_operators import CompiledOperator
+
+MULTI_ACE_OPERATOR = CompiledOperator(
+    "multi-ace", Path(__file__).with_name("compiled_operator.cpp"), "Networks of the message-passing family"
+)
