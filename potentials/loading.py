@@ -24,6 +24,7 @@ from halberd.potentials.errors import (
     did_you_mean,
     missing_dependency,
 )
+from halberd.potentials.multi_ace.model import with_network
 from halberd.potentials.multi_ace.sevennet_model import CHECKPOINTS, load_sevennet, sevennet_path
 from halberd.potentials.pace.file import is_pace_file
 from halberd.potentials.pace.model import load_pace
@@ -144,7 +145,7 @@ def _load_one(source: Any, options: dict[str, Any], dtype: Any, trust: bool) -> 
         return SiteModel.load(pretrained_path(str(source)))
     if is_halberd_file(path):
         _refuse(options, f"'{path}', whose head and charge were fixed when it was exported")
-        return with_compiled_sites(SiteModel.load(path, trust=trust))
+        return with_network(with_compiled_sites(SiteModel.load(path, trust=trust)))
     if is_pace_file(path):
         _refuse(options, f"'{path}', a PACE potential")
         return load_pace(path)

@@ -45,7 +45,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "potentials/conformance": ("potentials/sites", "potentials/loading"),
     "plugins/forces": (
         *("potentials/sites", "potentials/frames", "potentials/committees", "potentials/ace", "potentials/mace"),
-        *("potentials/simgen", "potentials/loading"),
+        *("potentials/multi_ace", "potentials/simgen", "potentials/loading"),
     ),
     "plugins/plumed": (),
     "plugins/molecules": ("potentials/simgen",),

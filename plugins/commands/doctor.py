@@ -13,8 +13,9 @@ import openmm
 
 from halberd.plugins.forces.backends import BACKENDS, installed_versions, self_test
 from halberd.plugins.plumed.kernel import open_plumed
-from halberd.potentials.ace.compiled_operator import operator_problem
+from halberd.potentials.ace.compiled_operator import ACE_OPERATOR
 from halberd.potentials.errors import MissingDependencyError
+from halberd.potentials.multi_ace.compiled_operator import MULTI_ACE_OPERATOR
 
 _PACKAGES = (
     "halberd-md",
@@ -62,15 +63,20 @@ def diagnose() -> dict[str, Any]:
     backends["plumed"] = plumed is None
     if plumed is not None:
         problems.append(f"plumed: {plumed} Only PLUMED-biased runs need it.")
-    ace = operator_problem()
-    if ace is not None:
-        problems.append(f"operator ace: {ace}. Linear ACE and PACE models run without it, five to ten times slower.")
+    operators = {}
+    for operator in (ACE_OPERATOR, MULTI_ACE_OPERATOR):
+        problem = operator.problem()
+        operators[operator.name] = problem is None
+        if problem is not None:
+            problems.append(
+                f"operator {operator.name}: {problem}. {operator.models} run without it, five to ten times slower."
+            )
     problems += _lammps_problems()
     return {
         "versions": versions,
         "platforms": platforms,
         "backends": backends,
-        "operators": {"ace": ace is None},
+        "operators": operators,
         "problems": problems,
     }
 
@@ -85,8 +91,8 @@ def _platform_problems(platforms: Iterable[str]) -> list[str]:
         text = f"platform {platform}: a TorchForce does not work there: {problem}."
         if platform == "CUDA":
             text += (
-                " torch, openmm[cuda13] and acellera-openmmtorch-cu13 (or cuda12 and -cu12) must be of one CUDA release "
-                "and lie in one site-packages folder, since they look for each other's libraries there."
+                " torch, openmm[cuda13] and acellera-openmmtorch-cu13 (or cuda12 and -cu12) must be of one CUDA "
+                "release and lie in one site-packages folder, since they look for each other's libraries there."
             )
         found.append(text)
     return found

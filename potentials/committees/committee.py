@@ -39,6 +39,25 @@ class CommitteeMembers(torch.nn.Module):
         return torch.stack(columns, dim=1)
 
 
+class CompiledCommittee(torch.nn.Module):
+    """A committee whose members run on compiled operators.
+
+    Parameters
+    ----------
+    members, portable : CommitteeMembers
+        With the operators, and the same without; files hold the latter.
+    """
+
+    def __init__(self, members: torch.nn.Module, portable: torch.nn.Module) -> None:
+        super().__init__()
+        self.members = members
+        self.portable = portable
+
+    def forward(self, species: torch.Tensor, edge_index: torch.Tensor, edge_vectors: torch.Tensor) -> torch.Tensor:
+        """Site energies of all members, shape (N, K), eV."""
+        return self.members(species, edge_index, edge_vectors)
+
+
 def committee(models: Sequence[SiteModel], name: str | None = None) -> SiteModel:
     """Combine site models into one with K columns and one shared neighbour list.
 
@@ -78,7 +97,11 @@ def committee(models: Sequence[SiteModel], name: str | None = None) -> SiteModel
         )
     models = [model.restrict(common) for model in models]
     maps = [[model.atomic_numbers.index(z) for z in common] for model in models]
-    members = CommitteeMembers([m.scripted() for m in models], maps, [m.cutoff for m in models])
+    scripted, cutoffs = [m.scripted() for m in models], [m.cutoff for m in models]
+    portables = [getattr(each, "portable", each) for each in scripted]
+    members: torch.nn.Module = CommitteeMembers(scripted, maps, cutoffs)
+    if any(one is not other for one, other in zip(scripted, portables, strict=True)):
+        members = CompiledCommittee(members, CommitteeMembers(portables, maps, cutoffs))
     e0s = np.stack([model.e0s[rows] for model, rows in zip(models, maps, strict=True)], axis=1)
 
     def restriction(wanted: Sequence[int]) -> SiteModel:

@@ -140,6 +140,8 @@ class SiteModel:
         self.columns = Columns.read(None, n_columns) if columns is None else Columns(columns)
         self.metadata = dict(metadata or {})
         self.restriction = restriction
+        #: Makes the model anew in another precision, where rounding what is there would not do.
+        self.conversion: Callable[[torch.dtype], SiteModel] | None = None
         if not np.isfinite(self.cutoff) or self.cutoff <= 0:
             raise ModelError(f"A site model needs a positive cutoff in angstrom, got {cutoff!r}.")
         if len(set(self.atomic_numbers)) != len(self.atomic_numbers) or not self.atomic_numbers:
@@ -267,6 +269,8 @@ class SiteModel:
         """Return a copy with other precision or on another device; self if nothing changes."""
         if (dtype is None or dtype == self.dtype) and (device is None or torch.device(device) == self.device):
             return self
+        if self.conversion is not None and dtype is not None and dtype != self.dtype:
+            return self.conversion(dtype).to(None, device)
         module = copy.deepcopy(self.module).to(device=device, dtype=dtype)
         moved = self.replaced(module)
         if self.restriction is not None:
