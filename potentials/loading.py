@@ -34,6 +34,8 @@ from halberd.potentials.sites.elements import atomic_number_of
 from halberd.potentials.sites.site_model import SiteModel, dtype_of, is_halberd_file
 
 ModelSource: TypeAlias = str | os.PathLike[str] | SiteModel
+#: What may run a mace-torch file.
+IMPLEMENTATIONS = ("mace-torch", "multi-ace")
 
 
 def load(
@@ -44,6 +46,7 @@ def load(
     precision: str | None = None,
     charge: float | None = None,
     multiplicity: int | None = None,
+    implementation: str | None = None,
     trust: bool = False,
 ) -> SiteModel:
     """Load a model, or a committee of models.
@@ -64,6 +67,10 @@ def load(
         Convert to this precision; the file's own if omitted.
     charge, multiplicity : number, optional
         Total charge (e) and spin multiplicity, for models that take them.
+    implementation : {'mace-torch', 'multi-ace'}, optional
+        What runs a mace-torch ``.model`` file: the modules of mace-torch, or halberd's own network with the same
+        weights, which is several times faster on CPUs (:mod:`halberd.potentials.multi_ace`) and which last-layer fits
+        and descriptors cannot use yet. ``mace-torch`` if omitted.
     trust : bool
         Load files that ask for more than halberd knows MACE models and TorchScript to need. They may run anything.
 
@@ -86,7 +93,15 @@ def load(
     >>> load("gfn2-chnof").symbols
     ('H', 'C', 'N', 'O', 'F')
     """
-    options: dict[str, Any] = {"head": head, "charge": charge, "multiplicity": multiplicity}
+    if implementation not in (None, *IMPLEMENTATIONS):
+        raise ConfigurationError(
+            f"There is no implementation {implementation!r}; there are {' and '.join(IMPLEMENTATIONS)}."
+            f"{did_you_mean(str(implementation), IMPLEMENTATIONS)}"
+        )
+    options: dict[str, Any] = {
+        **{"head": head, "charge": charge, "multiplicity": multiplicity},
+        "implementation": implementation,
+    }
     wanted = None if elements is None else [atomic_number_of(element) for element in elements]
     dtype = None if precision is None else dtype_of(precision)
     if isinstance(source, (list, tuple)):
@@ -139,6 +154,7 @@ def _load_one(source: Any, options: dict[str, Any], dtype: Any, trust: bool) -> 
         return source
     path = Path(source)
     if str(source) in CHECKPOINTS or path.suffix == ".pth":
+        _refuse({"implementation": options.pop("implementation")}, f"'{source}', a SevenNet")
         return load_sevennet(str(source), dtype or torch.float32, **options)
     if not path.is_file():
         _refuse(options, f"the pretrained model '{source}'")
@@ -162,6 +178,7 @@ def _load_mace(path: Path, options: dict[str, Any], dtype: Any, trust: bool) -> 
     kind = _pickled_model_class(path)
     import_mace(f"read '{path}'")
     from halberd.potentials.mace.network import mace_site_model
+    from halberd.potentials.mace.on_the_family import mace_family_model
     from halberd.potentials.mace.pickles import load_pickled
 
     check_archive(path)
@@ -176,8 +193,9 @@ def _load_mace(path: Path, options: dict[str, Any], dtype: Any, trust: bool) -> 
         ) from error
     digest = hashlib.sha256(path.read_bytes()).hexdigest()
     source = {"file": path.name, "sha256": digest}
+    make = mace_family_model if options.pop("implementation") == "multi-ace" else mace_site_model
     try:
-        return mace_site_model(model, name=path.stem, dtype=dtype, source=source, **options)
+        return make(model, name=path.stem, dtype=dtype, source=source, **options)
     except HalberdError:
         raise
     except (AttributeError, KeyError) as error:

@@ -34,7 +34,10 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "potentials/simgen": ("potentials/sites",),
     "potentials/regression": ("potentials/sites", "potentials/frames"),
     "potentials/ace": ("potentials/sites", "potentials/frames", "potentials/committees", "potentials/regression"),
-    "potentials/mace": ("potentials/sites", "potentials/frames", "potentials/committees", "potentials/regression"),
+    "potentials/mace": (
+        *("potentials/sites", "potentials/frames", "potentials/committees", "potentials/regression"),
+        "potentials/multi_ace",
+    ),
     "potentials/pace": ("potentials/sites", "potentials/ace"),
     "potentials/multi_ace": ("potentials/sites", "potentials/ace"),
     "potentials/pretrained_models": ("potentials/sites",),
@@ -61,7 +64,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     ),
     "plugins/commands": (
         *("potentials/sites", "potentials/frames", "potentials/regression", "potentials/ace", "potentials/loading"),
-        *("plugins/forces", "plugins/plumed", "plugins/hosts", "plugins/evaluation"),
+        *("potentials/multi_ace", "plugins/forces", "plugins/plumed", "plugins/hosts", "plugins/evaluation"),
     ),
     "samplers/runs": ("plugins/labelling",),
     "samplers/md": (

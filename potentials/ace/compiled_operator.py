@@ -10,6 +10,4 @@ from pathlib import Path
 
 from halberd.potentials.sites.compiled_operators import CompiledOperator
 
-ACE_OPERATOR = CompiledOperator(
-    "ace", Path(__file__).with_name("compiled_operator.cpp"), "Linear ACE and PACE models"
-)
+ACE_OPERATOR = CompiledOperator("ace", Path(__file__).with_name("compiled_operator.cpp"), "Linear ACE and PACE models")

@@ -97,7 +97,8 @@ def committee(models: Sequence[SiteModel], name: str | None = None) -> SiteModel
         )
     models = [model.restrict(common) for model in models]
     maps = [[model.atomic_numbers.index(z) for z in common] for model in models]
-    scripted, cutoffs = [m.scripted() for m in models], [m.cutoff for m in models]
+    scripted: list[torch.nn.Module] = [model.scripted() for model in models]
+    cutoffs = [model.cutoff for model in models]
     portables = [getattr(each, "portable", each) for each in scripted]
     members: torch.nn.Module = CommitteeMembers(scripted, maps, cutoffs)
     if any(one is not other for one, other in zip(scripted, portables, strict=True)):

@@ -10,6 +10,7 @@ Batatia, Kovacs, Simm, Ortner, Csanyi: MACE, NeurIPS 2022, arXiv 2206.07697.
 """
 
 import copy
+import dataclasses
 import math
 from collections.abc import Sequence
 from typing import Any
@@ -144,6 +145,74 @@ def mace_site_model(
     UnknownElementError
         If an element is not the model's.
     """
+    prepared = prepared_mace(model, name, elements, (head, charge, multiplicity), dtype)
+    with quiet_torchscript(), _default_dtype(prepared.dtype), torch.no_grad():
+        _fuse(prepared.network)
+    module = MaceSiteEnergies(prepared.network, len(prepared.numbers), prepared.head, prepared.dtype)
+
+    def restriction(wanted: Sequence[int]) -> SiteModel:
+        return mace_site_model(
+            model,
+            name=name,
+            elements=wanted,
+            head=head,
+            charge=charge,
+            multiplicity=multiplicity,
+            dtype=dtype,
+            source=source,
+        )
+
+    metadata = {**prepared.metadata, **(source or {}), **prepared.chosen}
+    return SiteModel(
+        module,
+        float(model.r_max),
+        prepared.numbers,
+        e0s=prepared.e0s,
+        metadata=metadata,
+        restriction=restriction,
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class PreparedMace:
+    """A copy of a network of mace-torch for one head and some elements, without self-energies.
+
+    Attributes
+    ----------
+    network : torch.nn.Module
+    numbers : list of int
+        Atomic numbers that were kept.
+    head : int
+        Which of the network's heads.
+    e0s : array, shape (S,), eV
+    dtype : torch.dtype
+    metadata : dict
+        Name, architecture, citation.
+    chosen : dict
+        Head, charge and multiplicity, where given.
+    """
+
+    network: Any
+    numbers: list[int]
+    head: int
+    e0s: np.ndarray
+    dtype: torch.dtype
+    metadata: dict[str, Any]
+    chosen: dict[str, Any]
+
+
+def prepared_mace(
+    model: Any,
+    name: str,
+    elements: Sequence[int] | None,
+    options: tuple[str | None, float | None, int | None],
+    dtype: torch.dtype | None,
+) -> PreparedMace:
+    """Prepare a copy of a network; arguments and errors as of :func:`mace_site_model`.
+
+    ``options`` are head, charge and multiplicity.
+    """
+    head, charge, multiplicity = options
     kind = type(model).__name__
     if kind not in _SUPPORTED:
         raise ModelError(
@@ -168,32 +237,17 @@ def mace_site_model(
         network.atomic_energies_fn.atomic_energies.zero_()
         if len(kept) < len(numbers):
             _keep_species(network, [numbers.index(z) for z in kept])
-        _fuse(network)
-    module = MaceSiteEnergies(network, len(kept), head_index, dtype)
-
     chosen = {"head": head_name, "charge": charge, "multiplicity": multiplicity}
     metadata: dict[str, Any] = {
         "name": name,
         "architecture": kind,
         "citation": _CITATION,
         "fitted_to": "see the source of the model",
-        **(source or {}),
-        **{key: value for key, value in chosen.items() if value is not None},
     }
-
-    def restriction(wanted: Sequence[int]) -> SiteModel:
-        return mace_site_model(
-            model,
-            name=name,
-            elements=wanted,
-            head=head,
-            charge=charge,
-            multiplicity=multiplicity,
-            dtype=dtype,
-            source=source,
-        )
-
-    return SiteModel(module, float(model.r_max), kept, e0s=e0s, metadata=metadata, restriction=restriction)
+    given = {key: value for key, value in chosen.items() if value is not None}
+    return PreparedMace(
+        network=network, numbers=kept, head=head_index, e0s=e0s, dtype=dtype, metadata=metadata, chosen=given
+    )
 
 
 def _fuse(network: Any) -> None:

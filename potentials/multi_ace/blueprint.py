@@ -18,7 +18,14 @@ from halberd.potentials.sites.harmonics import SphericalHarmonics
 
 _ALLOWED = (
     *(irreps.Block, irreps.Path),
-    *(layers.ChannelMix, layers.SpeciesChannelMix, layers.Mix, layers.Convolution, layers.SymmetricProduct, layers.Gate),
+    *(
+        layers.ChannelMix,
+        layers.SpeciesChannelMix,
+        layers.Mix,
+        layers.Convolution,
+        layers.SymmetricProduct,
+        layers.Gate,
+    ),
     *(network.EdgeEmbedding, network.Layer, network.Readout, network.MultiAce),
     *(radial.RadialBasis, radial.DistanceTransform, radial.ScaledLayers, radial.Perceptron),
     *(radial.EmbeddedPerceptron, radial.SpeciesLinear, radial.PairRepulsion),

@@ -48,7 +48,10 @@ class CompiledConvolution(torch.nn.Module):
         super().__init__()
         edges, convolution = network.edges, layer.convolution
         sent, outputs = inputs, convolution.outputs
-        paths = [(path.source, path.edge_degree, path.kind, convolution.starts[n]) for n, path in enumerate(convolution.paths)]
+        paths = [
+            (path.source, path.edge_degree, path.kind, convolution.starts[n])
+            for n, path in enumerate(convolution.paths)
+        ]
         self.with_density = layer.density is not None
         if self.with_density:
             # The density is one more path: from a feature that is 1 everywhere to a scalar of its own.
@@ -121,29 +124,29 @@ class CompiledConvolution(torch.nn.Module):
         if self.with_density:
             rows.append(torch.ones_like(rows[0][:, :1]))
         out = torch.ops.halberd.messages(
-            rows[0] if len(rows) == 1 else torch.cat(rows, 1),
-            edge_vectors,
-            species,
-            edge_index,
-            self.paths,
-            self.triples,
-            self.values.to(torch.float64),
-            self.table,
-            self.kinds,
-            self.spacing,
-            self.sign,
-            self.n_outputs,
-            self.max_ell,
+            features=rows[0] if len(rows) == 1 else torch.cat(rows, 1),
+            edge_vectors=edge_vectors,
+            species=species,
+            edge_index=edge_index,
+            paths=self.paths,
+            triples=self.triples,
+            values=self.values.to(torch.float64),
+            table=self.table,
+            pair=self.kinds,
+            spacing=self.spacing,
+            sign=self.sign,
+            n_outputs=self.n_outputs,
+            max_ell=self.max_ell,
         )
-        return [
-            out[:, start : start + size * count].reshape(-1, size, count) for start, size, count in self.blocks
-        ]
+        return [out[:, start : start + size * count].reshape(-1, size, count) for start, size, count in self.blocks]
 
 
 Monomial = tuple[int, ...]
 
 
-def product_graph(monomials: Iterable[Monomial], n_components: int) -> tuple[list[tuple[int, int]], dict[Monomial, int]]:
+def product_graph(
+    monomials: Iterable[Monomial], n_components: int
+) -> tuple[list[tuple[int, int]], dict[Monomial, int]]:
     """Products of components, each made of two that are there already.
 
     Parameters
@@ -204,9 +207,14 @@ class CompiledProduct(torch.nn.Module):
 
     def forward(self, features: list[torch.Tensor], species: torch.Tensor) -> list[torch.Tensor]:
         """Map tensors (N, 2 l + 1, channels) to those of the kinds that come out."""
-        components = torch.cat(features, dim=1)
         out = torch.ops.halberd.products(
-            components, species, self.nodes, self.entries, self.weights, self.n_rows, self.n_components
+            features=torch.cat(features, dim=1),
+            species=species,
+            nodes=self.nodes,
+            entries=self.entries,
+            weights=self.weights,
+            n_rows=self.n_rows,
+            n_components=self.n_components,
         )
         return list(torch.split(out, self.sizes, dim=1))
 
@@ -279,5 +287,3 @@ class CompiledNetwork(torch.nn.Module):
             collected.append(current)
         energies = self.network.read(collected, species).sum(dim=1)
         return self.network.completed(energies, species, edge_index, edge_vectors)
-
-

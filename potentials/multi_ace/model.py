@@ -98,12 +98,13 @@ def _recorded(module: torch.nn.Module, network: MultiAce) -> torch.nn.Module:
     species = torch.zeros(2, dtype=torch.int64, device=like.device)
     with torch.no_grad():
         # Scripted, so that the choice by device is kept.
-        harmonics = network.edges.harmonics
-        network.edges.harmonics = torch.jit.script(harmonics)
+        edges: Any = network.edges
+        harmonics = edges.harmonics
+        edges.harmonics = torch.jit.script(harmonics)
         try:
             recorded: torch.nn.Module = torch.jit.trace(module, (species, edge_index, vectors), check_trace=False)
         finally:
-            network.edges.harmonics = harmonics
+            edges.harmonics = harmonics
     return recorded
 
 
@@ -147,9 +148,7 @@ def multi_ace_model(
         return multi_ace_model(restricted(network, places), wanted, e0s=energies[places], name=name, metadata=own)
 
     def conversion(dtype: torch.dtype) -> SiteModel:
-        return multi_ace_model(
-            copy.deepcopy(network).to(dtype), numbers, e0s=energies, name=name, metadata=known
-        )
+        return multi_ace_model(copy.deepcopy(network).to(dtype), numbers, e0s=energies, name=name, metadata=known)
 
     sites = CompiledMultiAceSites(MultiAceSites(network))
     model = SiteModel(sites, network.edges.cutoff, numbers, e0s=energies, metadata=known, restriction=restriction)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -16,7 +17,7 @@ from halberd.potentials.multi_ace.radial import Perceptron, SpeciesLinear
 #: Largest difference between network and spline that is aimed at, in units of the largest weight.
 TOLERANCE = {torch.float32: 1e-8, torch.float64: 1e-12}
 #: Beyond this the network is not replaced.
-ACCEPTED = 1e-6
+ACCEPTED = {torch.float32: 1e-7, torch.float64: 1e-9}
 #: Numbers of intervals that are tried.
 INTERVALS = (240, 480, 960, 1920)
 #: Angstrom. Errors are not looked at below: no atoms come as close.
@@ -95,19 +96,22 @@ def tabulated(
     dtype : torch.dtype
         That the splines are used in, which says how good they must be.
     kink : float, optional
-        Where a second derivative jumps: an interval ends there, if fractions of the cutoff go up to it.
+        Where a second derivative jumps, for the message: splines are good if an interval ends there.
 
     Raises
     ------
     ModelError
         If splines cannot be had that are good and small enough.
     """
-    pairs = [tuple(torch.nonzero(kinds == kind)[0].tolist()) for kind in range(int(kinds.max()) + 1)]
+    pairs: list[tuple[int, int]] = []
+    for kind in range(int(kinds.max()) + 1):
+        centre, neighbour = torch.nonzero(kinds == kind)[0].tolist()
+        pairs.append((centre, neighbour))
     best: Splines | None = None
     for n_intervals in INTERVALS:
         tables, errors, largest = [], [], []
-        for centre, neighbour in pairs:
-            table, error, size = _one(lambda r, a=centre, b=neighbour: _at(function, r, a, b), cutoff, n_intervals)
+        for pair in pairs:
+            table, error, size = _one(functools.partial(_at, function, pair), cutoff, n_intervals)
             if table.numel() * len(pairs) * dtype.itemsize > LARGEST_TABLE:
                 raise ModelError("Radial weights depend on so many pairs of elements that they are not tabulated.")
             tables.append(table)
@@ -118,15 +122,15 @@ def tabulated(
         if best.error < TOLERANCE[dtype]:
             break
     assert best is not None
-    if not best.error < ACCEPTED:
+    if not best.error < ACCEPTED[dtype]:
         where = "" if kink is None else f" (their envelope has a kink at {kink} angstrom)"
         raise ModelError(f"Radial weights differ by {best.error:.1g} from their splines{where}.")
     return best
 
 
-def _at(function: EdgeFunction, r: torch.Tensor, centre: int, neighbour: int) -> torch.Tensor:
+def _at(function: EdgeFunction, pair: tuple[int, int], r: torch.Tensor) -> torch.Tensor:
     ones = torch.ones(len(r), dtype=torch.int64)
-    return function(r.unsqueeze(1), centre * ones, neighbour * ones)
+    return function(r.unsqueeze(1), pair[0] * ones, pair[1] * ones)
 
 
 def _one(
@@ -137,8 +141,8 @@ def _one(
     knots = torch.arange(n_intervals, dtype=torch.float64) * spacing
 
     def with_slope(r: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        values, slopes = torch.func.jvp(function, (r,), (torch.ones_like(r),))
-        return values, spacing * slopes
+        both: Any = torch.func.jvp(function, (r,), (torch.ones_like(r),))
+        return both[0], spacing * both[1]
 
     # Values and slopes at both ends, from inside: envelopes begin and end at knots. And values at two places between.
     inside = 1e-12 * spacing

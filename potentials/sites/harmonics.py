@@ -19,6 +19,10 @@ class SphericalHarmonics(torch.nn.Module):
         Highest degree.
     """
 
+    rise: torch.Tensor
+    fall: torch.Tensor
+    order: torch.Tensor
+
     def __init__(self, l_max: int) -> None:
         super().__init__()
         self.l_max = int(l_max)

@@ -1,4 +1,4 @@
-"""Time per step of learned forces on the CUDA platform, against mace-torch and openmm-ml on the same device, in one run.
+"""Time per step of learned forces on the CUDA platform, against mace-torch and openmm-ml on one device, in one run.
 
     python tests/benchmarks/bench_gpu.py [MODEL.model] [--atoms 24 99 999 9999] [--platform CUDA]
 
@@ -26,7 +26,6 @@ import openmm
 import torch
 from ase import Atoms, units
 from ase.build import bulk, molecule
-
 from bench_multi_ace import network
 
 from halberd.plugins import HalberdCalculator, LearnedPotential, topology_from_atoms

@@ -230,7 +230,7 @@ def test_md_command(tmp_path, monkeypatch, capsys, structures):
     settings = tmp_path / "md.yaml"
     settings.write_text(MD.format(output=tmp_path / "run"))
     monkeypatch.chdir(tmp_path)
-    code, out, error = call(capsys, monkeypatch, "md", settings)
+    code, _, error = call(capsys, monkeypatch, "md", settings)
     assert code == 0, error
     assert (tmp_path / "run").exists()
 

@@ -17,6 +17,7 @@ from halberd.potentials.ace.model import ace_site_model
 from halberd.potentials.ace.sites import AceSites, CompiledAceSites
 from halberd.potentials.conformance import check_site_model
 from halberd.potentials.regression.weighted_rows import VOIGT
+from halberd.potentials.sites.compiled_operators import _clear
 from halberd.potentials.sites.structure_energy import StructureEnergy
 from halberd.potentials.sites.verlet_list import NeighborList
 from tests.conftest import cluster, random_ace
