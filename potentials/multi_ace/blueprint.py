@@ -9,6 +9,7 @@ from __future__ import annotations
 import collections
 import io
 import pickle
+import re
 
 import torch
 
@@ -37,10 +38,18 @@ _ALLOWED = (
 
 
 def bytes_of(model: network.MultiAce) -> torch.Tensor:
-    """A network as a tensor, uint8, one-dimensional."""
+    """A network as a tensor, uint8, one-dimensional.
+
+    Raises
+    ------
+    ModelFileError
+        If the network could not be read again.
+    """
     buffer = io.BytesIO()
     torch.save(model, buffer)
-    return torch.frombuffer(bytearray(buffer.getvalue()), dtype=torch.uint8)
+    blueprint = torch.frombuffer(bytearray(buffer.getvalue()), dtype=torch.uint8)
+    network_of(blueprint)
+    return blueprint
 
 
 def network_of(blueprint: torch.Tensor) -> network.MultiAce:
@@ -56,8 +65,10 @@ def network_of(blueprint: torch.Tensor) -> network.MultiAce:
         with torch.serialization.safe_globals(list(_ALLOWED)):
             found = torch.load(buffer, map_location="cpu", weights_only=True)
     except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError, AttributeError, TypeError) as error:
-        first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise ModelFileError(f"The network in a model file cannot be read: {first}") from error
+        # torch's advice on how to read it all the same is not ours.
+        unsupported = re.search(r"Unsupported (?:global|operand|class).*|Can only .*", str(error))
+        why = unsupported.group(0) if unsupported else type(error).__name__
+        raise ModelFileError(f"The network in a model file cannot be read: {why} Make the file anew.") from error
     if not isinstance(found, network.MultiAce):
         raise ModelFileError(f"A model file holds a {type(found).__name__} in place of its network. Make it anew.")
     return found

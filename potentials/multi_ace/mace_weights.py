@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -253,7 +254,7 @@ class _Reader:
         first = block.linear_1.weight.view(scalars, hidden)[:, own]
         second = block.linear_2.weight.view(hidden, self.n_heads)[own][:, [self.head]]
         readout = Readout([scalars, first.shape[1], 1], constant=_constants(block.non_linearity)[0])
-        readout.scales[1] = 1.0 / np.sqrt(hidden)
+        readout.scales[1] = 1.0 / math.sqrt(hidden)
         readout.weights[0].copy_(first)
         readout.weights[1].copy_(second)
         return readout

@@ -24,6 +24,7 @@ from halberd.potentials.multi_ace.model import CompiledMultiAceSites, multi_ace_
 from halberd.potentials.multi_ace.splines import TOLERANCE, edge_weights, pair_kinds, tabulated
 from tests.conftest import VARIANTS, topology_of
 from tests.potentials.multi_ace.test_family import MORE, SMALL, small
+from tests.potentials.multi_ace.test_sevennet import FOLDER as SEVENNET
 
 needs_operator = pytest.mark.skipif(
     MULTI_ACE_OPERATOR.problem() is not None, reason=f"no compiled operator: {MULTI_ACE_OPERATOR.problem()}"
@@ -324,6 +325,19 @@ def test_mace_in_single_precision_and_for_some_elements(mace_files, ethanol):
     for options in ({"precision": "single"}, {"elements": ["H", "C", "O"]}):
         model = load(mace_files["plain"], implementation="multi-ace", **options)
         assert HalberdCalculator(model).evaluate(ethanol)["energy"] == pytest.approx(expected, rel=1e-7)
+
+
+@pytest.mark.parametrize("variant", ["zbl", "density", "agnesi", "sevennet"])
+def test_networks_that_were_read_go_through_files(variant, mace_files, ethanol, tmp_path):
+    if variant == "sevennet":
+        model = load(SEVENNET / "parity.pth", precision="double")
+    else:
+        model = load(mace_files[variant], implementation="multi-ace")
+    model.save(tmp_path / "model.pt")
+    expected = HalberdCalculator(model).evaluate(ethanol)
+    found = HalberdCalculator(load(tmp_path / "model.pt")).evaluate(ethanol)
+    assert found["energy"] == pytest.approx(expected["energy"], rel=1e-12)
+    np.testing.assert_allclose(found["forces"], expected["forces"], atol=1e-9)
 
 
 def test_implementations_that_are_none(mace_files):
