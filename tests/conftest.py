@@ -154,6 +154,24 @@ def random_ace(symbols: tuple[str, ...] = ("Al", "Si"), members: int = 0, seed: 
     return basis, coefficients
 
 
+def fitted_last_layer(mace_files: dict[str, Path], ethanol: Atoms):
+    """A committee of four on the last layer of a MACE, fitted to what another one says of some ethanols."""
+    from halberd.plugins import HalberdCalculator
+    from halberd.potentials import LastLayerFit, load
+    from halberd.potentials.frames.labelled import Frame
+
+    truth = HalberdCalculator(mace_files["member0"])
+    frames = []
+    for seed in range(4):
+        atoms = ethanol.copy()
+        atoms.rattle(0.1, seed=seed)
+        results = truth.evaluate(atoms)
+        frames.append(Frame(atoms, results["energy"], results["forces"], None, "default"))
+    fit = LastLayerFit(load(mace_files["scale-shift"]))
+    fit.add(frames)
+    return fit.solve(committee=4, seed=3, correction=True)
+
+
 @pytest.fixture(scope="session")
 def alloy() -> Atoms:
     """32 atoms of aluminium and silicon, rattled."""

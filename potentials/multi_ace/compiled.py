@@ -61,7 +61,6 @@ class CompiledConvolution(torch.nn.Module):
         rows, triples, values = self._paths(paths, sent, outputs)
         self.register_buffer("paths", torch.tensor(rows))
         self.register_buffer("triples", torch.tensor(triples))
-        # As numbers of their own, since buffers are rounded when a model changes its precision.
         self.register_buffer("values", torch.tensor(values, dtype=torch.float64))
         dtype = network.embedding.dtype
         modules = [layer.radial] if layer.density is None else [layer.radial, layer.density]

@@ -2,10 +2,10 @@
 
     python tests/benchmarks/bench_gpu.py [MODEL.model] [--atoms 24 99 999 9999] [--platform CUDA]
 
-Water at the density of the liquid (for ACE: aluminium and silicon), float32, NVT at 300 K without rebuilding the list
-artificially: every runner makes the steps of a run from the same positions. Columns: microseconds per step, per atom
-and step, nanoseconds per day at 0.5 fs, GPU memory of the process after it, MB. Runners of one system and size are
-measured in interleaved rounds; the ratios to the first runner are what to quote.
+Water on a grid (for ACE: aluminium and silicon), float32, short steps without a thermostat: every runner makes them
+from the same positions. Columns: microseconds per step, per atom and step, nanoseconds per day at 0.5 fs, memory in use
+on the GPU after it, MB. Runners of one system and size are measured in interleaved rounds; the ratios to the first
+runner are what to quote.
 """
 
 from __future__ import annotations
@@ -25,8 +25,9 @@ import numpy as np
 import openmm
 import torch
 from ase import Atoms, units
-from ase.build import bulk, molecule
-from bench_multi_ace import network
+from ase.build import bulk
+from bench_multi_ace import SPACING, network, water_grid
+from bench_step import openmm_stepper
 
 from halberd.plugins import HalberdCalculator, LearnedPotential, topology_from_atoms
 from halberd.potentials.ace.basis import AceBasis
@@ -43,17 +44,10 @@ Step = Callable[[int], None]
 
 
 def water(n_atoms: int) -> Atoms:
-    """Molecules rotated at random on a grid."""
-    generator = np.random.default_rng(0)
-    side = int(np.ceil((n_atoms / 3) ** (1 / 3)))
-    atoms = Atoms()
-    for number in range(n_atoms // 3):
-        each = molecule("H2O")
-        each.rotate(generator.uniform(0, 360), generator.normal(size=3))
-        each.translate(3.106 * np.array([number % side, number // side % side, number // side**2]))
-        atoms += each
+    """Molecules on a grid, in a box that ends with its last layer."""
+    atoms, side = water_grid(n_atoms)
     layers = int(np.ceil(n_atoms / 3 / side**2))
-    atoms.set_cell([3.106 * side, 3.106 * side, 3.106 * layers])
+    atoms.set_cell([SPACING * side, SPACING * side, SPACING * layers])
     atoms.pbc = True
     return atoms
 
@@ -67,20 +61,9 @@ def alloy(n_atoms: int) -> Atoms:
     return atoms
 
 
-def openmm_stepper(system: openmm.System, positions: np.ndarray, platform: str) -> Step:
-    """Steps from the same start; velocities too small to matter to a potential that nobody fitted."""
-    context = openmm.Context(system, openmm.VerletIntegrator(1e-4), openmm.Platform.getPlatformByName(platform))
-    context.setPositions(positions)
-    context.setVelocitiesToTemperature(30, 1)
-    velocities = context.getState(velocities=True).getVelocities(asNumpy=True)
-
-    def step(n: int) -> None:
-        context.setPositions(positions)
-        context.setVelocities(velocities)
-        context.getIntegrator().step(n)
-        context.getState()
-
-    return step
+def slow_stepper(system: openmm.System, positions: np.ndarray, platform: str) -> Step:
+    """Steps of velocities too small to matter to a potential that nobody fitted."""
+    return openmm_stepper(system, positions, platform, timestep=1e-4, temperature=30.0)
 
 
 def ase_stepper(atoms: Atoms, calculator: Any) -> Step:
@@ -134,7 +117,7 @@ def mace_runners(
     """Everything that evaluates one MACE file."""
     topology, positions = topology_from_atoms(atoms)
     found = {
-        name: openmm_stepper(LearnedPotential(model).createSystem(topology), positions, platform)
+        name: slow_stepper(LearnedPotential(model).createSystem(topology), positions, platform)
         for name, model in models.items()
     }
     if not peers:
@@ -150,7 +133,7 @@ def mace_runners(
         system = MLPotential("mace", modelPath=file).createSystem(
             topology, precision="single", returnEnergyType="interaction_energy"
         )
-        found["openmm-ml"] = openmm_stepper(system, positions, platform)
+        found["openmm-ml"] = slow_stepper(system, positions, platform)
     except (ImportError, OSError) as error:
         print(f"openmm-ml is left out: {error}")
     return found
@@ -169,7 +152,7 @@ def ace_runners(atoms: Atoms, platform: str, device: str) -> dict[str, Step]:
         "ACE committee of 8": LearnedPotential(committee).createSystem(topology),
         "ACE committee of 8, biased": LearnedPotential(committee).createSystem(topology, bias="sigma"),
     }
-    found = {name: openmm_stepper(system, positions, platform) for name, system in systems.items()}
+    found = {name: slow_stepper(system, positions, platform) for name, system in systems.items()}
     found["ACE, ASE calculator"] = ase_stepper(atoms, HalberdCalculator(single, device=device))
     return found
 
@@ -177,7 +160,7 @@ def ace_runners(atoms: Atoms, platform: str, device: str) -> dict[str, Step]:
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("model", nargs="?", help="A MACE file; the pretrained gfn2-chnof of the package otherwise.")
+    parser.add_argument("model", nargs="?", help="A MACE file, called pretrained in the table; left out if omitted.")
     parser.add_argument("--atoms", type=int, nargs="+", default=[24, 99, 999, 9999])
     parser.add_argument("--platform", default="CUDA")
     parser.add_argument("--rounds", type=int, default=3)

@@ -28,6 +28,8 @@ from halberd.potentials.sites.torchscript import warm_up
 from halberd.potentials.sites.verlet_list import NeighborList, edges_of_atoms
 
 warnings.filterwarnings("ignore")
+#: Angstrom between molecules of the liquid.
+SPACING = 3.106
 SIZES = {
     "96x0e, l 3": {"hidden": "96x0e", "max_ell": 3},
     "128x0e, l 3": {"hidden": "128x0e", "max_ell": 3},
@@ -52,8 +54,8 @@ def network(hidden: str, max_ell: int) -> Any:
     )  # fmt: skip
 
 
-def water(n_atoms: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Species and edges of water at the density of the liquid, rotated at random on a grid."""
+def water_grid(n_atoms: int) -> tuple[Any, int]:
+    """Molecules of water rotated at random on a grid, and how many of them lie along its side."""
     from ase import Atoms
     from ase.build import molecule
 
@@ -63,9 +65,15 @@ def water(n_atoms: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     for number in range(n_atoms // 3):
         each = molecule("H2O")
         each.rotate(generator.uniform(0, 360), generator.normal(size=3))
-        each.translate(3.106 * np.array([number % side, number // side % side, number // side**2]))
+        each.translate(SPACING * np.array([number % side, number // side % side, number // side**2]))
         atoms += each
-    atoms.set_cell([3.106 * side] * 3)
+    return atoms, side
+
+
+def water(n_atoms: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Species and edges of water on a grid that fills a cube: at the density of the liquid where it is full."""
+    atoms, side = water_grid(n_atoms)
+    atoms.set_cell([SPACING * side] * 3)
     atoms.pbc = True
     edge_index, vectors = edges_of_atoms(NeighborList(5.0, 0.0), atoms)
     species = torch.tensor([0 if z == 1 else 1 for z in atoms.numbers])

@@ -70,16 +70,24 @@ def in_precision(model: str, precision: str) -> str:
     return str(path)
 
 
-def openmm_stepper(system: openmm.System, positions: np.ndarray) -> Callable[[int], None]:
-    context = openmm.Context(system, openmm.VerletIntegrator(0.0005), openmm.Platform.getPlatformByName("CPU"))
+def openmm_stepper(
+    system: openmm.System,
+    positions: np.ndarray,
+    platform: str = "CPU",
+    timestep: float = 0.0005,
+    temperature: float = 300.0,
+) -> Callable[[int], None]:
+    """Steps, always from the same start; a call returns when they are done."""
+    context = openmm.Context(system, openmm.VerletIntegrator(timestep), openmm.Platform.getPlatformByName(platform))
     context.setPositions(positions)
-    context.setVelocitiesToTemperature(300, 1)
+    context.setVelocitiesToTemperature(temperature, 1)
     velocities = context.getState(velocities=True).getVelocities(asNumpy=True)
 
     def step(n: int) -> None:
         context.setPositions(positions)
         context.setVelocities(velocities)
         context.getIntegrator().step(n)
+        context.getState()
 
     return step
 

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
+import functools
+
 import openmm
 import pytest
 import torch
 from ase import Atoms
 
-from halberd.plugins import HalberdCalculator
-from halberd.potentials import LastLayerFit, load
+from halberd.potentials import load
 from halberd.potentials.ace.model import ace_site_model
-from halberd.potentials.frames.labelled import Frame
 from halberd.potentials.multi_ace.model import multi_ace_model
 from halberd.potentials.sites.lennard_jones import lennard_jones
-from tests.conftest import random_ace
+from tests.conftest import fitted_last_layer, random_ace
 from tests.potentials.multi_ace.test_family import MORE, SMALL, small
 from tests.potentials.multi_ace.test_sevennet import FOLDER as SEVENNET
 
@@ -59,17 +59,9 @@ def model_of(mace_files, ethanol):
     """Name -> site model; made once each."""
     made: dict[str, object] = {}
 
+    @functools.cache
     def last_layer():
-        truth = HalberdCalculator(mace_files["member0"])
-        fit = LastLayerFit(load(mace_files["scale-shift"]))
-        frames = []
-        for seed in range(4):
-            atoms = ethanol.copy()
-            atoms.rattle(0.1, seed=seed)
-            results = truth.evaluate(atoms)
-            frames.append(Frame(atoms, results["energy"], results["forces"], None, "default"))
-        fit.add(frames)
-        return fit.solve(committee=4, seed=3, correction=True)
+        return fitted_last_layer(mace_files, ethanol)
 
     def make(name: str):
         if name.startswith("family"):

@@ -10,13 +10,13 @@ from openmm import app, unit
 from halberd.plugins import HalberdCalculator, LearnedPotential
 from halberd.plugins.reporters.committee_monitor import CommitteeMonitor
 from halberd.plugins.reporters.disagreement import COLUMNS, DisagreementReporter
-from halberd.potentials import LastLayerFit, committee, load
+from halberd.potentials import committee, load
 from halberd.potentials.ace.fit import AceFit
 from halberd.potentials.ace.model import ace_site_model
 from halberd.potentials.ace.settings import AceSettings
 from halberd.potentials.errors import ConfigurationError
 from halberd.potentials.frames.labelled import Frame
-from tests.conftest import random_ace, topology_of
+from tests.conftest import fitted_last_layer, random_ace, topology_of
 
 EV = 96.48533212331
 
@@ -25,16 +25,7 @@ EV = 96.48533212331
 def models(mace_files, alloy, ethanol):
     """Everything that can disagree with itself."""
     basis, coefficients = random_ace(members=5, order=3, degree=6)
-    truth = HalberdCalculator(mace_files["member0"])
-    frames = []
-    for seed in range(4):
-        atoms = ethanol.copy()
-        atoms.rattle(0.1, seed=seed)
-        results = truth.evaluate(atoms)
-        frames.append(Frame(atoms, results["energy"], results["forces"], None, "default"))
-    last = LastLayerFit(load(mace_files["scale-shift"]))
-    last.add(frames)
-    layer = last.solve(committee=4, seed=3, correction=True)
+    layer = fitted_last_layer(mace_files, ethanol)
     fit = AceFit(AceSettings(("Al", "Si"), order=2, degree=6, cutoff=4.5))
     calculator = HalberdCalculator(ace_site_model(basis, coefficients[:, 0]))
     labelled = calculator.evaluate(alloy)
