@@ -24,7 +24,7 @@ from halberd.potentials.errors import (
     did_you_mean,
     missing_dependency,
 )
-from halberd.potentials.multi_ace.model import with_network
+from halberd.potentials.mace.on_the_family import mace_family_model, on_operators
 from halberd.potentials.multi_ace.sevennet_model import CHECKPOINTS, load_sevennet, sevennet_path
 from halberd.potentials.pace.file import is_pace_file
 from halberd.potentials.pace.model import load_pace
@@ -35,7 +35,7 @@ from halberd.potentials.sites.site_model import SiteModel, dtype_of, is_halberd_
 
 ModelSource: TypeAlias = str | os.PathLike[str] | SiteModel
 #: What may run a mace-torch file.
-IMPLEMENTATIONS = ("mace-torch", "multi-ace")
+IMPLEMENTATIONS = ("multi-ace", "mace-torch")
 
 
 def load(
@@ -67,10 +67,10 @@ def load(
         Convert to this precision; the file's own if omitted.
     charge, multiplicity : number, optional
         Total charge (e) and spin multiplicity, for models that take them.
-    implementation : {'mace-torch', 'multi-ace'}, optional
-        What runs a mace-torch ``.model`` file: the modules of mace-torch, or halberd's own network with the same
-        weights, which is several times faster on CPUs (:mod:`halberd.potentials.multi_ace`) and which last-layer fits
-        and descriptors cannot use yet. ``mace-torch`` if omitted.
+    implementation : {'multi-ace', 'mace-torch'}, optional
+        What runs a mace-torch ``.model`` file: halberd's own network with the same weights
+        (:mod:`halberd.potentials.multi_ace`), several times faster on CPUs, or the modules of mace-torch, its
+        reference. ``multi-ace`` if omitted.
     trust : bool
         Load files that ask for more than halberd knows MACE models and TorchScript to need. They may run anything.
 
@@ -158,10 +158,10 @@ def _load_one(source: Any, options: dict[str, Any], dtype: Any, trust: bool) -> 
         return load_sevennet(str(source), dtype or torch.float32, **options)
     if not path.is_file():
         _refuse(options, f"the pretrained model '{source}'")
-        return SiteModel.load(pretrained_path(str(source)))
+        return on_operators(SiteModel.load(pretrained_path(str(source))))
     if is_halberd_file(path):
         _refuse(options, f"'{path}', whose head and charge were fixed when it was exported")
-        return with_network(with_compiled_sites(SiteModel.load(path, trust=trust)))
+        return on_operators(with_compiled_sites(SiteModel.load(path, trust=trust)))
     if is_pace_file(path):
         _refuse(options, f"'{path}', a PACE potential")
         return load_pace(path)
@@ -178,7 +178,6 @@ def _load_mace(path: Path, options: dict[str, Any], dtype: Any, trust: bool) -> 
     kind = _pickled_model_class(path)
     import_mace(f"read '{path}'")
     from halberd.potentials.mace.network import mace_site_model
-    from halberd.potentials.mace.on_the_family import mace_family_model
     from halberd.potentials.mace.pickles import load_pickled
 
     check_archive(path)
@@ -193,7 +192,7 @@ def _load_mace(path: Path, options: dict[str, Any], dtype: Any, trust: bool) -> 
         ) from error
     digest = hashlib.sha256(path.read_bytes()).hexdigest()
     source = {"file": path.name, "sha256": digest}
-    make = mace_family_model if options.pop("implementation") == "multi-ace" else mace_site_model
+    make = mace_site_model if options.pop("implementation") == "mace-torch" else mace_family_model
     try:
         return make(model, name=path.stem, dtype=dtype, source=source, **options)
     except HalberdError:

@@ -6,6 +6,7 @@ from importlib import resources
 from pathlib import Path
 
 from halberd.potentials.errors import ConfigurationError, did_you_mean
+from halberd.potentials.mace.on_the_family import on_operators
 from halberd.potentials.sites.site_model import SiteModel, dtype_of
 
 #: Name -> file in the package's ``data`` folder.
@@ -60,5 +61,5 @@ def pretrained(name: str = "gfn2-chnof", precision: str | None = None) -> SiteMo
     ConfigurationError
         If there is no such model.
     """
-    model = SiteModel.load(pretrained_path(name))
+    model = on_operators(SiteModel.load(pretrained_path(name)))
     return model if precision is None else model.to(dtype_of(precision))

@@ -40,7 +40,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     ),
     "potentials/pace": ("potentials/sites", "potentials/ace"),
     "potentials/multi_ace": ("potentials/sites", "potentials/ace"),
-    "potentials/pretrained_models": ("potentials/sites",),
+    "potentials/pretrained_models": ("potentials/sites", "potentials/mace"),
     "potentials/loading": (
         *("potentials/sites", "potentials/committees", "potentials/ace", "potentials/mace", "potentials/pace"),
         *("potentials/multi_ace", "potentials/pretrained_models"),

@@ -17,14 +17,16 @@ from halberd.potentials.committees.bias import MeanEnergy, bias_module
 from halberd.potentials.constants import EV_IN_KJ_PER_MOL
 from halberd.potentials.errors import ConfigurationError
 from halberd.potentials.multi_ace.compiled_operator import MULTI_ACE_OPERATOR
+from halberd.potentials.sites.cuda_kernels import find_kernels
 from halberd.potentials.sites.site_model import Columns, SiteModel, dtype_of
 from halberd.potentials.sites.structure_energy import StructureEnergy
 from halberd.potentials.sites.torchscript import load_operators, script, set_threads
 
 # Systems read from XML may hold forces that call them.
 load_operators()
-for operator in (ACE_OPERATOR, MULTI_ACE_OPERATOR):
-    operator.load_if_built()
+ACE_OPERATOR.load_if_built()
+if MULTI_ACE_OPERATOR.load_if_built():
+    find_kernels()
 
 
 def build_force(

@@ -10,7 +10,7 @@ import math
 import torch
 
 from halberd.potentials.ace.radial import hermite
-from halberd.potentials.sites.harmonics import SphericalHarmonics
+from halberd.potentials.sites.harmonics import FastSphericalHarmonics
 
 
 class AceSites(torch.nn.Module):
@@ -80,7 +80,7 @@ class AceSites(torch.nn.Module):
             weight = torch.zeros((self.n_species, self.n_columns, 0)) if empty else weights[order]
             self.register_buffer(f"products{order + 1}", index.contiguous())
             self.register_buffer(f"weights{order + 1}", weight.to(table.dtype).contiguous())
-        self.harmonics = SphericalHarmonics(len(self.count) - 1)
+        self.harmonics = FastSphericalHarmonics(len(self.count) - 1)
         # Orthonormal on the sphere; ours have mean square 1.
         self.harmonic_scale = math.sqrt(4.0 * math.pi)
 

@@ -6,6 +6,7 @@ import numpy as np
 import torch
 
 from halberd.potentials.errors import ConfigurationError
+from halberd.potentials.sites.portable import WithPortable
 from halberd.potentials.sites.site_model import Columns, SiteModel
 
 
@@ -37,25 +38,6 @@ class CommitteeMembers(torch.nn.Module):
             else:
                 columns.append(member(own, edge_index, edge_vectors))
         return torch.stack(columns, dim=1)
-
-
-class CompiledCommittee(torch.nn.Module):
-    """A committee whose members run on compiled operators.
-
-    Parameters
-    ----------
-    members, portable : CommitteeMembers
-        With the operators, and the same without; files hold the latter.
-    """
-
-    def __init__(self, members: torch.nn.Module, portable: torch.nn.Module) -> None:
-        super().__init__()
-        self.members = members
-        self.portable = portable
-
-    def forward(self, species: torch.Tensor, edge_index: torch.Tensor, edge_vectors: torch.Tensor) -> torch.Tensor:
-        """Site energies of all members, shape (N, K), eV."""
-        return self.members(species, edge_index, edge_vectors)
 
 
 def committee(models: Sequence[SiteModel], name: str | None = None) -> SiteModel:
@@ -102,7 +84,7 @@ def committee(models: Sequence[SiteModel], name: str | None = None) -> SiteModel
     portables = [getattr(each, "portable", each) for each in scripted]
     members: torch.nn.Module = CommitteeMembers(scripted, maps, cutoffs)
     if any(one is not other for one, other in zip(scripted, portables, strict=True)):
-        members = CompiledCommittee(members, CommitteeMembers(portables, maps, cutoffs))
+        members = WithPortable(members, CommitteeMembers(portables, maps, cutoffs))
     e0s = np.stack([model.e0s[rows] for model, rows in zip(models, maps, strict=True)], axis=1)
 
     def restriction(wanted: Sequence[int]) -> SiteModel:

@@ -11,7 +11,9 @@ import torch
 
 from halberd.potentials.errors import ConfigurationError
 from halberd.potentials.mace.last_layer_features import checked_network, count_scalars
-from halberd.potentials.mace.network import edges_by_centre
+from halberd.potentials.mace.network import mace_edges
+from halberd.potentials.multi_ace.features import first_layer_descriptor
+from halberd.potentials.multi_ace.sites import network_in
 from halberd.potentials.sites.site_model import Columns, SiteModel
 from halberd.potentials.sites.torchscript import script
 
@@ -50,7 +52,7 @@ class FirstLayerFeatures(torch.nn.Module):
 
     def forward(self, species: torch.Tensor, edge_index: torch.Tensor, edge_vectors: torch.Tensor) -> torch.Tensor:
         """Evaluate the contract of :mod:`halberd.potentials.sites.site_model`, as a descriptor."""
-        edges, vectors = edges_by_centre(edge_index, edge_vectors)
+        edges, vectors = mace_edges(edge_index, edge_vectors)
         elements = self.one_hot.index_select(0, species)
         # The gradient of a length is a direction; two atoms at one place have none.
         lengths = torch.sqrt(vectors.square().sum(1, keepdim=True) + 1e-12).clamp(min=self.closest)
@@ -74,7 +76,7 @@ def mace_descriptor(model: SiteModel, closest: float = CLOSEST) -> SiteModel:
     Parameters
     ----------
     model : SiteModel
-        Made from a MACE, or loaded from the ``.pt`` file of one.
+        Made from a MACE, or another network of the family, or loaded from the ``.pt`` file of one.
     closest : float
         Pairs closer than this, in angstrom, look as if they were here.
 
@@ -94,6 +96,9 @@ def mace_descriptor(model: SiteModel, closest: float = CLOSEST) -> SiteModel:
         raise ConfigurationError(
             f"closest is {closest}; it must lie between 0 and the cutoff, {model.cutoff} angstrom."
         )
+    family = network_in(model.module)
+    if family is not None:
+        return first_layer_descriptor(model, family, closest)
     sites, readouts = checked_network(model, " Use a MACE.")
     n_scalars = count_scalars(readouts)[0]
     scripted = script(FirstLayerFeatures(sites, n_scalars, closest))

@@ -11,6 +11,8 @@ import torch
 
 from halberd.potentials.errors import ModelError
 from halberd.potentials.mace.network import network_input
+from halberd.potentials.multi_ace.features import last_layer_features
+from halberd.potentials.multi_ace.sites import network_in
 from halberd.potentials.sites.site_model import Columns, SiteModel
 from halberd.potentials.sites.torchscript import script
 
@@ -70,7 +72,7 @@ def mace_features(model: SiteModel) -> SiteModel:
     Parameters
     ----------
     model : SiteModel
-        Made from a MACE, or loaded from the ``.pt`` file of one.
+        Made from a MACE, or another network of the family, or loaded from the ``.pt`` file of one.
 
     Returns
     -------
@@ -82,6 +84,9 @@ def mace_features(model: SiteModel) -> SiteModel:
     ModelError
         If the model is not a MACE with read-outs of the usual kind.
     """
+    family = network_in(model.module)
+    if family is not None:
+        return last_layer_features(model, family)
     sites, readouts = checked_network(model, " Use a committee of several models instead.")
     *counts, width = count_scalars(readouts)
     hidden = readouts[-1].linear_1.weight.numel() // width

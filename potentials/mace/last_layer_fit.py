@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from halberd.potentials.errors import ConfigurationError, DataError
 from halberd.potentials.frames.labelled import Frame
 from halberd.potentials.mace.last_layer_features import mace_features
-from halberd.potentials.mace.last_layer_sites import LastLayerSigmaSites, LastLayerSites
+from halberd.potentials.mace.last_layer_sites import LastLayerSigmaSites, LastLayerSites, over_features
 from halberd.potentials.regression.linear_fit import FittedLinear, LinearFit, Progress
 from halberd.potentials.regression.solvers import LinearSystem, solve
 from halberd.potentials.regression.state import DAMAGED, read_state
@@ -52,7 +52,7 @@ class FittedLastLayer(FittedLinear):
         """
         dtype = self.features.dtype
         mean, factor = (torch.from_numpy(x).to(dtype) for x in (self.coefficients, self.covariance_factor))
-        module = LastLayerSigmaSites(self.features.scripted(), mean, factor)
+        module = over_features(self.features.scripted(), lambda sites: LastLayerSigmaSites(sites, mean, factor))
         e0s = np.tile(self.model.e0s[:, :1], (1, 2))
         return self.model.replaced(module, e0s=e0s, n_columns=2, columns=Columns.MEAN_AND_SIGMA)
 
@@ -199,7 +199,7 @@ class LastLayerFit(LinearFit):
         e0s = self.base.e0s + self.e0s if correction else self.base.e0s
         weights = torch.from_numpy(columns).to(self.features.dtype)
         model = SiteModel(
-            LastLayerSites(self.features.scripted(), weights),
+            over_features(self.features.scripted(), lambda sites: LastLayerSites(sites, weights)),
             self.base.cutoff,
             self.elements,
             e0s=np.tile(e0s[:, None], (1, weights.shape[1])),

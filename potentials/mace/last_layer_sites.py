@@ -1,8 +1,12 @@
 """A MACE with a linear correction and a committee on its last-layer features, as TorchScript modules."""
 
+from collections.abc import Callable
+from typing import Any
+
 import torch
 
 from halberd.potentials.committees.bias import SIGMA_FLOOR
+from halberd.potentials.sites.portable import WithPortable
 
 
 class LastLayerSites(torch.nn.Module):
@@ -60,3 +64,9 @@ class LastLayerSigmaSites(torch.nn.Module):
         direction = torch.mv(self.factor, seen / torch.sqrt((seen * seen).sum() + self.floor * self.floor))
         mean = values[:, 0] + torch.mv(features, self.mean)
         return torch.stack([mean, torch.mv(features, direction)], dim=1)
+
+
+def over_features(features: Any, make: Callable[[Any], torch.nn.Module]) -> torch.nn.Module:
+    """What ``make`` makes of scripted features, in their fast and their portable form if they have both."""
+    portable = getattr(features, "portable", None)
+    return make(features) if portable is None else WithPortable(make(features), make(portable))

@@ -1,8 +1,8 @@
-"""MACE models of mace-torch as site models.
+"""MACE models on mace-torch's own modules, as site models: the reference of halberd's own network.
 
-The network is mace-torch's own; this module prepares a copy of it for molecular dynamics: one head, the elements
-asked for, no self-energies (they are kept in float64 beside the network), fused convolutions, and the site-model
-signature. mace-torch is only needed to convert a ``.model`` file, not to run what comes out.
+This module prepares a copy of the network for molecular dynamics: one head, the elements asked for, no self-energies
+(they are kept in float64 beside the network), and the site-model signature. mace-torch is only needed to convert a
+``.model`` file, not to run what comes out.
 
 References
 ----------
@@ -24,7 +24,6 @@ from halberd.potentials.errors import (
     UnknownElementError,
     did_you_mean,
 )
-from halberd.potentials.mace.fused_convolution import fused_convolution
 from halberd.potentials.sites.site_model import SiteModel
 from halberd.potentials.sites.torchscript import quiet_torchscript
 
@@ -32,13 +31,9 @@ _CITATION = "Batatia et al., MACE, NeurIPS 2022, arXiv 2206.07697"
 _SUPPORTED = ("MACE", "ScaleShiftMACE")
 
 
-def edges_by_centre(edge_index: torch.Tensor, edge_vectors: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Edges as a MACE counts them, from sender (the neighbour) to receiver (the centre), and their vectors.
-
-    The fused convolution wants the edges of one centre side by side.
-    """
-    order = torch.argsort(edge_index[0], stable=True)
-    return edge_index.index_select(1, order).flip(0), -edge_vectors.index_select(0, order)
+def mace_edges(edge_index: torch.Tensor, edge_vectors: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Edges as a MACE counts them, from sender (the neighbour) to receiver (the centre), and their vectors."""
+    return edge_index.flip(0), -edge_vectors
 
 
 def network_input(
@@ -49,7 +44,7 @@ def network_input(
     head: torch.Tensor,
 ) -> dict[str, torch.Tensor]:
     """What a MACE network reads, made from the arguments of a site model."""
-    edges, vectors = edges_by_centre(edge_index, edge_vectors)
+    edges, vectors = mace_edges(edge_index, edge_vectors)
     zeros = torch.zeros((species.shape[0], 3), dtype=edge_vectors.dtype, device=edge_vectors.device)
     return {
         "positions": zeros,
@@ -146,8 +141,6 @@ def mace_site_model(
         If an element is not the model's.
     """
     prepared = prepared_mace(model, name, elements, (head, charge, multiplicity), dtype)
-    with quiet_torchscript(), _default_dtype(prepared.dtype), torch.no_grad():
-        _fuse(prepared.network)
     module = MaceSiteEnergies(prepared.network, len(prepared.numbers), prepared.head, prepared.dtype)
 
     def restriction(wanted: Sequence[int]) -> SiteModel:
@@ -248,15 +241,6 @@ def prepared_mace(
     return PreparedMace(
         network=network, numbers=kept, head=head_index, e0s=e0s, dtype=dtype, metadata=metadata, chosen=given
     )
-
-
-def _fuse(network: Any) -> None:
-    """Put the fused convolution where the network's own is of the kind that has one."""
-    for interaction in network.interactions:
-        fused = fused_convolution(interaction.conv_tp)
-        if fused is not None:
-            interaction.conv_tp = fused
-            interaction.conv_fusion = True
 
 
 def _find_head(model: Any, head: str | None, name: str) -> tuple[int, str | None]:

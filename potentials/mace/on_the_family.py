@@ -7,10 +7,15 @@ from typing import Any
 
 import torch
 
+from halberd.potentials.committees.committee import CommitteeMembers
+from halberd.potentials.mace.last_layer_sites import LastLayerSigmaSites, LastLayerSites
 from halberd.potentials.mace.network import prepared_mace
 from halberd.potentials.multi_ace.mace_weights import multi_ace_of
 from halberd.potentials.multi_ace.model import multi_ace_model
-from halberd.potentials.sites.site_model import SiteModel
+from halberd.potentials.multi_ace.sites import CompiledMultiAceSites, network_in
+from halberd.potentials.sites.portable import WithPortable
+from halberd.potentials.sites.site_model import Columns, SiteModel
+from halberd.potentials.sites.torchscript import script
 
 
 def mace_family_model(
@@ -38,3 +43,41 @@ def mace_family_model(
     network = multi_ace_of(prepared.network, prepared.head).to(dtype or own)
     metadata = {**prepared.metadata, **(source or {}), **prepared.chosen, "implementation": "multi-ace"}
     return multi_ace_model(network, prepared.numbers, e0s=prepared.e0s, name=name, metadata=metadata)
+
+
+def on_operators(model: SiteModel) -> SiteModel:
+    """Let what was read from a file run on the compiled operators: a network of the family, last layers, committees.
+
+    Networks can be cut to elements and converted again, too. Other models are returned as they are.
+
+    Raises
+    ------
+    ModelFileError
+        If the network that the file brings along cannot be read.
+    """
+    module: Any = model.module
+    network = network_in(module)
+    if network is not None and model.columns is Columns.ENERGY:
+        own = {key: value for key, value in model.metadata.items() if key != "settings"}
+        again = multi_ace_model(network, model.atomic_numbers, e0s=model.e0s, name=model.name, metadata=own)
+        again.metadata = model.metadata
+        again.module = CompiledMultiAceSites(module).eval()
+        return again
+    features: Any = getattr(module, "features", None)
+    if network_in(features) is not None:
+        fast = _compiled(features)
+        sigma = model.columns is Columns.MEAN_AND_SIGMA
+        sites = LastLayerSigmaSites(fast, module.mean, module.factor) if sigma else LastLayerSites(fast, module.weights)
+        return model.replaced(WithPortable(sites, module))
+    members = [each for _, each in module.members.named_children()] if hasattr(module, "members") else []
+    if members and all(network_in(each) is not None for each in members):
+        cutoffs = [model.cutoff if each < 0 else each for each in module.cutoffs]
+        made = CommitteeMembers([_compiled(each) for each in members], module.species_maps.tolist(), cutoffs)
+        return model.replaced(WithPortable(made, module))
+    return model
+
+
+def _compiled(portable: Any) -> torch.nn.Module:
+    sites = CompiledMultiAceSites(portable)
+    sites.before_scripting()
+    return script(sites)

@@ -1,23 +1,26 @@
-"""Networks of the family on the compiled CPU operators: the same energies, to the splines' error.
+"""Networks of the family on the compiled operators: the same energies, to the splines' error.
 
 Sums over neighbours and products of one atom are the operators of
-:mod:`halberd.potentials.multi_ace.compiled_operator`; linear maps, gates and read-outs stay those of the network.
+:mod:`halberd.potentials.multi_ace.compiled_operator`, which call the kernels of
+:mod:`halberd.potentials.multi_ace.kernels` on GPUs; linear maps, gates and read-outs stay those of the network.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from typing import Any
 
 import numpy as np
 import torch
 
 from halberd.potentials.multi_ace.couplings import wigner_3j
+from halberd.potentials.multi_ace.folding import folded
 from halberd.potentials.multi_ace.irreps import Block, Irreps
-from halberd.potentials.multi_ace.layers import SymmetricProduct
+from halberd.potentials.multi_ace.kernels import convolution_source, launch_numbers, product_source
+from halberd.potentials.multi_ace.layers import SpeciesChannelMix, SymmetricProduct
 from halberd.potentials.multi_ace.network import Layer, MultiAce
 from halberd.potentials.multi_ace.splines import edge_weights, pair_kinds, tabulated
+from halberd.potentials.sites.cuda_kernels import kernel_key
 
 #: Couplings below are zero.
 _ZERO = 1e-12
@@ -43,6 +46,11 @@ class CompiledConvolution(torch.nn.Module):
     spline_error : float
         Of the radial weights, in units of the largest.
     """
+
+    paths: torch.Tensor
+    triples: torch.Tensor
+    values: torch.Tensor
+    table: torch.Tensor
 
     def __init__(self, network: MultiAce, layer: Layer, inputs: Irreps) -> None:
         super().__init__()
@@ -71,16 +79,33 @@ class CompiledConvolution(torch.nn.Module):
             dtype,
             edges.onset,
         )
-        self.register_buffer("table", splines.table.to(dtype).contiguous())
+        # A constant divisor of the sum is a factor of every weight.
+        divisor = 1.0 if self.with_density else layer.divisor
+        self.register_buffer("table", (splines.table / divisor).to(dtype).contiguous())
         self.register_buffer("kinds", splines.kinds)
         self.spacing, self.spline_error = splines.spacing, splines.error
         self.sign = edges.sign
-        starts = _offsets(outputs)
-        self.n_outputs = starts[-1]
-        self.blocks = [
-            (start, 2 * block.degree + 1, block.channels) for start, block in zip(starts, outputs, strict=False)
-        ]
+        self.n_outputs = _offsets(outputs)[-1]
+        self.blocks = [(2 * block.degree + 1, block.channels) for block in outputs]
         self.max_ell = max(path[1] for path in paths)
+        self.width = _offsets(sent)[-1]
+        self.kernels = ""
+        #: What kernels are called with: see :func:`halberd.potentials.multi_ace.kernels.launch_numbers`.
+        self.launch = launch_numbers(rows, self.max_ell)
+
+    def kernel_source(self) -> str:
+        """CUDA source of the sum; the operators know it by its key from now on."""
+        source = convolution_source(
+            self.paths.tolist(),
+            self.triples.tolist(),
+            self.values.double().tolist(),
+            width=self.width,
+            n_outputs=self.n_outputs,
+            n_weights=self.table.shape[3],
+            max_ell=self.max_ell,
+        )
+        self.kernels = kernel_key(source)
+        return source
 
     @staticmethod
     def _paths(
@@ -117,6 +142,7 @@ class CompiledConvolution(torch.nn.Module):
         species: torch.Tensor,
         edge_index: torch.Tensor,
         edge_vectors: torch.Tensor,
+        order: list[torch.Tensor],
     ) -> list[torch.Tensor]:
         """Sums over neighbours, per kind (N, 2 l + 1, channels), and the density (N, 1, 1) if the layer has one."""
         rows = [each.flatten(1) for each in features]
@@ -127,6 +153,7 @@ class CompiledConvolution(torch.nn.Module):
             edge_vectors=edge_vectors,
             species=species,
             edge_index=edge_index,
+            order=order,
             paths=self.paths,
             triples=self.triples,
             values=self.values.to(torch.float64),
@@ -136,8 +163,11 @@ class CompiledConvolution(torch.nn.Module):
             sign=self.sign,
             n_outputs=self.n_outputs,
             max_ell=self.max_ell,
+            kernels=self.kernels,
+            launch=[*self.launch, self.width, self.table.shape[3]],
         )
-        return [out[:, start : start + size * count].reshape(-1, size, count) for start, size, count in self.blocks]
+        parts = torch.split(out, [size * count for size, count in self.blocks], dim=1)
+        return [part.unflatten(1, shape) for part, shape in zip(parts, self.blocks, strict=True)]
 
 
 Monomial = tuple[int, ...]
@@ -180,6 +210,8 @@ def product_graph(
 class CompiledProduct(torch.nn.Module):
     """The products of one layer as one polynomial for all of their components."""
 
+    weights: torch.Tensor
+
     def __init__(self, product: SymmetricProduct, n_components: int) -> None:
         super().__init__()
         entries: dict[tuple[Monomial, int], torch.Tensor] = {}
@@ -188,7 +220,7 @@ class CompiledProduct(torch.nn.Module):
             size = 2 * product.outputs[target].degree + 1
             for n in range(len(orders)):
                 factors = getattr(product, f"factors_{target}_{n}").tolist()
-                coefficients = getattr(product, f"coefficients_{target}_{n}").double()
+                coefficients = product.exact[f"coefficients_{target}_{n}"].to(product.weights[0].device)
                 weights = torch.einsum("tmp,spk->tmsk", coefficients, product.weights[position].detach().double())
                 position += 1
                 for t, m in torch.nonzero(coefficients.abs().amax(2) > _ZERO).tolist():
@@ -202,7 +234,17 @@ class CompiledProduct(torch.nn.Module):
         stacked = torch.stack([entries[key] for key in keys], dim=1)
         self.register_buffer("weights", stacked.to(product.weights[0].dtype).contiguous())
         self.n_rows, self.n_components = row, n_components
+        self.monomials = keys
+        self.kernels = ""
         self.sizes = [2 * block.degree + 1 for block in product.outputs]
+
+    def kernel_source(self) -> str:
+        """CUDA source of the products; the operators know it by its key from now on."""
+        source = product_source(
+            self.monomials, n_components=self.n_components, n_rows=self.n_rows, channels=self.weights.shape[2]
+        )
+        self.kernels = kernel_key(source)
+        return source
 
     def forward(self, features: list[torch.Tensor], species: torch.Tensor) -> list[torch.Tensor]:
         """Map tensors (N, 2 l + 1, channels) to those of the kinds that come out."""
@@ -214,6 +256,7 @@ class CompiledProduct(torch.nn.Module):
             weights=self.weights,
             n_rows=self.n_rows,
             n_components=self.n_components,
+            kernels=self.kernels,
         )
         return list(torch.split(out, self.sizes, dim=1))
 
@@ -234,15 +277,15 @@ class CompiledLayer(torch.nn.Module):
         species: torch.Tensor,
         edge_index: torch.Tensor,
         edge_vectors: torch.Tensor,
+        order: list[torch.Tensor],
     ) -> list[torch.Tensor]:
         """Features of the next layer, one tensor (N, 2 l + 1, channels) per kind."""
         layer = self.layer
         sent = features if layer.up is None else layer.up(features, species)
-        messages = self.convolution(sent, species, edge_index, edge_vectors)
-        divisor: Any = layer.divisor
+        messages = self.convolution(sent, species, edge_index, edge_vectors, order)
         if self.convolution.with_density:
             divisor = layer.divisor + layer.density_weight * messages.pop()
-        messages = [each / divisor for each in messages]
+            messages = [each / divisor for each in messages]
         return layer.updated(features, sent, messages, species, self.product)
 
 
@@ -252,6 +295,8 @@ class CompiledNetwork(torch.nn.Module):
     Parameters
     ----------
     network : MultiAce
+    n_layers : int, optional
+        Only the first ones, for features.
 
     Attributes
     ----------
@@ -264,25 +309,60 @@ class CompiledNetwork(torch.nn.Module):
         If its radial weights cannot be tabulated well.
     """
 
-    def __init__(self, network: MultiAce) -> None:
+    def __init__(self, network: MultiAce, n_layers: int | None = None) -> None:
         super().__init__()
-        self.network = network
+        self.network = network = folded(network)
         layers: list[CompiledLayer] = []
         inputs: Irreps = (Block(0, 1, network.embedding.shape[1]),)
-        for layer in network.layers:
+        for layer in network.layers[:n_layers]:
             assert isinstance(layer, Layer)
-            sent = inputs if layer.up is None else layer.up.outputs
-            layers.append(CompiledLayer(network, layer, sent))
+            layers.append(CompiledLayer(network, layer, inputs if layer.up is None else layer.up.outputs))
             inputs = layer.outputs
         self.layers = torch.nn.ModuleList(layers)
         self.spline_error = max(layer.convolution.spline_error for layer in layers)
 
+    @property
+    def whole(self) -> MultiAce:
+        """The network, folded."""
+        return self.network
+
+    def for_gpus(self) -> dict[str, str]:
+        """Do nothing from now on that makes a GPU wait for the host.
+
+        Returns
+        -------
+        dict of str to str
+            CUDA sources of all layers by the keys that the operators know them by.
+        """
+        sources = {}
+        for module in self.modules():
+            if isinstance(module, SpeciesChannelMix):
+                module.everywhere = True
+        for layer in self.layers:
+            assert isinstance(layer, CompiledLayer)
+            for part in (layer.convolution, layer.product):
+                if part is not None:
+                    source = part.kernel_source()
+                    sources[part.kernels] = source
+        return sources
+
+    def features(
+        self,
+        species: torch.Tensor,
+        edge_index: torch.Tensor,
+        edge_vectors: torch.Tensor,
+        n_layers: int | None = None,
+    ) -> list[list[torch.Tensor]]:
+        """As :meth:`halberd.potentials.multi_ace.network.MultiAce.features`."""
+        current = self.network.first(species)
+        order = torch.ops.halberd.edge_order(edge_index, species)
+        collected = []
+        for layer in self.layers[:n_layers]:
+            current = layer(current, species, edge_index, edge_vectors, order)
+            collected.append(current)
+        return collected
+
     def forward(self, species: torch.Tensor, edge_index: torch.Tensor, edge_vectors: torch.Tensor) -> torch.Tensor:
         """Evaluate the contract of :mod:`halberd.potentials.sites.site_model`."""
-        current = self.network.first(species)
-        collected = []
-        for layer in self.layers:
-            current = layer(current, species, edge_index, edge_vectors)
-            collected.append(current)
-        energies = self.network.read(collected, species).sum(dim=1)
-        return self.network.completed(energies, species, edge_index, edge_vectors)
+        collected = self.features(species, edge_index, edge_vectors)
+        return self.network.energies_of(collected, species, edge_index, edge_vectors)

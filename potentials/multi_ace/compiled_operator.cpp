@@ -1,4 +1,6 @@
-// Messages of a network of the family on the CPU: the torch operators halberd::messages and halberd::products.
+// Messages of a network of the family: the torch operators halberd::messages and halberd::products.
+//
+// What follows is for the CPU; on a GPU, kernels that were compiled at run time do the same (on_kernels.hpp).
 //
 // Edges are read once per layer and nothing is kept of them: harmonics and radial weights are computed where they are
 // used, in the backward pass again. Channels are innermost in every loop. A thread owns the atoms that it sums for, and
@@ -15,6 +17,7 @@
 #include <vector>
 
 #include "harmonics.hpp"
+#include "on_kernels.hpp"
 
 namespace {
 
@@ -90,16 +93,34 @@ struct Convolution {
   }
 };
 
-// Edges by one of their ends.
+// Edges by one of their ends: where those of every atom begin in a list of their numbers.
 struct Order {
-  std::vector<int64_t> start, edge;
-  Order(const int64_t* end, int64_t n_edges, int64_t n_atoms) : start(n_atoms + 1, 0), edge(n_edges) {
-    for (int64_t e = 0; e < n_edges; ++e) ++start[end[e] + 1];
-    for (int64_t i = 0; i < n_atoms; ++i) start[i + 1] += start[i];
-    std::vector<int64_t> next(start.begin(), start.end() - 1);
-    for (int64_t e = 0; e < n_edges; ++e) edge[next[end[e]]++] = e;
-  }
+  const int64_t *start, *edge;
 };
+
+std::pair<Tensor, Tensor> by_end(const Tensor& end, int64_t n_atoms) {
+  if (end.is_cuda()) {
+    const auto sorted = at::sort(end.to(at::kInt), /*stable=*/true, /*dim=*/0, /*descending=*/false);
+    const Tensor atoms = at::arange(n_atoms + 1, end.options().dtype(at::kInt));
+    return {at::searchsorted(std::get<0>(sorted), atoms), std::get<1>(sorted)};
+  }
+  const int64_t n_edges = end.size(0);
+  Tensor starts = at::zeros({n_atoms + 1}, end.options()), edges = at::empty({n_edges}, end.options());
+  const int64_t* atom = end.data_ptr<int64_t>();
+  int64_t *start = starts.data_ptr<int64_t>(), *edge = edges.data_ptr<int64_t>();
+  for (int64_t e = 0; e < n_edges; ++e) ++start[atom[e] + 1];
+  for (int64_t i = 0; i < n_atoms; ++i) start[i + 1] += start[i];
+  std::vector<int64_t> next(start, start + n_atoms);
+  for (int64_t e = 0; e < n_edges; ++e) edge[next[atom[e]]++] = e;
+  return {starts, edges};
+}
+
+// For messages: edges by their centres, then by their neighbours.
+std::vector<Tensor> edge_order(const Tensor& edge_index, const Tensor& species) {
+  const Tensor edges = edge_index.contiguous();
+  const auto centres = by_end(edges[0], species.size(0)), neighbours = by_end(edges[1], species.size(0));
+  return {centres.first, centres.second, neighbours.first, neighbours.second};
+}
 
 template <typename T>
 struct Geometry {
@@ -113,9 +134,8 @@ struct Geometry {
 };
 
 template <typename T>
-void forward_kernel(const Convolution<T>& op, const int64_t* species, const int64_t* edges, int64_t n_edges,
-                    int64_t n_atoms, const T* vectors, const T* features, int64_t width, double sign, T* out) {
-  const Order order(edges, n_edges, n_atoms);
+void forward_kernel(const Convolution<T>& op, const Order& order, const int64_t* species, const int64_t* edges,
+                    int64_t n_edges, int64_t n_atoms, const T* vectors, const T* features, int64_t width, double sign, T* out) {
   const int64_t* neighbour = edges + n_edges;
   at::parallel_for(0, n_atoms, 1, [&](int64_t begin, int64_t end) {
     std::vector<T> weights(op.n_weights);
@@ -149,10 +169,9 @@ void forward_kernel(const Convolution<T>& op, const int64_t* species, const int6
 }
 
 template <typename T>
-void edge_gradients(const Convolution<T>& op, const int64_t* species, const int64_t* edges, int64_t n_edges,
-                    int64_t n_atoms, const T* vectors, const T* features, int64_t width, double sign,
+void edge_gradients(const Convolution<T>& op, const Order& order, const int64_t* species, const int64_t* edges,
+                    int64_t n_edges, int64_t n_atoms, const T* vectors, const T* features, int64_t width, double sign,
                     const T* incoming, T* gradient) {
-  const Order order(edges, n_edges, n_atoms);
   const int64_t* neighbour = edges + n_edges;
   const int n_lm = (op.harmonics.l_max + 1) * (op.harmonics.l_max + 1);
   at::parallel_for(0, n_atoms, 1, [&](int64_t begin, int64_t end) {
@@ -212,9 +231,8 @@ void edge_gradients(const Convolution<T>& op, const int64_t* species, const int6
 }
 
 template <typename T>
-void feature_gradients(const Convolution<T>& op, const int64_t* species, const int64_t* edges, int64_t n_edges,
-                       int64_t n_atoms, const T* vectors, int64_t width, double sign, const T* incoming, T* gradient) {
-  const Order order(edges + n_edges, n_edges, n_atoms);
+void feature_gradients(const Convolution<T>& op, const Order& order, const int64_t* species, const int64_t* edges,
+                       int64_t n_edges, int64_t n_atoms, const T* vectors, int64_t width, double sign, const T* incoming, T* gradient) {
   at::parallel_for(0, n_atoms, 1, [&](int64_t begin, int64_t end) {
     std::vector<T> weights(op.n_weights);
     T y[MAX_LM], b[MAX_M * MAX_M];
@@ -252,61 +270,79 @@ void once(const Tensor& incoming) {
               "for more");
 }
 
-struct Given {
-  Tensor features, vectors, species, edges, paths, triples, values, table, pair;
-  double spacing, sign;
-  int64_t n_outputs, max_ell;
-};
-
-Tensor run_forward(const Given& g) {
-  Tensor out = at::empty({g.features.size(0), g.n_outputs}, g.features.options());
-  AT_DISPATCH_FLOATING_TYPES(g.features.scalar_type(), "halberd_messages", [&] {
-    const Convolution<scalar_t> op(g.paths, g.triples, g.values, g.table, g.pair, g.spacing, g.n_outputs, g.max_ell);
-    forward_kernel<scalar_t>(op, g.species.data_ptr<int64_t>(), g.edges.data_ptr<int64_t>(), g.edges.size(1),
-                             g.features.size(0), g.vectors.data_ptr<scalar_t>(), g.features.data_ptr<scalar_t>(),
-                             g.features.size(1), g.sign, out.data_ptr<scalar_t>());
-  });
-  return out;
+Order order_of(const Tensor& start, const Tensor& edges) {
+  return {start.data_ptr<int64_t>(), edges.data_ptr<int64_t>()};
 }
 
-class Messages : public torch::autograd::Function<Messages> {
+void run_forward(const Messages& g, const Tensor& out) {
+  AT_DISPATCH_FLOATING_TYPES(g.features.scalar_type(), "halberd_messages", [&] {
+    const Convolution<scalar_t> op(g.paths, g.triples, g.values, g.table, g.pair, g.spacing, g.n_outputs, g.max_ell);
+    forward_kernel<scalar_t>(op, order_of(g.centre_start, g.centre_edges), g.species.data_ptr<int64_t>(),
+                             g.edges.data_ptr<int64_t>(), g.edges.size(1), g.features.size(0),
+                             g.vectors.data_ptr<scalar_t>(), g.features.data_ptr<scalar_t>(), g.features.size(1),
+                             g.sign, out.data_ptr<scalar_t>());
+  });
+}
+
+void run_backward(const Messages& g, const Tensor& given, const Tensor& of_vectors, const Tensor& of_features) {
+  AT_DISPATCH_FLOATING_TYPES(g.features.scalar_type(), "halberd_messages_backward", [&] {
+    const Convolution<scalar_t> op(g.paths, g.triples, g.values, g.table, g.pair, g.spacing, g.n_outputs, g.max_ell);
+    const int64_t n_edges = g.edges.size(1), n_atoms = g.features.size(0), width = g.features.size(1);
+    const int64_t *species = g.species.data_ptr<int64_t>(), *edges = g.edges.data_ptr<int64_t>();
+    const scalar_t *vectors = g.vectors.data_ptr<scalar_t>(), *incoming = given.data_ptr<scalar_t>();
+    edge_gradients<scalar_t>(op, order_of(g.centre_start, g.centre_edges), species, edges, n_edges, n_atoms, vectors,
+                             g.features.data_ptr<scalar_t>(), width, g.sign, incoming, of_vectors.data_ptr<scalar_t>());
+    if (of_features.defined())
+      feature_gradients<scalar_t>(op, order_of(g.neighbour_start, g.neighbour_edges), species, edges, n_edges, n_atoms,
+                                  vectors, width, g.sign, incoming, of_features.data_ptr<scalar_t>());
+  });
+}
+
+class MessagesFunction : public torch::autograd::Function<MessagesFunction> {
  public:
   static Tensor forward(torch::autograd::AutogradContext* ctx, const Tensor& features, const Tensor& vectors,
-                        const Tensor& species, const Tensor& edges, const Tensor& paths, const Tensor& triples,
-                        const Tensor& values, const Tensor& table, const Tensor& pair, double spacing, double sign,
-                        int64_t n_outputs, int64_t max_ell) {
+                        const Tensor& species, const Tensor& edges, const Tensor& centre_start,
+                        const Tensor& centre_edges, const Tensor& neighbour_start, const Tensor& neighbour_edges,
+                        const Tensor& paths, const Tensor& triples, const Tensor& values, const Tensor& table,
+                        const Tensor& pair, double spacing, double sign, int64_t n_outputs, int64_t max_ell,
+                        const std::string& kernels, const std::vector<int64_t>& launch) {
     at::AutoDispatchBelowADInplaceOrView guard;
-    ctx->save_for_backward({features, vectors, species, edges, paths, triples, values, table, pair});
+    const Messages g{features, vectors, species, edges, centre_start, centre_edges, neighbour_start, neighbour_edges,
+                     paths, triples, values, table, pair, spacing, sign, n_outputs, max_ell, kernels, launch};
+    Tensor out = at::empty({features.size(0), n_outputs}, features.options());
+    Embedded embedded;
+    if (on_kernels(kernels, features))
+      embedded = forward_on_kernels(g, out);
+    else
+      run_forward(g, out);
+    ctx->save_for_backward({features, vectors, species, edges, centre_start, centre_edges, neighbour_start,
+                            neighbour_edges, paths, triples, values, table, pair, embedded.harmonics, embedded.row,
+                            embedded.place});
     ctx->saved_data["spacing"] = spacing;
     ctx->saved_data["sign"] = sign;
     ctx->saved_data["n_outputs"] = n_outputs;
     ctx->saved_data["max_ell"] = max_ell;
-    return run_forward({features, vectors, species, edges, paths, triples, values, table, pair, spacing, sign,
-                        n_outputs, max_ell});
+    ctx->saved_data["kernels"] = kernels;
+    ctx->saved_data["launch"] = launch;
+    return out;
   }
 
   static torch::autograd::variable_list backward(torch::autograd::AutogradContext* ctx,
                                                  torch::autograd::variable_list incoming) {
     once(incoming[0]);
     const auto s = ctx->get_saved_variables();
+    const Messages g{s[0], s[1], s[2], s[3], s[4], s[5], s[6], s[7], s[8], s[9], s[10], s[11], s[12],
+                     ctx->saved_data["spacing"].toDouble(), ctx->saved_data["sign"].toDouble(),
+                     ctx->saved_data["n_outputs"].toInt(), ctx->saved_data["max_ell"].toInt(),
+                     ctx->saved_data["kernels"].toStringRef(), ctx->saved_data["launch"].toIntVector()};
     const Tensor given = incoming[0].contiguous();
-    Tensor of_vectors = at::zeros_like(s[1]), of_features;
-    const bool wanted = ctx->needs_input_grad(0);
-    if (wanted) of_features = at::empty_like(s[0]);
-    AT_DISPATCH_FLOATING_TYPES(s[0].scalar_type(), "halberd_messages_backward", [&] {
-      const Convolution<scalar_t> op(s[4], s[5], s[6], s[7], s[8], ctx->saved_data["spacing"].toDouble(),
-                                     ctx->saved_data["n_outputs"].toInt(), ctx->saved_data["max_ell"].toInt());
-      const double sign = ctx->saved_data["sign"].toDouble();
-      const int64_t n_edges = s[3].size(1), n_atoms = s[0].size(0), width = s[0].size(1);
-      edge_gradients<scalar_t>(op, s[2].data_ptr<int64_t>(), s[3].data_ptr<int64_t>(), n_edges, n_atoms,
-                               s[1].data_ptr<scalar_t>(), s[0].data_ptr<scalar_t>(), width, sign,
-                               given.data_ptr<scalar_t>(), of_vectors.data_ptr<scalar_t>());
-      if (wanted)
-        feature_gradients<scalar_t>(op, s[2].data_ptr<int64_t>(), s[3].data_ptr<int64_t>(), n_edges, n_atoms,
-                                    s[1].data_ptr<scalar_t>(), width, sign, given.data_ptr<scalar_t>(),
-                                    of_features.data_ptr<scalar_t>());
-    });
-    torch::autograd::variable_list gradients(13);
+    Tensor of_vectors = at::zeros_like(g.vectors), of_features;
+    if (ctx->needs_input_grad(0)) of_features = at::zeros_like(g.features);
+    if (on_kernels(g.kernels, g.features))
+      backward_on_kernels(g, {s[13], s[14], s[15]}, given, of_vectors, of_features);
+    else
+      run_backward(g, given, of_vectors, of_features);
+    torch::autograd::variable_list gradients(19);
     gradients[0] = of_features;
     gradients[1] = of_vectors;
     return gradients;
@@ -409,11 +445,17 @@ Polynomial<T> polynomial(const Tensor& x, const Tensor& nodes, const Tensor& ent
 class Products : public torch::autograd::Function<Products> {
  public:
   static Tensor forward(torch::autograd::AutogradContext* ctx, const Tensor& x, const Tensor& species,
-                        const Tensor& nodes, const Tensor& entries, const Tensor& weights, int64_t n_rows) {
+                        const Tensor& nodes, const Tensor& entries, const Tensor& weights, int64_t n_rows,
+                        const std::string& kernels) {
     at::AutoDispatchBelowADInplaceOrView guard;
     ctx->save_for_backward({x, species, nodes, entries, weights});
     ctx->saved_data["n_rows"] = n_rows;
+    ctx->saved_data["kernels"] = kernels;
     Tensor out = at::empty({x.size(0), n_rows, x.size(2)}, x.options());
+    if (on_kernels(kernels, x)) {
+      products_on_kernels(kernels, x, species, weights, out);
+      return out;
+    }
     AT_DISPATCH_FLOATING_TYPES(x.scalar_type(), "halberd_products", [&] {
       products_forward<scalar_t>(polynomial<scalar_t>(x, nodes, entries, weights, n_rows), species.data_ptr<int64_t>(),
                                  x.size(0), weights.size(0) > 1, x.data_ptr<scalar_t>(), out.data_ptr<scalar_t>());
@@ -427,51 +469,61 @@ class Products : public torch::autograd::Function<Products> {
     const auto s = ctx->get_saved_variables();
     const Tensor given = incoming[0].contiguous();
     Tensor gradient = at::empty_like(s[0]);
-    AT_DISPATCH_FLOATING_TYPES(s[0].scalar_type(), "halberd_products_backward", [&] {
-      products_backward<scalar_t>(
-          polynomial<scalar_t>(s[0], s[2], s[3], s[4], ctx->saved_data["n_rows"].toInt()), s[1].data_ptr<int64_t>(),
-          s[0].size(0), s[4].size(0) > 1, s[0].data_ptr<scalar_t>(), given.data_ptr<scalar_t>(),
-          gradient.data_ptr<scalar_t>());
-    });
-    torch::autograd::variable_list gradients(6);
+    const std::string kernels = ctx->saved_data["kernels"].toStringRef();
+    if (on_kernels(kernels, s[0]))
+      of_products_on_kernels(kernels, s[0], s[1], s[4], given, gradient);
+    else
+      AT_DISPATCH_FLOATING_TYPES(s[0].scalar_type(), "halberd_products_backward", [&] {
+        products_backward<scalar_t>(
+            polynomial<scalar_t>(s[0], s[2], s[3], s[4], ctx->saved_data["n_rows"].toInt()), s[1].data_ptr<int64_t>(),
+            s[0].size(0), s[4].size(0) > 1, s[0].data_ptr<scalar_t>(), given.data_ptr<scalar_t>(),
+            gradient.data_ptr<scalar_t>());
+      });
+    torch::autograd::variable_list gradients(7);
     gradients[0] = gradient;
     return gradients;
   }
 };
 
 Tensor messages(const Tensor& features, const Tensor& vectors, const Tensor& species, const Tensor& edges,
-                const Tensor& paths, const Tensor& triples, const Tensor& values, const Tensor& table,
-                const Tensor& pair, double spacing, double sign, int64_t n_outputs, int64_t max_ell) {
+                at::TensorList order, const Tensor& paths, const Tensor& triples, const Tensor& values,
+                const Tensor& table, const Tensor& pair, double spacing, double sign, int64_t n_outputs,
+                int64_t max_ell, const std::string& kernels, const std::vector<int64_t>& launch) {
   TORCH_CHECK(features.scalar_type() == table.scalar_type() && vectors.scalar_type() == table.scalar_type(),
               "halberd: edge vectors and model differ in precision");
   TORCH_CHECK(max_ell <= MAX_L, "halberd: compiled messages go up to degree ", MAX_L);
-  const auto p = paths.accessor<int64_t, 2>();
-  for (int64_t n = 0; n < p.size(0); ++n)
-    TORCH_CHECK(p[n][0] + p[n][1] * p[n][2] <= features.size(1) && p[n][7] + p[n][1] <= table.size(3),
-                "halberd: messages were given features of another shape");
-  return Messages::apply(features.contiguous(), vectors.contiguous(), species.contiguous(), edges.contiguous(),
-                         paths.contiguous(), triples.contiguous(), values.contiguous(), table.contiguous(),
-                         pair.contiguous(), spacing, sign, n_outputs, max_ell);
+  TORCH_CHECK(order.size() == 4, "halberd: messages need the order of edges by both of their ends");
+  TORCH_CHECK(launch.size() == 5 && launch[3] == features.size(1) && launch[4] == table.size(3),
+              "halberd: messages were given features of another shape");
+  return MessagesFunction::apply(
+      features.contiguous(), vectors.contiguous(), species.contiguous(), edges.contiguous(), order[0], order[1],
+      order[2], order[3], paths.contiguous(), triples.contiguous(), values.contiguous(), table.contiguous(),
+      pair.contiguous(), spacing, sign, n_outputs, max_ell, kernels, launch);
 }
 
 Tensor products(const Tensor& x, const Tensor& species, const Tensor& nodes, const Tensor& entries,
-                const Tensor& weights, int64_t n_rows, int64_t n_components) {
+                const Tensor& weights, int64_t n_rows, int64_t n_components, const std::string& kernels) {
   TORCH_CHECK(x.dim() == 3 && x.size(1) == n_components && x.size(2) == weights.size(2) &&
                   x.scalar_type() == weights.scalar_type(),
               "halberd: products of ", n_components, " components were given features of another shape or precision");
   return Products::apply(x.contiguous(), species.contiguous(), nodes.contiguous(), entries.contiguous(),
-                         weights.contiguous(), n_rows);
+                         weights.contiguous(), n_rows, kernels);
 }
 
 }  // namespace
 
 TORCH_LIBRARY_FRAGMENT(halberd, m) {
+  m.def("edge_order(Tensor edge_index, Tensor species) -> Tensor[]", edge_order);
   m.def(
-      "messages(Tensor features, Tensor edge_vectors, Tensor species, Tensor edge_index, Tensor paths, Tensor triples, "
-      "Tensor values, Tensor table, Tensor pair, float spacing, float sign, int n_outputs, int max_ell) -> Tensor",
+      "messages(Tensor features, Tensor edge_vectors, Tensor species, Tensor edge_index, Tensor[] order, Tensor paths, "
+      "Tensor triples, Tensor values, Tensor table, Tensor pair, float spacing, float sign, int n_outputs, "
+      "int max_ell, str kernels, int[] launch) -> Tensor",
       messages);
   m.def(
       "products(Tensor features, Tensor species, Tensor nodes, Tensor entries, Tensor weights, int n_rows, "
-      "int n_components) -> Tensor",
+      "int n_components, str kernels) -> Tensor",
       products);
+  m.def("register_kernels(str key, Tensor image) -> ()", register_image);
+  m.def("look_for_kernels(str folder, str ending) -> ()", look_for_kernels);
+  m.def("emulate_kernels(str key, str library) -> ()", register_library);
 }

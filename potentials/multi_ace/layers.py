@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -14,6 +15,34 @@ import torch
 from halberd.potentials.multi_ace.couplings import ProductCoupling, wigner_3j
 from halberd.potentials.multi_ace.irreps import Block, Irreps, Path, coupled
 from halberd.potentials.multi_ace.radial import SILU, TANH, by_kind
+
+
+class WithCouplings(torch.nn.Module):
+    """A module whose couplings do not lose digits when it is converted to single precision and back."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.exact: dict[str, torch.Tensor] = {}
+
+    def keep(self, name: str, coupling: np.ndarray) -> torch.Tensor:
+        """Register constants as a buffer of the default precision."""
+        self.exact[name] = torch.as_tensor(coupling, dtype=torch.float64).clone()
+        buffer = self.exact[name].to(torch.get_default_dtype())
+        self.register_buffer(name, buffer)
+        return buffer
+
+    @torch.jit.unused
+    def _apply(self, *arguments: Any) -> Any:
+        super()._apply(*arguments)
+        for name, exact in self.exact.items():
+            buffer = getattr(self, name)
+            setattr(self, name, exact.to(buffer.dtype).to(buffer.device))
+        return self
+
+
+def _product(x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+    """All rows times a matrix, at once: torch takes views apart by atoms."""
+    return torch.mm(x.reshape(-1, x.shape[2]), weight).view(x.shape[0], x.shape[1], weight.shape[1])
 
 
 class ChannelMix(torch.nn.Module):
@@ -34,12 +63,26 @@ class ChannelMix(torch.nn.Module):
 
     def forward(self, x: torch.Tensor, species: torch.Tensor) -> torch.Tensor:  # noqa: ARG002  (as its sibling)
         """Map (N, 2 l + 1, fan_in) to (N, 2 l + 1, fan_out)."""
-        mixed = torch.matmul(x, self.weight) * self.scale
+        mixed = _product(x, self.weight)
+        if self.scale != 1.0:
+            mixed = mixed * self.scale
         return mixed if self.bias is None else mixed + self.bias
 
 
+#: Species whose matrices are applied to all atoms at once.
+_AT_ONCE = 8
+
+
 class SpeciesChannelMix(torch.nn.Module):
-    """Channels mixed by a matrix of the atom's own species (a tensor product with its one-hot vector)."""
+    """Channels mixed by a matrix of the atom's own species (a tensor product with its one-hot vector).
+
+    Attributes
+    ----------
+    everywhere : bool
+        Apply the matrices of all species to all atoms and choose afterwards, which is faster on GPUs.
+    """
+
+    everywhere = False
 
     def __init__(self, fan_in: int, fan_out: int, n_species: int) -> None:
         super().__init__()
@@ -49,8 +92,28 @@ class SpeciesChannelMix(torch.nn.Module):
 
     def forward(self, x: torch.Tensor, species: torch.Tensor) -> torch.Tensor:
         """Map (N, 2 l + 1, fan_in) to (N, 2 l + 1, fan_out), given species (N,)."""
+        if self.everywhere:
+            return self._everywhere(x, species)
         zeros = x.new_zeros(x.shape[0], x.shape[1], self.fan_out)
-        return self.scale * by_kind(zeros, species, self.n_species, lambda n, own: torch.matmul(x[own], self.weight[n]))
+        mixed = by_kind(zeros, species, self.n_species, lambda n, own: torch.matmul(x[own], self.weight[n]))
+        return mixed if self.scale == 1.0 else self.scale * mixed
+
+    def _everywhere(self, x: torch.Tensor, species: torch.Tensor) -> torch.Tensor:
+        """The matrices of all species times all atoms: more work, but nothing that a GPU must tell the host."""
+        n_atoms, size, _ = x.shape
+        parts = []
+        for first in range(0, self.n_species, _AT_ONCE):
+            count = min(_AT_ONCE, self.n_species - first)
+            weight = self.weight[first : first + count].transpose(0, 1).flatten(1)
+            every = _product(x, weight).view(n_atoms, size, count, self.fan_out)
+            own = (species - first).clamp(0, count - 1).view(-1, 1, 1, 1).expand(n_atoms, size, 1, self.fan_out)
+            found = every.gather(2, own).squeeze(2)
+            if count < self.n_species:
+                inside = (species >= first) & (species < first + count)
+                found = torch.where(inside.view(-1, 1, 1), found, torch.zeros_like(found))
+            parts.append(found)
+        mixed = parts[0] if len(parts) == 1 else torch.stack(parts).sum(0)
+        return mixed if self.scale == 1.0 else self.scale * mixed
 
 
 class Mix(torch.nn.Module):
@@ -112,7 +175,7 @@ class Mix(torch.nn.Module):
         ]
 
 
-class Convolution(torch.nn.Module):
+class Convolution(WithCouplings):
     """Features of neighbours times harmonics times radial weights, summed over neighbours.
 
     Parameters
@@ -140,7 +203,7 @@ class Convolution(torch.nn.Module):
         for number, path in enumerate(paths):
             degree, l_out = inputs[path.source].degree, path.kind[0]
             tensor = math.sqrt(2 * l_out + 1) * wigner_3j(degree, path.edge_degree, l_out)
-            self.register_buffer(f"coupling_{number}", torch.as_tensor(tensor, dtype=torch.get_default_dtype()))
+            self.keep(f"coupling_{number}", tensor)
 
     def forward(
         self,
@@ -178,7 +241,7 @@ class Convolution(torch.nn.Module):
         return results
 
 
-class SymmetricProduct(torch.nn.Module):
+class SymmetricProduct(WithCouplings):
     """Products of up to ``correlation`` features of one atom, channel by channel, with weights of its species.
 
     ``B_k = sum_z sum_p W[z, p, k] sum_T C[T, m, p] prod A_k`` (Batatia et al., arXiv 2206.07697, eq. 10 and 11).
@@ -209,8 +272,7 @@ class SymmetricProduct(torch.nn.Module):
         for target, each in enumerate(couplings):
             for number, coupling in enumerate(each):
                 self.register_buffer(f"factors_{target}_{number}", torch.as_tensor(coupling.factors))
-                coefficients = torch.as_tensor(coupling.coefficients, dtype=torch.get_default_dtype())
-                self.register_buffer(f"coefficients_{target}_{number}", coefficients)
+                coefficients = self.keep(f"coefficients_{target}_{number}", coupling.coefficients)
                 n_couplings = coefficients.shape[2]
                 weight = torch.randn(n_species, n_couplings, channels) / max(n_couplings, 1)
                 self.weights.append(torch.nn.Parameter(weight))

@@ -131,6 +131,7 @@ class _Reader:
             int(block.p),
             float(block.a_exp),
             float(block.a_prefactor),
+            amplitudes=block.c.tolist(),
         )
 
     # -- layers -----------------------------------------------------------------------------------------------

@@ -300,19 +300,50 @@ class MultiAce(torch.nn.Module):
 
     def first(self, species: torch.Tensor) -> list[torch.Tensor]:
         """Features before the first layer."""
-        return [self.embedding_scale * self.embedding.index_select(0, species).unsqueeze(1)]
+        chosen = self.embedding.index_select(0, species).unsqueeze(1)
+        return [chosen if self.embedding_scale == 1.0 else self.embedding_scale * chosen]
+
+    @property
+    def whole(self) -> MultiAce:
+        """The network itself; compiled forms of it have the same attribute."""
+        return self
 
     def features(
-        self, species: torch.Tensor, edge_index: torch.Tensor, edge_vectors: torch.Tensor
+        self,
+        species: torch.Tensor,
+        edge_index: torch.Tensor,
+        edge_vectors: torch.Tensor,
+        n_layers: int | None = None,
     ) -> list[list[torch.Tensor]]:
-        """Features of every layer, one tensor (N, 2 l + 1, channels) per kind."""
+        """Features of every layer, or of the first ones: one tensor (N, 2 l + 1, channels) per kind."""
         edges = self.edges(species, edge_index, edge_vectors)
         current = self.first(species)
         collected = []
-        for layer in self.layers:
+        for layer in self.layers[:n_layers]:
             current = layer(current, species, edges)
             collected.append(current)
         return collected
+
+    def scalars_of(self, features: list[torch.Tensor], number: int) -> torch.Tensor:
+        """The even scalars, (N, channels), among the features of a layer."""
+        layer: Any = self.layers[number]
+        place = [block.kind for block in layer.outputs].index((0, 1))
+        return features[place].squeeze(1)
+
+    def _read_scalars(self, collected: list[list[torch.Tensor]]) -> list[torch.Tensor]:
+        first = len(collected) - len(self.readouts)
+        return [self.scalars_of(collected[first + n], first + n) for n in range(len(self.readouts))]
+
+    def read_features(self, collected: list[list[torch.Tensor]]) -> list[torch.Tensor]:
+        """What the last map of every read-out is linear in, (N, D) each."""
+        readouts: Any = self.readouts
+        return [read.hidden(each) for read, each in zip(readouts, self._read_scalars(collected), strict=True)]
+
+    def read(self, collected: list[list[torch.Tensor]], species: torch.Tensor) -> torch.Tensor:
+        """What every read-out adds to the energies, eV, shape (N, number of readouts)."""
+        scalars = self._read_scalars(collected)
+        energies = [read(each) for read, each in zip(self.readouts, scalars, strict=True)]
+        return self._scale_of(species).unsqueeze(1) * torch.stack(energies, dim=1)
 
     def contributions(
         self, species: torch.Tensor, edge_index: torch.Tensor, edge_vectors: torch.Tensor
@@ -320,29 +351,22 @@ class MultiAce(torch.nn.Module):
         """What every read-out adds to the energies, eV, shape (N, number of readouts)."""
         return self.read(self.features(species, edge_index, edge_vectors), species)
 
-    def read(self, collected: list[list[torch.Tensor]], species: torch.Tensor) -> torch.Tensor:
-        """What every read-out makes of the features of all layers, eV, shape (N, number of readouts)."""
-        first = len(collected) - len(self.readouts)
-        energies = []
-        for number, read in enumerate(self.readouts):
-            layer: Any = self.layers[first + number]
-            place = [block.kind for block in layer.outputs].index((0, 1))
-            energies.append(read(collected[first + number][place].squeeze(1)))
-        return self._scale_of(species).unsqueeze(1) * torch.stack(energies, dim=1)
-
     def _scale_of(self, species: torch.Tensor) -> torch.Tensor:
         return self.scale.index_select(0, species if self.scale_by_species else torch.zeros_like(species))
 
     def forward(self, species: torch.Tensor, edge_index: torch.Tensor, edge_vectors: torch.Tensor) -> torch.Tensor:
         """Evaluate the contract of :mod:`halberd.potentials.sites.site_model`."""
-        energies = self.contributions(species, edge_index, edge_vectors).sum(dim=1)
-        return self.completed(energies, species, edge_index, edge_vectors)
+        return self.energies_of(self.features(species, edge_index, edge_vectors), species, edge_index, edge_vectors)
 
-    def completed(
-        self, energies: torch.Tensor, species: torch.Tensor, edge_index: torch.Tensor, edge_vectors: torch.Tensor
+    def energies_of(
+        self,
+        collected: list[list[torch.Tensor]],
+        species: torch.Tensor,
+        edge_index: torch.Tensor,
+        edge_vectors: torch.Tensor,
     ) -> torch.Tensor:
-        """Energies that were read out, (N,), with the shift and the repulsion of pairs."""
-        energies = energies + self.shift
+        """Energies, (N,), from the features of all layers."""
+        energies = self.read(collected, species).sum(dim=1) + self.shift
         if self.repulsion is None:
             return energies
         ends = (species.index_select(0, edge_index[0]), species.index_select(0, edge_index[1]))

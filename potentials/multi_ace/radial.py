@@ -16,7 +16,8 @@ TANH = 1.5937334472592695
 AGNESI = (0.9183, 4.5791, 1.0805)
 SOFT = 4.0
 #: Amplitudes and decays of the universal screening function, as MACE has them.
-_SCREENING = ((0.1818, 3.2), (0.5099, 0.9423), (0.2802, 0.4028), (0.02817, 0.2016))
+SCREENING = (0.1818, 0.5099, 0.2802, 0.02817)
+_DECAYS = (3.2, 0.9423, 0.4028, 0.2016)
 
 
 def polynomial_cutoff(r: torch.Tensor, cutoff: float, power: int) -> torch.Tensor:
@@ -174,14 +175,21 @@ class ScaledLayers(torch.nn.Module):
 
     def mapped(self, x: torch.Tensor) -> torch.Tensor:
         """Map (..., inputs) to (..., outputs)."""
-        last = len(self.weights) - 1
-        for number, weight in enumerate(self.weights):
-            x = torch.matmul(x, weight) * self.scales[number]
-            if number == 0 and self.bias is not None:
-                x = x + self.bias
-            if number < last and self.activation == "silu":
+        return self._map(self.hidden(x), len(self.weights) - 1)
+
+    def hidden(self, x: torch.Tensor) -> torch.Tensor:
+        """What the last map is linear in."""
+        for number in range(len(self.weights) - 1):
+            x = self._map(x, number)
+            if self.activation == "silu":
                 x = self.constant * torch.nn.functional.silu(x)
         return x
+
+    def _map(self, x: torch.Tensor, number: int) -> torch.Tensor:
+        x = torch.matmul(x, self.weights[number])
+        if self.scales[number] != 1.0:
+            x = x * self.scales[number]
+        return x + self.bias if number == 0 and self.bias is not None else x
 
 
 class Perceptron(ScaledLayers):
@@ -260,6 +268,8 @@ class PairRepulsion(torch.nn.Module):
         Of the envelope.
     exponent, prefactor : float
         Of the screening length.
+    amplitudes : sequence of 4 floats
+        Of the screening function.
     """
 
     charges: torch.Tensor
@@ -272,8 +282,11 @@ class PairRepulsion(torch.nn.Module):
         power: int,
         exponent: float = 0.300,
         prefactor: float = 0.4543,
+        *,
+        amplitudes: Sequence[float] = SCREENING,
     ) -> None:
         super().__init__()
+        self.amplitudes = [float(each) for each in amplitudes]
         self.power = int(power)
         self.exponent = float(exponent)
         self.prefactor = float(prefactor) * 0.529
@@ -286,7 +299,7 @@ class PairRepulsion(torch.nn.Module):
         length = self.prefactor / (torch.pow(first, self.exponent) + torch.pow(second, self.exponent))
         x = r / length
         screening = torch.zeros_like(x)
-        for amplitude, decay in _SCREENING:
+        for amplitude, decay in zip(self.amplitudes, _DECAYS, strict=True):
             screening = screening + amplitude * torch.exp(-decay * x)
         ends = self.lengths[centre, neighbour].unsqueeze(1)
         return 0.5 * 14.3996 * first * second / r * screening * polynomial_cutoff(r / ends, 1.0, self.power)

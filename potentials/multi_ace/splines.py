@@ -15,11 +15,11 @@ from halberd.potentials.multi_ace.network import EdgeEmbedding
 from halberd.potentials.multi_ace.radial import Perceptron, SpeciesLinear
 
 #: Largest difference between network and spline that is aimed at, in units of the largest weight.
-TOLERANCE = {torch.float32: 1e-8, torch.float64: 1e-12}
+TOLERANCE = {torch.float32: 1e-8, torch.float64: 1e-13}
 #: Beyond this the network is not replaced.
 ACCEPTED = {torch.float32: 1e-7, torch.float64: 1e-9}
 #: Numbers of intervals that are tried.
-INTERVALS = (240, 480, 960, 1920)
+INTERVALS = (240, 480, 960, 1920, 3840)
 #: Angstrom. Errors are not looked at below: no atoms come as close.
 CLOSEST = 0.3
 #: Bytes of all splines of one layer.
@@ -113,15 +113,18 @@ def tabulated(
         for pair in pairs:
             table, error, size = _one(functools.partial(_at, function, pair), cutoff, n_intervals)
             if table.numel() * len(pairs) * dtype.itemsize > LARGEST_TABLE:
-                raise ModelError("Radial weights depend on so many pairs of elements that they are not tabulated.")
+                break
             tables.append(table)
             errors.append(error)
             largest.append(size)
+        if len(tables) < len(pairs):
+            break
         found = Splines(torch.stack(tables), kinds, cutoff / n_intervals, max(errors) / max(*largest, 1e-300))
         best = found if best is None or found.error < best.error else best
         if best.error < TOLERANCE[dtype]:
             break
-    assert best is not None
+    if best is None:
+        raise ModelError("Radial weights depend on so many pairs of elements that they are not tabulated.")
     if not best.error < ACCEPTED[dtype]:
         where = "" if kink is None else f" (their envelope has a kink at {kink} angstrom)"
         raise ModelError(f"Radial weights differ by {best.error:.1g} from their splines{where}.")

@@ -71,7 +71,7 @@ class CompiledOperator:
     def library_path(self) -> Path:
         """Where the compiled operator belongs: one file per source, torch version and kind of processor."""
         key = hashlib.sha256(self.source.read_bytes())
-        for header in sorted(_HEADERS.glob("*.hpp")):
+        for header in sorted({*_HEADERS.glob("*.hpp"), *self.source.parent.glob("*.hpp")}):
             key.update(header.read_bytes())
         key.update("\n".join([torch.__version__, _processor(), *_FLAGS]).encode())
         return cache_folder("operators") / f"{self.name}-{key.hexdigest()[:16]}.so"
@@ -113,12 +113,12 @@ class CompiledOperator:
             return wanted and self.library_path().is_file() and not self.problem()
         return False
 
-    def say_once(self, problem: str) -> None:
+    def say_once(self, problem: str, where: str = "CPUs") -> None:
         """Warn that models run without it, unless somebody wished so."""
         if problem != self.not_wanted and problem not in self._said:
             self._said.add(problem)
             warnings.warn(
-                f"{self.models} run on ordinary torch functions, several times slower on CPUs than compiled: "
+                f"{self.models} run on ordinary torch functions, several times slower on {where} than compiled: "
                 f"{problem}.",
                 SlowModelWarning,
                 stacklevel=4,
@@ -156,7 +156,7 @@ def _compile(source: Path, path: Path) -> str | None:
     root = Path(torch.__file__).parent
     includes = [f"-I{root / 'include'}", f"-I{root / 'include/torch/csrc/api/include'}", f"-I{_HEADERS}"]
     abi = f"-D_GLIBCXX_USE_CXX11_ABI={int(torch.compiled_with_cxx11_abi())}"
-    libraries = [f"-L{root / 'lib'}", "-lc10", "-ltorch_cpu", "-ltorch"]
+    libraries = [f"-L{root / 'lib'}", "-lc10", "-ltorch_cpu", "-ltorch", "-ldl"]
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         _clear(path.parent)

@@ -1,12 +1,23 @@
-// Real spherical harmonics, for the compiled operators.
+// Real spherical harmonics, for the compiled operators and for CUDA kernels, which are compiled at run time.
 
-#pragma once
+#ifndef HALBERD_HARMONICS
+#define HALBERD_HARMONICS
 
+#ifndef __CUDACC_RTC__
 #include <cmath>
+#define HALBERD_EVERYWHERE
+#else
+#define HALBERD_EVERYWHERE __host__ __device__
+#endif
+
+// Kernels set it to the degree that they need.
+#ifndef HALBERD_MAX_L
+#define HALBERD_MAX_L 20
+#endif
 
 namespace {
 
-constexpr int MAX_L = 20;
+constexpr int MAX_L = HALBERD_MAX_L;
 constexpr int MAX_LM = (MAX_L + 1) * (MAX_L + 1);
 
 // Real spherical harmonics of a unit vector with mean square 1, order m = -l ... l, and their gradient with respect to
@@ -15,18 +26,18 @@ struct Harmonics {
   int l_max;
   double norm[MAX_L + 1][MAX_L + 1];
 
-  explicit Harmonics(int l) : l_max(l) {
+  HALBERD_EVERYWHERE explicit Harmonics(int l) : l_max(l) {
     for (int n = 0; n <= l; ++n) {
       for (int m = 0; m <= n; ++m) {
         double ratio = 1.0;
         for (int k = n - m + 1; k <= n + m; ++k) ratio /= k;
-        norm[n][m] = std::sqrt((2.0 * n + 1.0) * ratio * (m == 0 ? 1.0 : 2.0));
+        norm[n][m] = ::sqrt((2.0 * n + 1.0) * ratio * (m == 0 ? 1.0 : 2.0));
       }
     }
   }
 
   template <bool GRADIENT, typename T>
-  void evaluate(const T u[3], T inverse_r, T* y, T* dx, T* dy, T* dz) const {
+  HALBERD_EVERYWHERE void evaluate(const T u[3], T inverse_r, T* y, T* dx, T* dy, T* dz) const {
     // Solid harmonics at |u| = 1: Q_l^m(z) with d/dz Q_l^m = (l + m) Q_(l-1)^m and d/dx Q_l^m = -x Q_(l-1)^(m+1).
     T q[MAX_L + 2][MAX_L + 3];
     T c[MAX_L + 1], s[MAX_L + 1];
@@ -79,3 +90,5 @@ struct Harmonics {
 };
 
 }  // namespace
+
+#endif

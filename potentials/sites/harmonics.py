@@ -1,10 +1,10 @@
-"""Real spherical harmonics of edge vectors, wherever the tensors are.
+"""Real spherical harmonics of edge vectors: of torch functions alone, or sphericart's where it can run.
 
-On a CPU they are sphericart's. Its CUDA part is linked against CUDA 12 and cannot be loaded beside a torch of CUDA 13,
-so that on a GPU a recursion of torch functions takes its place.
+sphericart's CUDA part is linked against CUDA 12 and cannot be loaded beside a torch of CUDA 13.
 """
 
 import math
+from typing import Any
 
 import sphericart.torch
 import torch
@@ -26,7 +26,6 @@ class SphericalHarmonics(torch.nn.Module):
     def __init__(self, l_max: int) -> None:
         super().__init__()
         self.l_max = int(l_max)
-        self.compiled = sphericart.torch.SphericalHarmonics(self.l_max)
         # Normalised associated Legendre functions, without the Condon-Shortley phase and over sin^m:
         # P_lm = rise_lm z P_(l-1)m - fall_lm P_(l-2)m, P_mm a constant (Press et al., Numerical Recipes, 3rd ed., 6.7).
         rise, fall, self.top = [], [], [math.sqrt(1 / (4 * math.pi))]
@@ -38,23 +37,28 @@ class SphericalHarmonics(torch.nn.Module):
             ]
             self.top.append(self.top[-1] * math.sqrt((2 * degree + 1) / (2 * degree)))
         order = [abs(m) for degree in range(self.l_max + 1) for m in range(-degree, degree + 1)]
+        self.factors = (rise, fall)
         self.register_buffer("rise", torch.tensor(rise, dtype=torch.float64))
         self.register_buffer("fall", torch.tensor(fall, dtype=torch.float64))
         self.register_buffer("order", torch.tensor(order))
 
     @torch.jit.unused
-    def __reduce__(self) -> tuple[type, tuple[int]]:
-        """Made anew: what sphericart compiled cannot be pickled."""
-        return SphericalHarmonics, (self.l_max,)
+    def _apply(self, *arguments: Any) -> Any:
+        """Keep factors in double precision: what was single once would stay rounded."""
+        torch.nn.Module._apply(self, *arguments)
+        if isinstance(self, torch.jit.ScriptModule):
+            return self  # the scripted module, which has borrowed this method, but not the factors
+        rise, fall = self.factors
+        self.rise = torch.tensor(rise, dtype=torch.float64, device=self.order.device)
+        self.fall = torch.tensor(fall, dtype=torch.float64, device=self.order.device)
+        return self
 
     def forward(self, vectors: torch.Tensor) -> torch.Tensor:
         """Harmonics, shape (E, (l_max + 1)^2), of vectors, shape (E, 3)."""
-        if vectors.is_cuda:
-            return self.by_recursion(vectors)
-        return self.compiled(vectors)
+        return self.by_recursion(vectors)
 
     def by_recursion(self, vectors: torch.Tensor) -> torch.Tensor:
-        """The same of torch functions alone."""
+        """The harmonics of torch functions."""
         x, y, z = (vectors / torch.linalg.vector_norm(vectors, dim=1, keepdim=True)).unbind(1)
         # sin^m cos(m phi) and sin^m sin(m phi), times the square root of 2 for m > 0.
         cosines, sines = [math.sqrt(2.0) * x], [math.sqrt(2.0) * y]
@@ -89,3 +93,17 @@ class SphericalHarmonics(torch.nn.Module):
             wave = waves.narrow(1, self.l_max - degree, 2 * degree + 1)
             parts.append(legendre.index_select(1, window) * wave)
         return torch.cat(parts, dim=1)
+
+
+class FastSphericalHarmonics(SphericalHarmonics):
+    """The same, by sphericart for tensors on a CPU."""
+
+    def __init__(self, l_max: int) -> None:
+        super().__init__(l_max)
+        self.compiled = sphericart.torch.SphericalHarmonics(self.l_max)
+
+    def forward(self, vectors: torch.Tensor) -> torch.Tensor:
+        """Harmonics, shape (E, (l_max + 1)^2), of vectors, shape (E, 3)."""
+        if vectors.is_cuda:
+            return self.by_recursion(vectors)
+        return self.compiled(vectors)

@@ -4,8 +4,8 @@
 
 Networks with random weights, of sizes in use; energies and their gradient with respect to the edge vectors, on the same
 edges of water: microseconds per atom, medians of interleaved rounds, one thread. Columns: ``mace-torch``, its modules
-in eager mode; ``scripted``, what halberd runs MACE on by default, TorchScript of these modules with a fused
-convolution; ``family``, the network of ``halberd.potentials.multi_ace``, recorded for TorchScript.
+in eager mode; ``scripted``, TorchScript of these modules, halberd's ``implementation="mace-torch"``; ``family``, what
+halberd runs MACE on, with the compiled operators.
 """
 
 from __future__ import annotations

@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import warnings
 
 import numpy as np
 import openmm
 import pytest
 import torch
+from ase.neighborlist import neighbor_list
 from openmm import app, unit
 
 from halberd.plugins import HalberdCalculator, LearnedPotential
@@ -54,6 +56,37 @@ def test_the_gpu_gives_the_numbers_of_the_cpu(name, precision, model_of, structu
     expected = energy_and_forces(make_context(system, positions, "Reference"))
     found = energy_and_forces(make_context(system, positions, Precision=precision))
     compare(found, expected, 1e-9 if precision == "double" else 2e-4)
+
+
+@pytest.mark.parametrize("name", ["family mace", "family density", "pretrained", "sevennet"])
+def test_networks_run_on_kernels_and_never_wait(name, model_of, structures):
+    """Nothing asks the GPU for a number, and the same edges give the same bits."""
+    model = model_of(name).to(torch.float32)
+    module = model.scripted().to("cuda")
+    assert module.on_gpu is not None
+    atoms = structures[MODELS[name]]
+    i, j, vectors = neighbor_list("ijD", atoms, model.cutoff)
+    edge_index = torch.tensor(np.array([i, j]), device="cuda")
+    species = model.species_of(atoms.numbers).cuda()
+    given = torch.tensor(vectors, dtype=torch.float32, device="cuda")
+
+    def evaluate():
+        moving = given.clone().requires_grad_()
+        energies = module(species, edge_index, moving)
+        (gradient,) = torch.autograd.grad(energies.sum(), moving)
+        return energies.detach(), gradient
+
+    for _ in range(3):
+        evaluate()  # compiles, loads, and measures itself
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Synchronization debug mode is a prototype")
+        try:
+            torch.cuda.set_sync_debug_mode("error")
+            results = [evaluate() for _ in range(2)]
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
+    for one, other in zip(*results, strict=True):
+        assert torch.equal(one, other)
 
 
 @pytest.mark.parametrize("bias", ["sigma", "exponential"])
@@ -109,6 +142,31 @@ def test_xml_and_back(model_of, structures):
     first = energy_and_forces(make_context(system, positions, Precision="double"))
     copy = openmm.XmlSerializer.deserialize(openmm.XmlSerializer.serialize(system))
     compare(energy_and_forces(make_context(copy, positions, Precision="double")), first, 1e-12)
+
+
+FRESH = """
+import sys
+import numpy as np, openmm
+from halberd.plugins import LearnedPotential
+system = openmm.XmlSerializer.deserialize(open(sys.argv[1]).read())
+platform = openmm.Platform.getPlatformByName("CUDA")
+context = openmm.Context(system, openmm.VerletIntegrator(0.0005), platform, {"Precision": "double"})
+context.setPositions(np.load(sys.argv[2]))
+print(context.getState(energy=True).getPotentialEnergy()._value)
+"""
+
+
+def test_xml_in_a_process_that_never_loaded_the_model(tmp_path, model_of, structures):
+    """Kernels come from the cache."""
+    topology, positions = topology_of(structures["ethanol"])
+    system = LearnedPotential(model_of("family mace").to(torch.float64)).createSystem(topology)
+    expected, _ = energy_and_forces(make_context(system, positions, Precision="double"))
+    (tmp_path / "system.xml").write_text(openmm.XmlSerializer.serialize(system))
+    np.save(tmp_path / "positions.npy", np.array(positions))
+    command = [sys.executable, "-c", FRESH, str(tmp_path / "system.xml"), str(tmp_path / "positions.npy")]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert float(done.stdout.split()[-1]) == pytest.approx(expected, rel=1e-10)
 
 
 @pytest.mark.parametrize("name", ["mace", "ace", "family mace"])

@@ -129,7 +129,8 @@ def test_xml_round_trip_in_a_fresh_process(backend, mace_files, ethanol, tmp_pat
     (tmp_path / "system.xml").write_text(openmm.XmlSerializer.serialize(system))
     np.save(tmp_path / "positions.npy", positions)
     code = f"""
-import numpy as np, openmm, vesin_torch
+import numpy as np, openmm
+from halberd.plugins import LearnedPotential
 system = openmm.XmlSerializer.deserialize(open({str(tmp_path / "system.xml")!r}).read())
 context = openmm.Context(system, openmm.VerletIntegrator(0.001), openmm.Platform.getPlatformByName("Reference"))
 context.setPositions(np.load({str(tmp_path / "positions.npy")!r}))
@@ -336,6 +337,7 @@ def test_cuda_without_a_gpu():
         check_device("cuda")
 
 
+@pytest.mark.filterwarnings("ignore:.*several times slower on GPUs")
 def test_device_must_be_the_contexts(mace_files, ethanol, monkeypatch):
     """What a user on the CPU platform sees who asked for a GPU."""
     monkeypatch.setattr("torch.cuda.is_available", lambda: True)

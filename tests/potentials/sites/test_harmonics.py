@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from halberd.potentials.sites.harmonics import SphericalHarmonics
+from halberd.potentials.sites.harmonics import FastSphericalHarmonics, SphericalHarmonics
 
 
 @pytest.mark.parametrize("l_max", [0, 1, 2, 3, 6, 10])
@@ -13,7 +13,7 @@ from halberd.potentials.sites.harmonics import SphericalHarmonics
 def test_recursion_equals_sphericart(l_max, scripted):
     vectors = torch.randn(40, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
     vectors = torch.cat([vectors, 2.0 * torch.eye(3, dtype=torch.float64), -torch.eye(3, dtype=torch.float64)])
-    harmonics = SphericalHarmonics(l_max)
+    harmonics = FastSphericalHarmonics(l_max)
     module = torch.jit.script(harmonics) if scripted else harmonics
     weights = torch.randn((l_max + 1) ** 2, dtype=torch.float64, generator=torch.Generator().manual_seed(2))
     results = []
