@@ -14,8 +14,9 @@ from halberd.potentials.multi_ace.building import build
 from halberd.potentials.multi_ace.compiled import CompiledNetwork
 from halberd.potentials.multi_ace.compiled_operator import MULTI_ACE_OPERATOR
 from halberd.potentials.sites.compiled_operators import compiler
+from halberd.potentials.sites.cuda_kernels import PRECISIONS, NotCompiledError, compiled, nvrtc
 from tests.potentials.multi_ace.test_compiled import atoms_in_a_box, energies_and_gradient
-from tests.potentials.multi_ace.test_family import MORE, SMALL, small
+from tests.potentials.multi_ace.test_family import SMALL, small
 
 pytestmark = pytest.mark.skipif(
     MULTI_ACE_OPERATOR.problem() is not None, reason=f"no compiled operator: {MULTI_ACE_OPERATOR.problem()}"
@@ -33,7 +34,7 @@ def emulate(network, folder):
         torch.ops.halberd.emulate_kernels(f"{key}-{precision}", str(library))
 
 
-@pytest.mark.parametrize("name", [*SMALL, *MORE])
+@pytest.mark.parametrize("name", [*SMALL, "density", "gates after products", "no inversion", "pairs", "four factors"])
 def test_kernels_equal_the_network(name, tmp_path):
     species, edge_index, positions = atoms_in_a_box()
     network = build(small(name)).double()
@@ -45,3 +46,16 @@ def test_kernels_equal_the_network(name, tmp_path):
     for one, other in zip(found, expected, strict=True):
         assert float((one - other).abs().max()) < 1e-9 * float(other.abs().max())
     assert not torch.equal(found[1], on_cpu[1])  # it was the kernels that ran
+
+
+def test_cuda_compiles_them():
+    """As CUDA, for a GPU that need not be here."""
+    try:
+        library = nvrtc()
+    except NotCompiledError as error:
+        pytest.skip(str(error))
+    for source in CompiledNetwork(build(small("density")).float()).for_gpus().values():
+        for precision in PRECISIONS:
+            assert compiled(library, source, precision, (9, 0)).startswith(b"\x7fELF")
+    with pytest.raises(NotCompiledError, match="error"):
+        compiled(library, "nonsense", "float", (9, 0))
