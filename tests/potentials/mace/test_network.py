@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import subprocess
 import sys
 
@@ -16,21 +15,11 @@ from halberd.plugins.hosts.ase_calculator import HalberdCalculator
 from halberd.potentials import SiteModel, load
 from halberd.potentials.conformance import check_site_model, edges, random_environment
 from halberd.potentials.errors import ConfigurationError, ModelError, UnknownElementError
-from halberd.potentials.mace.network import mace_site_model
+from halberd.potentials.mace.network import _default_dtype, mace_site_model
 from tests.conftest import VARIANTS, make_mace
 
 #: Relative to the largest force or the interaction energy.
 PARITY = {"double": 1e-8, "single": 1e-5}
-
-
-@contextlib.contextmanager
-def double_by_default():
-    """mace-torch's short-range repulsion is rounded to the default precision, whatever that of the model."""
-    torch.set_default_dtype(torch.float64)
-    try:
-        yield
-    finally:
-        torch.set_default_dtype(torch.float32)
 
 
 def assert_parity(ours: Atoms, theirs: Atoms, precision: str) -> None:
@@ -72,7 +61,8 @@ def test_parity_with_mace_torch(variant, structure, precision, mace_files, reque
         assert our_error <= max(1.5 * their_error, PARITY["single"] * largest)
         assert ours.get_potential_energy() == pytest.approx(theirs.get_potential_energy(), rel=PARITY["single"])
         return
-    with double_by_default():
+    # mace-torch's short-range repulsion is rounded to the default precision, whatever that of the model.
+    with _default_dtype(torch.float64):
         assert_parity(ours, theirs, precision)
 
 
