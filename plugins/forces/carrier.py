@@ -10,6 +10,7 @@ import torch
 
 from halberd.plugins.forces.backends import choose_backend, import_openmmtorch
 from halberd.plugins.forces.python_force import ModuleCallback
+from halberd.potentials.signals import undisturbed
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,7 +62,8 @@ class Carrier:
         """
         force: openmm.Force
         if choose_backend(self.backend) == "torchforce":
-            force = import_openmmtorch().TorchForce(module)
+            with undisturbed():
+                force = import_openmmtorch().TorchForce(module)
             for parameter, value in self.parameters.items():
                 force.addGlobalParameter(parameter, value)
             for parameter in self.differentiated:

@@ -16,6 +16,7 @@ import numpy as np
 import torch
 
 from halberd.potentials.errors import HalberdError, StabilityError
+from halberd.potentials.signals import undisturbed
 from halberd.potentials.sites.torchscript import load_operators, quiet_torchscript
 
 # XML of halberd before its folders names this module so, and OpenMM crashes where a pickle does not find its class.
@@ -94,7 +95,7 @@ class ModuleCallback:
 
     def __getstate__(self) -> dict[str, Any]:
         buffer = io.BytesIO()
-        with quiet_torchscript():
+        with quiet_torchscript(), undisturbed():
             torch.jit.save(self.master, buffer)
         return {
             "module": buffer.getvalue(),

@@ -32,6 +32,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from halberd.potentials.errors import ConfigurationError, ModelError, ModelFileError, UnknownElementError
 from halberd.potentials.files import replacing
+from halberd.potentials.signals import undisturbed
 from halberd.potentials.sites.archive import DAMAGED, check_archive, check_torchscript, with_digest
 from halberd.potentials.sites.elements import atomic_number_of
 from halberd.potentials.sites.torchscript import load_operators, quiet_torchscript
@@ -425,5 +426,6 @@ def is_halberd_file(path: str | os.PathLike[str]) -> bool:
 
 def _serialise(module: torch.jit.ScriptModule, sidecar: str) -> bytes:
     buffer = io.BytesIO()
-    torch.jit.save(module, buffer, _extra_files={SIDECAR: sidecar})
+    with undisturbed():
+        torch.jit.save(module, buffer, _extra_files={SIDECAR: sidecar})
     return buffer.getvalue()

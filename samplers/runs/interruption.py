@@ -9,8 +9,7 @@ import time
 from types import FrameType
 from typing import Any
 
-#: What queues and people send when a program should end.
-SIGNALS = ("SIGTERM", "SIGINT", "SIGUSR1")
+from halberd.potentials.signals import ENDING
 
 
 class Interruption:
@@ -47,7 +46,7 @@ class Interruption:
 
     def __enter__(self) -> Interruption:
         if threading.current_thread() is threading.main_thread():
-            for name in SIGNALS:
+            for name in ENDING:
                 number = getattr(signal, name, None)
                 if number is not None:
                     self._before[number] = signal.signal(number, self._note)

@@ -147,7 +147,8 @@ def terminated(trial: Trial) -> None:
             raise Failure("hang", "thirty seconds after SIGTERM")
         if "Traceback (most recent call last)" in _said(trial.place):
             raise Failure("traceback", _said(trial.place)[-400:])
-        if code not in (*PROMISED, 128 + signal.SIGTERM):
+        # Before it has said what is to be done with signals, a process just ends.
+        if code not in (*PROMISED, 128 + signal.SIGTERM, -signal.SIGTERM):
             raise Failure("code", f"{code} after SIGTERM: {_said(trial.place)[-300:]}")
 
 
