@@ -24,11 +24,30 @@ from halberd.potentials.sites.cuda_kernels import kernel_key
 
 #: Couplings below are zero.
 _ZERO = 1e-12
+#: Weights whose coefficients lie together, for CPUs: a line of the cache in single precision.
+_PIECE = 16
 
 
 def _offsets(blocks: Irreps) -> list[int]:
     """Where blocks begin in rows that hold them one after the other."""
     return np.cumsum([0, *((2 * block.degree + 1) * block.channels for block in blocks)]).tolist()
+
+
+def _in_pieces(table: torch.Tensor, parts: list[tuple[int, int]]) -> torch.Tensor:
+    """Coefficients (kinds, intervals, 6, W) as (kinds, intervals, pieces, 6, 16), those of every path padded."""
+    padded = [
+        torch.nn.functional.pad(table[..., first : first + count], (0, -count % _PIECE)) for first, count in parts
+    ]
+    return torch.cat(padded, dim=3).unflatten(3, (-1, _PIECE)).transpose(2, 3).contiguous()
+
+
+def _in_rows(pieces: torch.Tensor, parts: list[tuple[int, int]]) -> torch.Tensor:
+    """The reverse of :func:`_in_pieces`."""
+    rows = pieces.transpose(2, 3).flatten(3)
+    starts = np.cumsum([0, *(-(-count // _PIECE) * _PIECE for _, count in parts)])
+    return torch.cat(
+        [rows[..., start : start + count] for start, (_, count) in zip(starts, parts, strict=False)], dim=3
+    ).contiguous()
 
 
 class CompiledConvolution(torch.nn.Module):
@@ -81,7 +100,9 @@ class CompiledConvolution(torch.nn.Module):
         )
         # A constant divisor of the sum is a factor of every weight.
         divisor = 1.0 if self.with_density else layer.divisor
-        self.register_buffer("table", (splines.table / divisor).to(dtype).contiguous())
+        table = (splines.table / divisor).to(dtype)
+        self.n_weights = table.shape[3]
+        self.register_buffer("table", _in_pieces(table, [(path[7], path[1]) for path in rows]))
         self.register_buffer("kinds", splines.kinds)
         self.spacing, self.spline_error = splines.spacing, splines.error
         self.sign = edges.sign
@@ -94,16 +115,19 @@ class CompiledConvolution(torch.nn.Module):
         self.launch = launch_numbers(rows, self.max_ell)
 
     def kernel_source(self) -> str:
-        """CUDA source of the sum; the operators know it by its key from now on."""
+        """CUDA source of the sum; the operators know it by its key from now on, and the table is as kernels want it."""
+        parts = [(path[7], path[1]) for path in self.paths.tolist()]
         source = convolution_source(
             self.paths.tolist(),
             self.triples.tolist(),
             self.values.double().tolist(),
             width=self.width,
             n_outputs=self.n_outputs,
-            n_weights=self.table.shape[3],
+            n_weights=self.n_weights,
             max_ell=self.max_ell,
         )
+        if not self.kernels:
+            self.table = _in_rows(self.table, parts)
         self.kernels = kernel_key(source)
         return source
 
@@ -164,7 +188,7 @@ class CompiledConvolution(torch.nn.Module):
             n_outputs=self.n_outputs,
             max_ell=self.max_ell,
             kernels=self.kernels,
-            launch=[*self.launch, self.width, self.table.shape[3]],
+            launch=[*self.launch, self.width, self.n_weights],
         )
         parts = torch.split(out, [size * count for size, count in self.blocks], dim=1)
         return [part.unflatten(1, shape) for part, shape in zip(parts, self.blocks, strict=True)]

@@ -14,12 +14,13 @@ from halberd.potentials.errors import ModelError
 from halberd.potentials.multi_ace.network import EdgeEmbedding
 from halberd.potentials.multi_ace.radial import Perceptron, SpeciesLinear
 
-#: Largest difference between network and spline that is aimed at, in units of the largest weight.
-TOLERANCE = {torch.float32: 1e-8, torch.float64: 1e-13}
+#: Largest difference between network and spline that is aimed at, in units of the largest weight: in single precision
+#: its rounding. Fewer intervals are faster, since what was used last is still in the processor's cache.
+TOLERANCE = {torch.float32: 6e-8, torch.float64: 1e-12}
 #: Beyond this the network is not replaced.
 ACCEPTED = {torch.float32: 1e-7, torch.float64: 1e-9}
 #: Numbers of intervals that are tried.
-INTERVALS = (240, 480, 960, 1920, 3840)
+INTERVALS = (60, 80, 120, 160, 240, 320, 480, 640, 960, 1920, 3840)
 #: Angstrom. Errors are not looked at below: no atoms come as close.
 CLOSEST = 0.3
 #: Bytes of all splines of one layer.

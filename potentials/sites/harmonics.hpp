@@ -36,29 +36,32 @@ struct Harmonics {
     }
   }
 
-  template <bool GRADIENT, typename T>
+  // The degree is L, or that of the object where L is negative; loops over what is known beforehand are unrolled.
+  template <bool GRADIENT, typename T, int L = -1>
   HALBERD_EVERYWHERE void evaluate(const T u[3], T inverse_r, T* y, T* dx, T* dy, T* dz) const {
+    const int degree = L < 0 ? l_max : L;
     // Solid harmonics at |u| = 1: Q_l^m(z) with d/dz Q_l^m = (l + m) Q_(l-1)^m and d/dx Q_l^m = -x Q_(l-1)^(m+1).
-    T q[MAX_L + 2][MAX_L + 3];
-    T c[MAX_L + 1], s[MAX_L + 1];
+    constexpr int MOST = L < 0 ? MAX_L : L;
+    T q[MOST + 2][MOST + 3];
+    T c[MOST + 1], s[MOST + 1];
     c[0] = 1;
     s[0] = 0;
-    for (int m = 1; m <= l_max; ++m) {
+    for (int m = 1; m <= degree; ++m) {
       c[m] = u[0] * c[m - 1] - u[1] * s[m - 1];
       s[m] = u[1] * c[m - 1] + u[0] * s[m - 1];
     }
     q[0][0] = 1;
-    for (int l = 0; l <= l_max; ++l) {
+    for (int l = 0; l <= degree; ++l) {
       if (l > 0) {
         q[l][l] = (2 * l - 1) * q[l - 1][l - 1];
         q[l][l - 1] = (2 * l - 1) * u[2] * q[l - 1][l - 1];
         for (int m = 0; m < l - 1; ++m)
-          q[l][m] = ((2 * l - 1) * u[2] * q[l - 1][m] - (l + m - 1) * q[l - 2][m]) / T(l - m);
+          q[l][m] = ((2 * l - 1) * u[2] * q[l - 1][m] - (l + m - 1) * q[l - 2][m]) * (T(1) / T(l - m));
       }
       q[l][l + 1] = 0;
       q[l][l + 2] = 0;
     }
-    for (int l = 0; l <= l_max; ++l) {
+    for (int l = 0; l <= degree; ++l) {
       const int centre = l * l + l;
       for (int m = 0; m <= l; ++m) {
         const T f = T(norm[l][m]);

@@ -1,0 +1,70 @@
+// As many numbers as a processor works on at once.
+
+#pragma once
+
+#include <cstdint>
+
+namespace {
+
+#if defined(__AVX512F__)
+constexpr int LANE_BYTES = 64;
+#elif defined(__AVX__)
+constexpr int LANE_BYTES = 32;
+#else
+constexpr int LANE_BYTES = 16;
+#endif
+
+template <typename T, int BYTES>
+struct Vector {
+  typedef T type __attribute__((vector_size(BYTES)));
+};
+
+// What fits into a register, and into two of them, for chains of operations that wait for one another.
+template <typename T>
+using Lanes = typename Vector<T, LANE_BYTES>::type;
+template <typename T>
+using DoubleLanes = typename Vector<T, 2 * LANE_BYTES>::type;
+
+template <typename V, typename T>
+constexpr int WIDTH = sizeof(V) / sizeof(T);
+
+// The next numbers: for all lanes, or for the first ones and zeros.
+template <bool ALL, typename V, typename T>
+inline __attribute__((always_inline)) void load(V& lanes, const T* from, int64_t count) {
+  if (ALL)
+    __builtin_memcpy(&lanes, from, sizeof(V));
+  else
+    for (int k = 0; k < WIDTH<V, T>; ++k) lanes[k] = k < count ? from[k] : T(0);
+}
+
+template <bool ALL, typename V, typename T>
+inline __attribute__((always_inline)) void store(const V& lanes, T* to, int64_t count) {
+  if (ALL)
+    __builtin_memcpy(to, &lanes, sizeof(V));
+  else
+    for (int64_t k = 0; k < count; ++k) to[k] = lanes[k];
+}
+
+template <typename T>
+inline T total(const Lanes<T>& lanes) {
+  T sum = 0;
+  for (int k = 0; k < WIDTH<Lanes<T>, T>; ++k) sum += lanes[k];
+  return sum;
+}
+
+struct All {
+  static constexpr bool value = true;
+};
+struct Some {
+  static constexpr bool value = false;
+};
+
+// Call f(first, count, All or Some) for pieces of a row: all lanes as often as they fit, then what is left.
+template <int SIZE, typename F>
+inline __attribute__((always_inline)) void in_pieces(int64_t length, const F& f) {
+  int64_t k = 0;
+  for (; k + SIZE <= length; k += SIZE) f(k, int64_t(SIZE), All());
+  if (k < length) f(k, length - k, Some());
+}
+
+}  // namespace
