@@ -25,7 +25,7 @@ from halberd.potentials.errors import (
     did_you_mean,
 )
 from halberd.potentials.sites.site_model import SiteModel
-from halberd.potentials.sites.torchscript import quiet_torchscript
+from halberd.potentials.sites.torchscript import default_dtype, quiet_torchscript
 
 _CITATION = "Batatia et al., MACE, NeurIPS 2022, arXiv 2206.07697"
 _SUPPORTED = ("MACE", "ScaleShiftMACE")
@@ -224,7 +224,7 @@ def prepared_mace(
     dtype = next(network.parameters()).dtype
     e0_table = np.atleast_2d(network.atomic_energies_fn.atomic_energies.detach().double().numpy())
     e0s = e0_table[head_index if e0_table.shape[0] > 1 else 0][[numbers.index(z) for z in kept]]
-    with quiet_torchscript(), _default_dtype(dtype), torch.no_grad():
+    with quiet_torchscript(), default_dtype(dtype), torch.no_grad():
         shifts = np.broadcast_to(_bake_embedding(network, charge, multiplicity, name, head_index), len(numbers))
         e0s = e0s + shifts[[numbers.index(z) for z in kept]]
         network.atomic_energies_fn.atomic_energies.zero_()
@@ -343,17 +343,3 @@ def _keep_species(network: Any, indices: list[int]) -> None:
     energies = torch.atleast_2d(network.atomic_energies_fn.atomic_energies)
     network.atomic_energies_fn.atomic_energies = energies[:, index].clone()
     network.atomic_numbers = network.atomic_numbers[index].clone()
-
-
-class _default_dtype:
-    """Run a block under another default floating-point type; e3nn builds its modules in the default one."""
-
-    def __init__(self, dtype: torch.dtype) -> None:
-        self.dtype = dtype
-
-    def __enter__(self) -> None:
-        self.previous = torch.get_default_dtype()
-        torch.set_default_dtype(self.dtype)
-
-    def __exit__(self, *_: object) -> None:
-        torch.set_default_dtype(self.previous)

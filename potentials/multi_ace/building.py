@@ -13,6 +13,7 @@ from halberd.potentials.multi_ace.layers import Convolution, Gate, Mix, Symmetri
 from halberd.potentials.multi_ace.network import EdgeEmbedding, Layer, MultiAce, Readout
 from halberd.potentials.multi_ace.radial import AGNESI, SOFT, DistanceTransform, Perceptron, RadialBasis, SpeciesLinear
 from halberd.potentials.multi_ace.settings import MultiAceSettings
+from halberd.potentials.sites.torchscript import default_dtype
 
 
 def build(settings: MultiAceSettings, seed: int = 0, dtype: torch.dtype = torch.float64) -> MultiAce:
@@ -25,14 +26,9 @@ def build(settings: MultiAceSettings, seed: int = 0, dtype: torch.dtype = torch.
         Of the weights; the random numbers of torch elsewhere are left as they were.
     dtype : torch.dtype
     """
-    previous = torch.get_default_dtype()
-    torch.set_default_dtype(dtype)
-    try:
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
-            return _build(settings)
-    finally:
-        torch.set_default_dtype(previous)
+    with default_dtype(dtype), torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return _build(settings)
 
 
 def _build(settings: MultiAceSettings) -> MultiAce:

@@ -118,9 +118,11 @@ class MessagesFunction : public torch::autograd::Function<MessagesFunction> {
                      ctx->saved_data["n_outputs"].toInt(), ctx->saved_data["max_ell"].toInt(),
                      ctx->saved_data["kernels"].toStringRef(), ctx->saved_data["launch"].toIntVector()};
     const Tensor given = incoming[0].contiguous();
-    Tensor of_vectors = at::zeros_like(g.vectors), of_features;
-    if (ctx->needs_input_grad(0)) of_features = at::zeros_like(g.features);
-    if (on_kernels(g.kernels, g.features))
+    // Kernels leave alone what no path reads.
+    const bool kernels = on_kernels(g.kernels, g.features);
+    Tensor of_vectors = kernels ? at::zeros_like(g.vectors) : at::empty_like(g.vectors), of_features;
+    if (ctx->needs_input_grad(0)) of_features = kernels ? at::zeros_like(g.features) : at::empty_like(g.features);
+    if (kernels)
       backward_on_kernels(g, {s[13], s[14], s[15]}, given, of_vectors, of_features);
     else
       run_backward(g, given, of_vectors, of_features);

@@ -20,6 +20,7 @@ from halberd.potentials.multi_ace.radial import (
     Perceptron,
     RadialBasis,
 )
+from halberd.potentials.sites.torchscript import default_dtype
 
 #: Interactions of mace-torch that the family holds.
 INTERACTIONS = (
@@ -51,13 +52,8 @@ def multi_ace_of(network: Any, head: int = 0) -> MultiAce:
     ModelError
         Names what the family does not hold.
     """
-    previous = torch.get_default_dtype()
-    torch.set_default_dtype(next(network.parameters()).dtype)
-    try:
-        with torch.no_grad():
-            return _Reader(network, head).network_()
-    finally:
-        torch.set_default_dtype(previous)
+    with default_dtype(next(network.parameters()).dtype), torch.no_grad():
+        return _Reader(network, head).network_()
 
 
 class _Reader:

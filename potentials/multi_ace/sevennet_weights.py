@@ -25,6 +25,7 @@ from halberd.potentials.multi_ace.irreps import Path as CouplingPath
 from halberd.potentials.multi_ace.layers import Convolution, Gate, Mix
 from halberd.potentials.multi_ace.network import EdgeEmbedding, Layer, MultiAce, Readout
 from halberd.potentials.multi_ace.radial import Perceptron, RadialBasis
+from halberd.potentials.sites.torchscript import default_dtype
 
 #: What settings of a network must be for the family to hold it.
 _HELD = {
@@ -111,16 +112,13 @@ def sevennet_of(path: str | os.PathLike[str], modal: str | None = None) -> Seven
             raise ModelError(
                 f"'{Path(path).name}' has {key}: {value}; halberd reads SevenNet with {' or '.join(map(str, known))}."
             )
-    previous = torch.get_default_dtype()
-    torch.set_default_dtype(torch.float64)
     try:
-        return _Reader(config, weights, modal).sevennet()
+        with default_dtype(torch.float64):
+            return _Reader(config, weights, modal).sevennet()
     except (KeyError, IndexError, TypeError, ValueError, RuntimeError) as error:
         if isinstance(error, ModelError | ConfigurationError):
             raise
         raise ModelFileError(f"'{Path(path).name}' lacks or garbles a part of a SevenNet: {error!r}.") from error
-    finally:
-        torch.set_default_dtype(previous)
 
 
 class _Reader:

@@ -102,6 +102,7 @@ std::string in_precision(const std::string& key, const at::Tensor& like) {
 // Whether a call is for kernels: where its tensors are on a GPU, or kernels of that key are to be tested.
 bool on_kernels(const std::string& key, const at::Tensor& like) {
   if (like.is_cuda()) return true;
+  if (key.empty()) return false;
   const std::lock_guard<std::mutex> guard(registry().lock);
   const auto found = registry().kernels.find(in_precision(key, like));
   return found != registry().kernels.end() && found->second.library != nullptr;

@@ -27,6 +27,25 @@ class quiet_torchscript(warnings.catch_warnings):
         warnings.filterwarnings("ignore", message=r".*TorchScript.* is deprecated", append=False)
 
 
+class default_dtype:
+    """Context in which torch makes tensors of a floating-point type.
+
+    Parameters
+    ----------
+    dtype : torch.dtype
+    """
+
+    def __init__(self, dtype: torch.dtype) -> None:
+        self.dtype = dtype
+
+    def __enter__(self) -> None:
+        self.previous = torch.get_default_dtype()
+        torch.set_default_dtype(self.dtype)
+
+    def __exit__(self, *_: object) -> None:
+        torch.set_default_dtype(self.previous)
+
+
 def load_operators() -> None:
     """Load the operators and classes of other packages that TorchScript of ours may hold."""
     import vesin_torch  # noqa: F401

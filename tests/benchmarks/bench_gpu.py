@@ -15,19 +15,17 @@ import contextlib
 import io
 import logging
 import tempfile
-import time
 import warnings
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import openmm
 import torch
-from ase import Atoms, units
+from ase import Atoms
 from ase.build import bulk
-from bench_multi_ace import SPACING, network, water_grid
-from bench_step import openmm_stepper
+from bench_multi_ace import network
+from steppers import Step, ase_stepper, measured, slow_stepper, water
 
 from halberd.plugins import HalberdCalculator, LearnedPotential, topology_from_atoms
 from halberd.potentials.ace.basis import AceBasis
@@ -40,16 +38,6 @@ from halberd.potentials.multi_ace.model import multi_ace_model
 
 warnings.filterwarnings("ignore")
 logging.disable(logging.WARNING)
-Step = Callable[[int], None]
-
-
-def water(n_atoms: int) -> Atoms:
-    """Molecules on a grid, in a box that ends with its last layer."""
-    atoms, side = water_grid(n_atoms)
-    layers = int(np.ceil(n_atoms / 3 / side**2))
-    atoms.set_cell([SPACING * side, SPACING * side, SPACING * layers])
-    atoms.pbc = True
-    return atoms
 
 
 def alloy(n_atoms: int) -> Atoms:
@@ -59,45 +47,6 @@ def alloy(n_atoms: int) -> Atoms:
     atoms.numbers[::7] = 14
     atoms.rattle(0.08, seed=1)
     return atoms
-
-
-def slow_stepper(system: openmm.System, positions: np.ndarray, platform: str) -> Step:
-    """Steps of velocities too small to matter to a potential that nobody fitted."""
-    return openmm_stepper(system, positions, platform, timestep=1e-4, temperature=30.0)
-
-
-def ase_stepper(atoms: Atoms, calculator: Any) -> Step:
-    """Steps of ASE's integrator."""
-    from ase.md.velocitydistribution import MaxwellBoltzmannDistribution
-    from ase.md.verlet import VelocityVerlet
-
-    mover = atoms.copy()
-    mover.calc = calculator
-
-    def step(n: int) -> None:
-        mover.positions = atoms.positions
-        MaxwellBoltzmannDistribution(mover, temperature_K=30, rng=np.random.default_rng(1))
-        VelocityVerlet(mover, 0.1 * units.fs).run(max(1, n - 1))
-
-    return step
-
-
-def measured(runners: dict[str, Step], rounds: int, seconds: float) -> dict[str, list[float]]:
-    """Seconds per step in interleaved rounds."""
-    steps = {}
-    for name, step in runners.items():
-        for _ in range(3):
-            step(4)  # TorchScript optimises itself during the first calls
-        begun = time.perf_counter()
-        step(3)
-        steps[name] = max(3, int(seconds / ((time.perf_counter() - begun) / 3)))
-    samples: dict[str, list[float]] = {name: [] for name in runners}
-    for _ in range(rounds):
-        for name, step in runners.items():
-            begun = time.perf_counter()
-            step(steps[name])
-            samples[name].append((time.perf_counter() - begun) / steps[name])
-    return samples
 
 
 def mace_models(file: str) -> dict[str, Any]:

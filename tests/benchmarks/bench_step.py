@@ -1,16 +1,26 @@
-"""Time per step and atom of one MACE model: halberd's TorchForce against its peers, in one run.
+"""Time per step and atom of MACE models on the CPU platform: halberd's TorchForce against its peers, in one run.
+
+    python tests/benchmarks/bench_step.py [MODEL.model ...] [--sizes 96 128 128L1 128L2] [--atoms 24 99 192 498]
+        [--threads 1 2] [--precision single double] [--rounds 5] [--committee]
+
+Networks of named sizes have random weights, two layers and ``max_ell`` 3. Water on a grid, of which boxes of 24 and 192
+atoms are full and have the liquid's density; short steps without a thermostat, always from the same positions.
 
 Peers
 -----
+scripted
+    halberd with ``implementation="mace-torch"``: TorchScript of mace-torch's modules, which is the null row.
 mace-torch
     The ASE calculator that comes with MACE: a neighbour list by matscipy at every call, eager network.
 openmm-ml
-    ``MLPotential("mace")``: the same, called from an ``openmm.PythonForce``. Skipped with a note if not installed
-    (``pip install --no-deps --no-binary openmmml openmmml==1.7``).
+    ``MLPotential("mace")``: the same, called from an ``openmm.PythonForce``.
+symmetrix-xl
+    Its ASE calculator, on its defaults, where it is installed and knows the model: ``pip install --no-deps --target DIR
+    symmetrix-xl==0.1.1``, and DIR at the end of ``PYTHONPATH``.
 
-Run ``python tests/benchmarks/bench_step.py MODEL.model [--threads 1 2] [--precision single double]``. Every peer and
-size is measured in interleaved rounds in one process, so that a machine that drifts drifts for all of them; compare
-the ratios. ``share`` is the part of halberd's step that is not the network: neighbour list, unit conversions, engine.
+Numbers are medians of interleaved rounds in one process, microseconds per atom and step, and in brackets how many times
+as long as halberd's, with the range over rounds. ``forces`` is the largest difference from mace-torch's forces, eV/A.
+With ``--committee`` the columns are one network, a committee of four of its size with a bias, and memory.
 """
 
 from __future__ import annotations
@@ -19,179 +29,159 @@ import argparse
 import contextlib
 import io
 import logging
+import os
+import resource
+import subprocess
+import sys
 import tempfile
-import time
 import warnings
-from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-import openmm
 import torch
-from ase import Atoms, units
-from ase.build import molecule
-from ase.md.verlet import VelocityVerlet
+from ase import Atoms
+from bench_multi_ace import network
+from steppers import Step, ase_stepper, measured, slow_stepper, water
 
-from halberd.plugins import LearnedPotential, topology_from_atoms
+from halberd.plugins import HalberdCalculator, LearnedPotential, topology_from_atoms
+from halberd.potentials import load
+from halberd.potentials.committees.committee import committee
 from halberd.potentials.loading import import_mace
-from halberd.potentials.sites.verlet_list import NeighborList
 
 warnings.filterwarnings("ignore")
 logging.disable(logging.WARNING)
+SIZES = {"96": "96x0e", "128": "128x0e", "128L1": "128x0e+128x1o", "128L2": "128x0e+128x1o+128x2e"}
+DTYPES = {"single": torch.float32, "double": torch.float64}
 
 
-def liquid(n_atoms: int, seed: int = 0) -> Atoms:
-    """Ethanol and water near liquid density, periodic, with the number of atoms asked for (to one molecule)."""
-    generator = np.random.default_rng(seed)
-    ethanol, water = molecule("CH3CH2OH"), molecule("H2O")
-    molecules = [ethanol] * (n_atoms // 9)
-    molecules += [water] * ((n_atoms - 9 * len(molecules)) // 3)
-    side = int(np.ceil(len(molecules) ** (1 / 3)))
-    spacing = 4.55 if side > 1 else 6.5
-    atoms = Atoms()
-    for index, each in enumerate(molecules):
-        copy = each.copy()
-        copy.rotate(generator.uniform(0, 360), generator.normal(size=3))
-        cell = np.array([index % side, index // side % side, index // side**2])
-        copy.translate(spacing * cell - copy.positions.mean(axis=0))
-        atoms += copy
-    layers = int(np.ceil(len(molecules) / side**2))
-    rows = side if layers > 1 else int(np.ceil(len(molecules) / side))
-    atoms.set_cell(spacing * np.array([side, rows, layers]))
-    atoms.pbc = True
-    return atoms
+def symmetrix_calculator(model: str, precision: str) -> Any:
+    """Its calculator, or ``None`` with a note."""
+    try:
+        from symmetrix import Symmetrix
+    except ImportError:
+        return None
+    converted = Path(model).with_suffix(".json")
+    if not converted.exists():
+        command = [sys.executable, "-m", "symmetrix.cli.extract_mace", "--model", model, "--output", str(converted)]
+        result = subprocess.run(command, capture_output=True, text=True, check=False, env=dict(os.environ))
+        if result.returncode != 0:
+            print(f"symmetrix-xl does not take {model}: {(result.stderr.splitlines() or ['no message'])[-1][:150]}")
+            return None
+    return Symmetrix(str(converted), dtype={"single": "float32", "double": "float64"}[precision])
 
 
-def in_precision(model: str, precision: str) -> str:
-    """Write the model in a precision; openmm-ml 1.7 does not convert the ones it reads."""
-    dtype = {"single": torch.float32, "double": torch.float64}[precision]
-    path = Path(tempfile.mkdtemp()) / f"{precision}.model"
-    torch.save(torch.load(model, map_location="cpu", weights_only=False).to(dtype), path)
-    return str(path)
+def forces_of(atoms: Atoms, calculator: Any) -> np.ndarray:
+    """Forces of a calculator."""
+    mine = atoms.copy()
+    mine.calc = calculator
+    return np.asarray(mine.get_forces())
 
 
-def openmm_stepper(
-    system: openmm.System,
-    positions: np.ndarray,
-    platform: str = "CPU",
-    timestep: float = 0.0005,
-    temperature: float = 300.0,
-) -> Callable[[int], None]:
-    """Steps, always from the same start; a call returns when they are done."""
-    context = openmm.Context(system, openmm.VerletIntegrator(timestep), openmm.Platform.getPlatformByName(platform))
-    context.setPositions(positions)
-    context.setVelocitiesToTemperature(temperature, 1)
-    velocities = context.getState(velocities=True).getVelocities(asNumpy=True)
-
-    def step(n: int) -> None:
-        context.setPositions(positions)
-        context.setVelocities(velocities)
-        context.getIntegrator().step(n)
-        context.getState()
-
-    return step
-
-
-def runners(model: str, atoms: Atoms, precision: str) -> dict:
-    """Name -> function that makes n steps from the start.
-
-    Every call starts from the same positions: the model need not be one that keeps this liquid together, and all peers
-    must see the same number of neighbours.
-    """
-    from ase.md.velocitydistribution import MaxwellBoltzmannDistribution
+def runners(model: str, atoms: Atoms, precision: str) -> tuple[dict[str, Step], dict[str, float]]:
+    """What makes steps with a model, and how far its forces are from mace-torch's."""
     from mace.calculators import MACECalculator
 
-    found = {}
     topology, positions = topology_from_atoms(atoms)
-    system = LearnedPotential(model, precision=precision).createSystem(topology)
-    found["halberd"] = openmm_stepper(system, positions)
-    mover = atoms.copy()
-    dtype = {"single": "float32", "double": "float64"}[precision]
+    found, apart = {}, {}
     with contextlib.redirect_stdout(io.StringIO()):
-        mover.calc = MACECalculator(model_paths=model, device="cpu", default_dtype=dtype)
-
-    def step(n: int) -> None:
-        mover.positions = atoms.positions
-        MaxwellBoltzmannDistribution(mover, temperature_K=300, rng=np.random.default_rng(1))
-        VelocityVerlet(mover, 0.5 * units.fs).run(n - 1)  # run(n) evaluates n + 1 times
-
-    found["mace-torch"] = step
-    try:
+        theirs = MACECalculator(model_paths=model, device="cpu", default_dtype=f"float{DTYPES[precision].itemsize * 8}")
+    expected = forces_of(atoms, theirs)
+    for name, implementation in (("halberd", "multi-ace"), ("scripted", "mace-torch")):
+        site_model = load(model, implementation=implementation).to(DTYPES[precision])
+        found[name] = slow_stepper(LearnedPotential(site_model).createSystem(topology), positions, "CPU")
+        apart[name] = float(np.abs(forces_of(atoms, HalberdCalculator(site_model)) - expected).max())
+    found["mace-torch"] = ase_stepper(atoms, theirs)
+    with contextlib.suppress(ImportError):
         from openmmml import MLPotential
 
         system = MLPotential("mace", modelPath=model).createSystem(
             topology, precision=precision, returnEnergyType="interaction_energy"
         )
-        found["openmm-ml"] = openmm_stepper(system, positions)
-    except ImportError:
-        print("openmm-ml is not installed and is left out")
-    return found
+        found["openmm-ml"] = slow_stepper(system, positions, "CPU")
+    peer = symmetrix_calculator(model, precision)
+    if peer is not None:
+        found["symmetrix-xl"] = ase_stepper(atoms, peer)
+        apart["symmetrix-xl"] = float(np.abs(forces_of(atoms, peer) - expected).max())
+    return found, apart
 
 
-def bare_network(model: str, atoms: Atoms, precision: str) -> Callable[[int], None]:
-    """Evaluate energy and gradient of the network alone, on fixed edges."""
-    site_model = LearnedPotential(model, precision=precision).model(set(atoms.numbers.tolist()))
-    module = torch.jit.freeze(site_model.scripted().eval())
-    species = site_model.species_of(atoms.numbers)
-    search = NeighborList(site_model.cutoff, 0.0)
-    cell, periodic = torch.tensor(atoms.cell.array), torch.tensor([True] * 3)
-    edge_index, vectors = search(torch.tensor(atoms.positions), cell, periodic)
-    vectors = vectors.to(site_model.dtype).requires_grad_(True)
+def committees(size: str, atoms: Atoms, precision: str) -> dict[str, Step]:
+    """One network, and four of its size, plain and biased."""
+    from halberd.potentials.multi_ace.mace_weights import multi_ace_of
+    from halberd.potentials.multi_ace.model import multi_ace_model
 
-    def evaluate(n: int) -> None:
-        for _ in range(n):
-            torch.autograd.grad(module(species, edge_index, vectors).sum(), vectors)
+    topology, positions = topology_from_atoms(atoms)
+    members = []
+    for seed in range(4):
+        torch.manual_seed(seed)
+        original = network(SIZES[size], 3).double()
+        with torch.no_grad():
+            for parameter in original.parameters():
+                parameter.mul_(1.0 + 0.1 * torch.randn_like(parameter))
+        members.append(multi_ace_model(multi_ace_of(original), [1, 8]).to(DTYPES[precision]))
+    four = committee(members)
+    systems = {
+        "one network": LearnedPotential(members[0]).createSystem(topology),
+        "four": LearnedPotential(four).createSystem(topology),
+        "four, biased": LearnedPotential(four).createSystem(topology, bias="sigma"),
+    }
+    return {name: slow_stepper(system, positions, "CPU") for name, system in systems.items()}
 
-    return evaluate
 
-
-def measure(functions: dict, rounds: int) -> dict[str, float]:
-    """Median seconds per step, in interleaved rounds of a few steps."""
-    steps = {}
-    for name, step in functions.items():
-        step(6)  # TorchScript optimises itself during the first calls
-        start = time.perf_counter()
-        step(3)
-        steps[name] = max(4, int(0.5 / ((time.perf_counter() - start) / 3)))
-    samples: dict[str, list[float]] = {name: [] for name in functions}
-    for _ in range(rounds):
-        for name, step in functions.items():
-            start = time.perf_counter()
-            step(steps[name])
-            samples[name].append((time.perf_counter() - start) / steps[name])
-    return {name: float(np.median(values)) for name, values in samples.items()}
+def said(samples: dict[str, list[float]], n_atoms: int, apart: dict[str, float]) -> str:
+    """Times and ratios of one system."""
+    first = np.array(next(iter(samples.values())))
+    parts = []
+    for name, each in samples.items():
+        ratios = np.array(each) / first
+        text = f"{name} {1e6 * np.median(each) / n_atoms:.0f}"
+        if ratios.max() != 1.0:
+            text += f" [{np.median(ratios):.2f}, {ratios.min():.2f} to {ratios.max():.2f}]"
+        parts.append(text + (f" forces {apart[name]:.1g}" if name in apart else ""))
+    return " | ".join(parts)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("model", help="a mace-torch .model file with H, C and O")
-    parser.add_argument("--sizes", type=int, nargs="+", default=[20, 100, 500])
-    parser.add_argument("--threads", type=int, nargs="+", default=[1, 2])
-    parser.add_argument("--precision", nargs="+", default=["double", "single"])
-    parser.add_argument("--rounds", type=int, default=7)
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("models", nargs="*", help="mace-torch files that know hydrogen and oxygen")
+    parser.add_argument("--sizes", nargs="*", default=list(SIZES), choices=list(SIZES))
+    parser.add_argument("--atoms", type=int, nargs="+", default=[24, 99, 192, 498])
+    parser.add_argument("--threads", type=int, nargs="+", default=[1])
+    parser.add_argument("--precision", nargs="+", default=["single"], choices=list(DTYPES))
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--seconds", type=float, default=0.5, help="Of one round.")
+    parser.add_argument("--committee", action="store_true")
     arguments = parser.parse_args()
-    import_mace("run the benchmark")
-    print("threads precision atoms | us/atom/step: halberd  mace-torch  openmm-ml | speed-up over each | share")
+    import_mace("compare with it")
+    folder = Path(tempfile.mkdtemp())
     for threads in arguments.threads:
         torch.set_num_threads(threads)
         for precision in arguments.precision:
-            model = in_precision(arguments.model, precision)
-            for size in arguments.sizes:
-                atoms = liquid(size)
-                functions = {**runners(model, atoms, precision), "network": bare_network(model, atoms, precision)}
-                medians = measure(functions, arguments.rounds)
-                network = medians["network"]
-                per_atom = {name: 1e6 * value / len(atoms) for name, value in medians.items()}
-                ours = medians["halberd"]
-                peers = [name for name in ("mace-torch", "openmm-ml") if name in medians]
-                print(
-                    f"{threads:7d} {precision:>9} {len(atoms):5d} | {per_atom['halberd']:21.0f}"
-                    + "".join(f"{per_atom[name]:12.0f}" for name in peers)
-                    + " | "
-                    + " ".join(f"{medians[name] / ours:8.2f}x" for name in peers)
-                    + f" | {100 * (1 - network / ours):5.1f} %",
-                    flush=True,
+            for model in [*arguments.models, *arguments.sizes]:
+                # openmm-ml does not convert what it reads.
+                file = str(folder / f"{Path(model).stem}-{precision}.model")
+                original = (
+                    network(SIZES[model], 3)
+                    if model in SIZES
+                    else torch.load(model, map_location="cpu", weights_only=False)
                 )
+                torch.save(original.to(DTYPES[precision]), file)
+                for n_atoms in arguments.atoms:
+                    atoms = water(n_atoms)
+                    found, apart = (
+                        (committees(model, atoms, precision), {})
+                        if arguments.committee
+                        else runners(file, atoms, precision)
+                    )
+                    samples = measured(found, arguments.rounds, arguments.seconds)
+                    memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+                    print(
+                        f"{Path(model).stem}, {precision}, {threads} threads, {len(atoms)} atoms: "
+                        f"{said(samples, len(atoms), apart)} | {memory:.0f} MB",
+                        flush=True,
+                    )
 
 
 if __name__ == "__main__":

@@ -15,7 +15,8 @@ from halberd.plugins.hosts.ase_calculator import HalberdCalculator
 from halberd.potentials import SiteModel, load
 from halberd.potentials.conformance import check_site_model, edges, random_environment
 from halberd.potentials.errors import ConfigurationError, ModelError, UnknownElementError
-from halberd.potentials.mace.network import _default_dtype, mace_site_model
+from halberd.potentials.mace.network import mace_site_model
+from halberd.potentials.sites.torchscript import default_dtype
 from tests.conftest import VARIANTS, make_mace
 
 #: Relative to the largest force or the interaction energy.
@@ -62,7 +63,7 @@ def test_parity_with_mace_torch(variant, structure, precision, mace_files, reque
         assert ours.get_potential_energy() == pytest.approx(theirs.get_potential_energy(), rel=PARITY["single"])
         return
     # mace-torch's short-range repulsion is rounded to the default precision, whatever that of the model.
-    with _default_dtype(torch.float64):
+    with default_dtype(torch.float64):
         assert_parity(ours, theirs, precision)
 
 

@@ -8,6 +8,7 @@ import torch
 from halberd.potentials.errors import ModelError
 from halberd.potentials.mace.network import MaceSiteEnergies
 from halberd.potentials.multi_ace.mace_weights import multi_ace_of
+from halberd.potentials.sites.torchscript import default_dtype
 from tests.conftest import VARIANTS, make_mace
 
 RESIDUAL = "RealAgnosticResidualInteractionBlock"
@@ -78,11 +79,8 @@ def test_energies_and_gradients_are_those_of_mace_torch(kind):
     mine = multi_ace_of(network)
     theirs = MaceSiteEnergies(network, len(network.atomic_numbers), 0, torch.float64)
     species, edge_index, vectors = graph(3, float(network.r_max))
-    torch.set_default_dtype(torch.float64)  # mace-torch takes it for products of numbers and atomic numbers
-    try:
+    with default_dtype(torch.float64):  # mace-torch takes it for products of numbers and atomic numbers
         energies = [each(species, edge_index, vectors) for each in (mine, theirs)]
-    finally:
-        torch.set_default_dtype(torch.float32)
     gradients = [torch.autograd.grad(each.sum(), vectors)[0] for each in energies]
     assert energies[1].abs().max() > 1e-3
     torch.testing.assert_close(energies[0], energies[1], rtol=1e-10, atol=1e-12)
