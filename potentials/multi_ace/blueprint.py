@@ -65,10 +65,14 @@ def network_of(blueprint: torch.Tensor) -> network.MultiAce:
         with torch.serialization.safe_globals(list(_ALLOWED)):
             found = torch.load(buffer, map_location="cpu", weights_only=True)
     except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError, AttributeError, TypeError) as error:
-        # torch's advice on how to read it all the same is not ours.
-        unsupported = re.search(r"Unsupported (?:global|operand|class).*|Can only .*", str(error))
-        why = unsupported.group(0) if unsupported else type(error).__name__
+        why = refusal(error)
         raise ModelFileError(f"The network in a model file cannot be read: {why} Make the file anew.") from error
     if not isinstance(found, network.MultiAce):
         raise ModelFileError(f"A model file holds a {type(found).__name__} in place of its network. Make it anew.")
     return found
+
+
+def refusal(error: Exception) -> str:
+    """What torch does not read of a pickle; its advice on how to read it all the same is not ours."""
+    unsupported = re.search(r"[Uu]nsupported (?:global|GLOBAL|operand|class).*|Can only .*", str(error))
+    return unsupported.group(0) if unsupported else f"{type(error).__name__}."

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from numpy.typing import ArrayLike
 
+from halberd.potentials.errors import ConfigurationError
 from halberd.potentials.multi_ace.building import build
 from halberd.potentials.multi_ace.network import MultiAce
 from halberd.potentials.multi_ace.restriction import restricted
@@ -44,13 +45,23 @@ def multi_ace_model(
         More of it.
     seed : int
         Of random weights.
+
+    Raises
+    ------
+    ConfigurationError
+        If there is not one atomic number per species of a network that is given.
     """
     if isinstance(network, MultiAceSettings):
         atomic_numbers = network.numbers
         metadata = {"settings": network.to_dict(), **(metadata or {})}
         network = build(network, seed)
-    assert atomic_numbers is not None
+    if atomic_numbers is None:
+        raise ConfigurationError("A network does not know its elements: give atomic_numbers.")
     numbers = [int(z) for z in atomic_numbers]
+    if len(numbers) != len(network.embedding) or len(set(numbers)) != len(numbers):
+        raise ConfigurationError(
+            f"The network has {len(network.embedding)} species; atomic_numbers are {numbers}: give each of them one."
+        )
     known = {"name": name, "architecture": "MultiAce", "citation": _CITATION, **(metadata or {})}
     energies = np.zeros(len(numbers)) if e0s is None else np.asarray(e0s, dtype=np.float64)
 

@@ -119,6 +119,10 @@ class MultiAceSettings:
                 f"hidden is '{self.hidden}'; products multiply channel by channel, so give every kind as many, or "
                 "take correlation: 1."
             )
+        if self.layers > 1 and self.correlation > 1 and not self.channels_mixed and len(hidden) > 1:
+            raise ConfigurationError(
+                f"hidden is '{self.hidden}'; products after the first layer need channels_mixed, or scalars alone."
+            )
         if not self.inversion and any(block.parity < 0 for block in hidden):
             raise ConfigurationError(f"hidden is '{self.hidden}'; without inversion all kinds are even, as '32x1e'.")
         if self.basis == "chebyshev" and self.distance != "agnesi":

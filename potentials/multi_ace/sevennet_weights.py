@@ -19,6 +19,7 @@ import numpy as np
 import torch
 
 from halberd.potentials.errors import ConfigurationError, ModelError, ModelFileError, did_you_mean
+from halberd.potentials.multi_ace.blueprint import refusal
 from halberd.potentials.multi_ace.couplings import wigner_3j
 from halberd.potentials.multi_ace.irreps import Irreps, irreps_of, parse_irreps, paths_of
 from halberd.potentials.multi_ace.irreps import Path as CouplingPath
@@ -77,9 +78,8 @@ def read_checkpoint(path: str | os.PathLike[str]) -> dict[str, Any]:
             warnings.simplefilter("ignore")
             content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises anything
-        first = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise ModelFileError(
-            f"'{path}' is damaged, no checkpoint of SevenNet, or asks for code: {first[:200]}"
+            f"'{path}' is damaged, no checkpoint of SevenNet, or asks for code: {refusal(error)}"
         ) from error
     if not isinstance(content, Mapping) or not {"model_state_dict", "config"} <= set(content):
         raise ModelFileError(f"'{path}' is no checkpoint of SevenNet: it has no weights and settings.")
@@ -118,7 +118,8 @@ def sevennet_of(path: str | os.PathLike[str], modal: str | None = None) -> Seven
     except (KeyError, IndexError, TypeError, ValueError, RuntimeError) as error:
         if isinstance(error, ModelError | ConfigurationError):
             raise
-        raise ModelFileError(f"'{Path(path).name}' lacks or garbles a part of a SevenNet: {error!r}.") from error
+        what = f"it lacks {error}" if isinstance(error, KeyError) else str(error).partition("\n")[0]
+        raise ModelFileError(f"'{Path(path).name}' does not hold a whole SevenNet: {what}.") from error
 
 
 class _Reader:

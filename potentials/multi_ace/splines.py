@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -26,6 +26,8 @@ CLOSEST = 0.3
 #: Bytes of all splines of one layer.
 LARGEST_TABLE = 2**28
 
+#: Numbers that are worked on at once, and pairs of species that are looked at before all others.
+_AT_ONCE, _SAMPLE = 2**21, 6
 #: Places in an interval where values are taken besides its ends.
 _BETWEEN = (1 / 3, 2 / 3)
 
@@ -104,23 +106,20 @@ def tabulated(
     ModelError
         If splines cannot be had that are good and small enough.
     """
-    pairs: list[tuple[int, int]] = []
-    for kind in range(int(kinds.max()) + 1):
-        centre, neighbour = torch.nonzero(kinds == kind)[0].tolist()
-        pairs.append((centre, neighbour))
+    pairs = torch.stack([torch.nonzero(kinds == kind)[0] for kind in range(int(kinds.max()) + 1)])
+    n_weights = _at(function, pairs[:1], torch.tensor([0.5 * cutoff], dtype=torch.float64)).shape[2]
+    affordable = [n for n in INTERVALS if len(pairs) * n * 6 * n_weights * dtype.itemsize <= LARGEST_TABLE]
+    # As many as some pairs need, others mostly need as well.
+    some = pairs[torch.linspace(0, len(pairs) - 1, min(len(pairs), _SAMPLE)).long()]
     best: Splines | None = None
-    for n_intervals in INTERVALS:
-        tables, errors, largest = [], [], []
-        for pair in pairs:
-            table, error, size = _one(functools.partial(_at, function, pair), cutoff, n_intervals)
-            if table.numel() * len(pairs) * dtype.itemsize > LARGEST_TABLE:
-                break
-            tables.append(table)
-            errors.append(error)
-            largest.append(size)
-        if len(tables) < len(pairs):
-            break
-        found = Splines(torch.stack(tables), kinds, cutoff / n_intervals, max(errors) / max(*largest, 1e-300))
+    for n_intervals in affordable:
+        at_once = max(1, _AT_ONCE // (n_intervals * n_weights))
+        if len(some) < len(pairs) and n_intervals != affordable[-1]:
+            _, error, size = _tables(function, some.split(at_once), cutoff, n_intervals)
+            if not error < TOLERANCE[dtype] * max(size, 1e-300):
+                continue
+        table, error, size = _tables(function, pairs.split(at_once), cutoff, n_intervals)
+        found = Splines(table, kinds, cutoff / n_intervals, error / max(size, 1e-300))
         best = found if best is None or found.error < best.error else best
         if best.error < TOLERANCE[dtype]:
             break
@@ -132,15 +131,25 @@ def tabulated(
     return best
 
 
-def _at(function: EdgeFunction, pair: tuple[int, int], r: torch.Tensor) -> torch.Tensor:
-    ones = torch.ones(len(r), dtype=torch.int64)
-    return function(r.unsqueeze(1), pair[0] * ones, pair[1] * ones)
+def _at(function: EdgeFunction, pairs: torch.Tensor, r: torch.Tensor) -> torch.Tensor:
+    """Weights (P, n, W) of pairs (P, 2) at distances (n,)."""
+    ends = pairs.repeat_interleave(len(r), dim=0)
+    values = function(r.repeat(len(pairs)).unsqueeze(1), ends[:, 0], ends[:, 1])
+    return values.view(len(pairs), len(r), -1)
 
 
-def _one(
+def _tables(
+    function: EdgeFunction, groups: Sequence[torch.Tensor], cutoff: float, n_intervals: int
+) -> tuple[torch.Tensor, float, float]:
+    """Coefficients (P, intervals, 6, W) of groups of pairs, the largest error, and the largest weight of any."""
+    parts = [_some_tables(functools.partial(_at, function, pairs), cutoff, n_intervals) for pairs in groups]
+    tables, errors, sizes = zip(*parts, strict=True)
+    return torch.cat(tables), max(errors), max(sizes)
+
+
+def _some_tables(
     function: Callable[[torch.Tensor], torch.Tensor], cutoff: float, n_intervals: int
 ) -> tuple[torch.Tensor, float, float]:
-    """Coefficients (intervals, 6, W), the largest error, and the largest weight."""
     spacing = cutoff / n_intervals
     knots = torch.arange(n_intervals, dtype=torch.float64) * spacing
 
@@ -161,11 +170,11 @@ def _one(
         conditions[row] = t**power
     # The first interval begins where no atoms are, and some functions have no values or slopes at zero.
     stacked = torch.nan_to_num(torch.stack(given), nan=0.0, posinf=0.0, neginf=0.0)
-    table = torch.einsum("pc,cnw->npw", torch.linalg.inv(conditions), stacked)
+    table = torch.einsum("ij,jpnw->pniw", torch.linalg.inv(conditions), stacked)
     error = 0.0
     seen = knots + 0.25 * spacing >= CLOSEST
     for t in (0.1, 0.5, 0.8):
         powers = torch.tensor([t**k for k in range(6)], dtype=torch.float64)
-        found = torch.einsum("p,npw->nw", powers, table)
-        error = max(error, float((found - function(knots + t * spacing)).abs()[seen].max()))
-    return table, error, float(begin[seen].abs().max())
+        found = torch.einsum("i,pniw->pnw", powers, table)
+        error = max(error, float((found - function(knots + t * spacing)).abs()[:, seen].max()))
+    return table, error, float(begin[:, seen].abs().max())

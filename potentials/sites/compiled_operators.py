@@ -30,8 +30,12 @@ _FLAGS = (
 )
 #: What several operators include.
 _HEADERS = Path(__file__).parent
+#: What switches an operator off; looked at when it is first wanted.
+_OFF = ("torch", "off", "no", "false", "0")
 #: Folders of compilers at work.
 _BUILDING = "building-"
+#: Ending of the file beside a library that says what it must be.
+_DIGEST = ".sha256"
 
 
 class SlowModelWarning(UserWarning):
@@ -90,13 +94,13 @@ class CompiledOperator:
         return self._found
 
     def _problem(self) -> str | None:
-        if os.environ.get(self.switch, "").lower() == "torch":
+        if self._switched_off():
             return self.not_wanted
         try:
             path = self.library_path()
         except OutputError as error:
             return str(error)
-        if not path.is_file():
+        if not _whole(path):
             problem = _compile(self.source, path)
             if problem is not None:
                 return problem
@@ -109,9 +113,11 @@ class CompiledOperator:
     def load_if_built(self) -> bool:
         """Make the operator available if it has been compiled before; never compiles."""
         with contextlib.suppress(OutputError):
-            wanted = os.environ.get(self.switch, "").lower() != "torch"
-            return wanted and self.library_path().is_file() and not self.problem()
+            return not self._switched_off() and _whole(self.library_path()) and not self.problem()
         return False
+
+    def _switched_off(self) -> bool:
+        return os.environ.get(self.switch, "").strip().lower() in _OFF
 
     def say_once(self, problem: str, where: str = "CPUs") -> None:
         """Warn that models run without it, unless somebody wished so."""
@@ -149,6 +155,17 @@ def _clear(folder: Path) -> None:
                 shutil.rmtree(old, ignore_errors=True)
 
 
+def _digest(library: Path) -> str:
+    return hashlib.sha256(library.read_bytes()).hexdigest()
+
+
+def _whole(library: Path) -> bool:
+    """Whether a library is there as it was written: half of one ends the process that loads it."""
+    with contextlib.suppress(OSError):
+        return library.with_suffix(_DIGEST).read_text() == _digest(library)
+    return False
+
+
 def _compile(source: Path, path: Path) -> str | None:
     cxx = compiler()
     if cxx is None:
@@ -172,7 +189,13 @@ def _compile(source: Path, path: Path) -> str | None:
                 if result.returncode != 0:
                     reasons = [line for line in result.stderr.splitlines() if "error" in line.lower()]
                     return f"{Path(cxx).name} failed: {(reasons or result.stderr.splitlines() or ['no message'])[0]}"
-            linked.replace(path)
+            digest = _digest(linked)
+            for file in (linked, linked.with_suffix(_DIGEST)):
+                if file != linked:
+                    file.write_text(digest)
+                with open(file, "rb") as handle:
+                    os.fsync(handle.fileno())
+                file.replace(path.with_suffix(file.suffix))
     except OSError as error:
         return f"cannot write '{path.parent}': {error.strerror or error}"
     return None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 
@@ -251,6 +252,26 @@ def test_operator_is_cached_by_source_torch_and_processor(monkeypatch, tmp_path)
     assert path.parent == tmp_path / "operators"
     monkeypatch.setattr(torch, "__version__", "99.0")
     assert ACE_OPERATOR.library_path() != path
+
+
+@needs_operator
+def test_a_damaged_library_is_compiled_again(tmp_path):
+    """Loading half of one would end the process."""
+    code = """
+from halberd.potentials.ace.compiled_operator import ACE_OPERATOR
+assert ACE_OPERATOR.load_if_built() is WHOLE
+assert ACE_OPERATOR.problem() is None
+"""
+    environment = {**os.environ, "HALBERD_CACHE_DIR": str(tmp_path)}
+    path = ACE_OPERATOR.library_path()
+    mine = tmp_path / "operators" / path.name
+    mine.parent.mkdir()
+    for ending in (".so", ".sha256"):
+        shutil.copy(path.with_suffix(ending), mine.with_suffix(ending))
+    subprocess.run([sys.executable, "-c", code.replace("WHOLE", "True")], check=True, env=environment)
+    mine.write_bytes(path.read_bytes()[:1000])
+    subprocess.run([sys.executable, "-c", code.replace("WHOLE", "False")], check=True, env=environment)
+    assert len(mine.read_bytes()) > 10_000
 
 
 def test_portable_module_is_scripted_once(alloy):

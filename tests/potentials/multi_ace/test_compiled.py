@@ -21,6 +21,7 @@ from halberd.potentials.multi_ace.building import build
 from halberd.potentials.multi_ace.compiled import CompiledNetwork, product_graph
 from halberd.potentials.multi_ace.compiled_operator import MULTI_ACE_OPERATOR
 from halberd.potentials.multi_ace.model import CompiledMultiAceSites, multi_ace_model
+from halberd.potentials.multi_ace.settings import preset
 from halberd.potentials.multi_ace.splines import TOLERANCE, edge_weights, pair_kinds, tabulated
 from tests.conftest import VARIANTS, topology_of
 from tests.potentials.multi_ace.test_family import MORE, SMALL, small
@@ -386,3 +387,28 @@ def test_implementations_that_are_none(mace_files):
         load(mace_files["plain"], implementation="multiace")
     with pytest.raises(ConfigurationError, match="implementation cannot be chosen"):
         load("gfn2-chnof", implementation="multi-ace")
+
+
+def test_pairs_of_many_elements_are_tabulated_together():
+    """A table made of all pairs at once holds what each of them would get alone."""
+    network = build(preset("mace", ("H", "C", "N", "O"), layers=1, hidden="2x0e", distance="agnesi")).double()
+    layer = network.layers[0]
+    function = edge_weights(network.edges, layer.radial, layer.density)
+    kinds = pair_kinds(network.edges, [layer.radial], 4)
+    splines = tabulated(function, kinds, network.edges.cutoff, torch.float32)
+    n_intervals = splines.table.shape[1]
+    assert len(splines.table) == 16
+    r = (torch.arange(n_intervals, dtype=torch.float64) + 0.3) * splines.spacing
+    powers = torch.tensor([0.3**k for k in range(6)], dtype=torch.float64)
+    far = r > 0.5
+    for centre, neighbour in ((0, 0), (1, 3), (3, 1)):
+        ones = torch.ones(n_intervals, dtype=torch.int64)
+        expected = function(r.unsqueeze(1), centre * ones, neighbour * ones).detach()[far]
+        found = torch.einsum("p,npw->nw", powers, splines.table[kinds[centre, neighbour]])[far]
+        assert float((found - expected).abs().max()) < 2e-7 * float(expected.abs().max())
+
+
+@pytest.mark.parametrize("numbers", [None, [1], [1, 6], [1, 6, 8, 9], [1, 6, 6]])
+def test_a_network_and_elements_that_are_not_its_own(numbers):
+    with pytest.raises(ConfigurationError, match="atomic_numbers"):
+        multi_ace_model(build(small("mace")), numbers)

@@ -206,6 +206,10 @@ def test_networks_can_be_trained():
         ({"cutoff": -1.0}, "must be positive"),
         ({"update": "relu"}, "update"),
         ({"elements": ("H", "H")}, "each once"),
+        (
+            {"layers": 2, "correlation": 2, "channels_mixed": False, "hidden": "3x0e+3x1o"},
+            "need channels_mixed, or scalars alone",
+        ),
     ],
 )
 def test_choices_that_do_not_go_together(changes, message):
