@@ -107,7 +107,7 @@ struct Edge {
     inverse_r = T(1 / r);
     for (int c = 0; c < 3; ++c) u[c] = T(given.sign) * v[c] * inverse_r;
     const double x = r / op.spacing;
-    const int64_t interval = std::min(int64_t(x), op.n_intervals - 1);
+    const int64_t interval = x < double(op.n_intervals) ? int64_t(x) : op.n_intervals - 1;  // no number: the last
     t = T(x - interval);
     const int64_t centre = given.species[given.edges[e]], neighbour = given.species[given.edges[given.n_edges + e]];
     coefficients = op.table + (op.pair[centre * op.n_species + neighbour] * op.n_intervals + interval) * op.per_interval;
