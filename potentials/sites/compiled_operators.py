@@ -113,7 +113,8 @@ class CompiledOperator:
     def load_if_built(self) -> bool:
         """Make the operator available if it has been compiled before; never compiles."""
         with contextlib.suppress(OutputError):
-            return not self._switched_off() and _whole(self.library_path()) and not self.problem()
+            if not self._switched_off():
+                return (self._looked or _whole(self.library_path())) and not self.problem()
         return False
 
     def _switched_off(self) -> bool:

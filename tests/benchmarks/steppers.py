@@ -23,17 +23,11 @@ def water(n_atoms: int) -> Atoms:
     return atoms
 
 
-def openmm_stepper(
-    system: openmm.System,
-    positions: np.ndarray,
-    platform: str = "CPU",
-    timestep: float = 0.0005,
-    temperature: float = 300.0,
-) -> Step:
-    """Steps, always from the same start; a call returns when they are done."""
-    context = openmm.Context(system, openmm.VerletIntegrator(timestep), openmm.Platform.getPlatformByName(platform))
+def slow_stepper(system: openmm.System, positions: np.ndarray, platform: str) -> Step:
+    """Steps of velocities too small to matter to a potential that nobody fitted, always from the same start."""
+    context = openmm.Context(system, openmm.VerletIntegrator(1e-4), openmm.Platform.getPlatformByName(platform))
     context.setPositions(positions)
-    context.setVelocitiesToTemperature(temperature, 1)
+    context.setVelocitiesToTemperature(30.0, 1)
     velocities = context.getState(velocities=True).getVelocities(asNumpy=True)
 
     def step(n: int) -> None:
@@ -43,11 +37,6 @@ def openmm_stepper(
         context.getState()
 
     return step
-
-
-def slow_stepper(system: openmm.System, positions: np.ndarray, platform: str) -> Step:
-    """Steps of velocities too small to matter to a potential that nobody fitted."""
-    return openmm_stepper(system, positions, platform, timestep=1e-4, temperature=30.0)
 
 
 def ase_stepper(atoms: Atoms, calculator: Any) -> Step:
