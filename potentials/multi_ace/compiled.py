@@ -1,8 +1,8 @@
 """Networks of the family on the compiled operators: the same energies, to the splines' error.
 
-Sums over neighbours and products of one atom are the operators of
+Sums over neighbours, linear maps and products of one atom are the operators of
 :mod:`halberd.potentials.multi_ace.compiled_operator`, which call the kernels of
-:mod:`halberd.potentials.multi_ace.kernels` on GPUs; linear maps, gates and read-outs stay those of the network.
+:mod:`halberd.potentials.multi_ace.kernels` on GPUs; gates and read-outs stay those of the network.
 """
 
 from __future__ import annotations
@@ -13,24 +13,22 @@ from collections.abc import Iterable
 import numpy as np
 import torch
 
+from halberd.potentials.multi_ace.compiled_mix import CompiledMix, by_kinds, in_rows, offsets
 from halberd.potentials.multi_ace.couplings import wigner_3j
 from halberd.potentials.multi_ace.folding import folded
 from halberd.potentials.multi_ace.irreps import Block, Irreps
 from halberd.potentials.multi_ace.kernels import convolution_source, launch_numbers, product_source
-from halberd.potentials.multi_ace.layers import SpeciesChannelMix, SymmetricProduct
+from halberd.potentials.multi_ace.layers import Mix, SymmetricProduct
 from halberd.potentials.multi_ace.network import Layer, MultiAce
 from halberd.potentials.multi_ace.splines import edge_weights, pair_kinds, tabulated
 from halberd.potentials.sites.cuda_kernels import kernel_key
 
 #: Couplings below are zero.
 _ZERO = 1e-12
+#: Linear maps of a layer in their order; the gate within a layer comes after the first, products before the last.
+_MAPS = ("down", "after", "species_mix", "update")
 #: Weights whose coefficients lie together, for CPUs: a line of the cache in single precision.
 _PIECE = 16
-
-
-def _offsets(blocks: Irreps) -> list[int]:
-    """Where blocks begin in rows that hold them one after the other."""
-    return np.cumsum([0, *((2 * block.degree + 1) * block.channels for block in blocks)]).tolist()
 
 
 def _in_pieces(table: torch.Tensor, parts: list[tuple[int, int]]) -> torch.Tensor:
@@ -106,10 +104,9 @@ class CompiledConvolution(torch.nn.Module):
         self.register_buffer("kinds", splines.kinds)
         self.spacing, self.spline_error = splines.spacing, splines.error
         self.sign = edges.sign
-        self.n_outputs = _offsets(outputs)[-1]
-        self.blocks = [(2 * block.degree + 1, block.channels) for block in outputs]
+        self.n_outputs = offsets(outputs)[-1]
         self.max_ell = max(path[1] for path in paths)
-        self.width = _offsets(sent)[-1]
+        self.width = offsets(sent)[-1]
         self.kernels = ""
         #: What kernels are called with: see :func:`halberd.potentials.multi_ace.kernels.launch_numbers`.
         self.launch = launch_numbers(rows, self.max_ell)
@@ -136,7 +133,7 @@ class CompiledConvolution(torch.nn.Module):
         paths: list[tuple[int, int, tuple[int, int], int]], sent: Irreps, outputs: Irreps
     ) -> tuple[list[list[int]], list[list[int]], list[float]]:
         """Tables of the operator: where every path reads and writes, and the couplings of all of them."""
-        starts, ends = _offsets(sent), _offsets(outputs)
+        starts, ends = offsets(sent), offsets(outputs)
         places = {block.kind: number for number, block in reversed(list(enumerate(outputs)))}
         used = dict.fromkeys(range(len(outputs)), 0)
         rows: list[list[int]] = []
@@ -162,18 +159,17 @@ class CompiledConvolution(torch.nn.Module):
 
     def forward(
         self,
-        features: list[torch.Tensor],
+        features: torch.Tensor,
         species: torch.Tensor,
         edge_index: torch.Tensor,
         edge_vectors: torch.Tensor,
         order: list[torch.Tensor],
-    ) -> list[torch.Tensor]:
-        """Sums over neighbours, per kind (N, 2 l + 1, channels), and the density (N, 1, 1) if the layer has one."""
-        rows = [each.flatten(1) for each in features]
+    ) -> torch.Tensor:
+        """Sums over neighbours, (N, width), and in the last column the density if the layer has one."""
         if self.with_density:
-            rows.append(torch.ones_like(rows[0][:, :1]))
-        out = torch.ops.halberd.messages(
-            features=rows[0] if len(rows) == 1 else torch.cat(rows, 1),
+            features = torch.cat([features, torch.ones_like(features[:, :1])], 1)
+        sums: torch.Tensor = torch.ops.halberd.messages(
+            features=features,
             edge_vectors=edge_vectors,
             species=species,
             edge_index=edge_index,
@@ -190,8 +186,7 @@ class CompiledConvolution(torch.nn.Module):
             kernels=self.kernels,
             launch=[*self.launch, self.width, self.n_weights],
         )
-        parts = torch.split(out, [size * count for size, count in self.blocks], dim=1)
-        return [part.unflatten(1, shape) for part, shape in zip(parts, self.blocks, strict=True)]
+        return sums
 
 
 Monomial = tuple[int, ...]
@@ -260,7 +255,6 @@ class CompiledProduct(torch.nn.Module):
         self.n_rows, self.n_components = row, n_components
         self.monomials = keys
         self.kernels = ""
-        self.sizes = [2 * block.degree + 1 for block in product.outputs]
 
     def kernel_source(self) -> str:
         """CUDA source of the products; the operators know it by its key from now on."""
@@ -270,10 +264,10 @@ class CompiledProduct(torch.nn.Module):
         self.kernels = kernel_key(source)
         return source
 
-    def forward(self, features: list[torch.Tensor], species: torch.Tensor) -> list[torch.Tensor]:
-        """Map tensors (N, 2 l + 1, channels) to those of the kinds that come out."""
-        out = torch.ops.halberd.products(
-            features=torch.cat(features, dim=1),
+    def forward(self, features: torch.Tensor, species: torch.Tensor) -> torch.Tensor:
+        """Map rows (N, width) to those of the kinds that come out."""
+        products: torch.Tensor = torch.ops.halberd.products(
+            features=features.unflatten(1, (self.n_components, -1)),
             species=species,
             nodes=self.nodes,
             entries=self.entries,
@@ -282,35 +276,75 @@ class CompiledProduct(torch.nn.Module):
             n_components=self.n_components,
             kernels=self.kernels,
         )
-        return list(torch.split(out, self.sizes, dim=1))
+        return products.flatten(1)
 
 
 class CompiledLayer(torch.nn.Module):
-    """One layer, on the operators."""
+    """One layer, on the operators, from rows of features to rows of features."""
 
     def __init__(self, network: MultiAce, layer: Layer, inputs: Irreps) -> None:
         super().__init__()
-        self.layer = layer
-        self.convolution = CompiledConvolution(network, layer, inputs)
+        self.layer, self.outputs = layer, layer.outputs
+        sent = inputs if layer.up is None else layer.up.outputs
+        self.up = None if layer.up is None else CompiledMix(layer.up, inputs)
+        self.convolution = CompiledConvolution(network, layer, sent)
         rows = sum(2 * block.degree + 1 for block in layer.product_inputs)
         self.product = None if layer.product is None else CompiledProduct(layer.product, rows)
+        self.skips_in = self._last_map(layer)
+        assert layer.own is None or layer.down is not None
+        self.maps = torch.nn.ModuleDict()
+        current = layer.convolution.outputs
+        for name in _MAPS:
+            main: Mix | None = getattr(layer, name)
+            if name == "update" and layer.product is not None:
+                current = layer.product.outputs
+            if main is not None:
+                second = (layer.skip, inputs) if name == self.skips_in else (None, ())
+                self.maps[f"{name}_map"] = CompiledMix(
+                    main, current, *((layer.own, sent) if name == "down" and layer.own else second)
+                )
+                current = main.outputs
+            if name == "down" and layer.inner_gate is not None:
+                current = layer.inner_gate.outputs
+        alone = layer.skip is not None and not self.skips_in
+        self.skip = CompiledMix(layer.skip, inputs) if alone and layer.skip is not None else None
+
+    @staticmethod
+    def _last_map(layer: Layer) -> str:
+        """Which map may add what is skipped: the last one, if nothing comes after it that is not linear."""
+        if layer.skip is None:
+            return ""
+        if layer.update is not None:
+            return "update"
+        names = [name for name in _MAPS if getattr(layer, name) is not None]
+        takes = layer.product is None and names and not (names[-1] == "down" and (layer.own or layer.inner_gate))
+        return names[-1] if takes else ""
 
     def forward(
         self,
-        features: list[torch.Tensor],
+        features: torch.Tensor,
         species: torch.Tensor,
         edge_index: torch.Tensor,
         edge_vectors: torch.Tensor,
         order: list[torch.Tensor],
-    ) -> list[torch.Tensor]:
-        """Features of the next layer, one tensor (N, 2 l + 1, channels) per kind."""
+    ) -> torch.Tensor:
+        """Features of the next layer, (N, width)."""
         layer = self.layer
-        sent = features if layer.up is None else layer.up(features, species)
-        messages = self.convolution(sent, species, edge_index, edge_vectors, order)
+        sent = features if self.up is None else self.up(features, species)
+        x = self.convolution(sent, species, edge_index, edge_vectors, order)
         if self.convolution.with_density:
-            divisor = layer.divisor + layer.density_weight * messages.pop()
-            messages = [each / divisor for each in messages]
-        return layer.updated(features, sent, messages, species, self.product)
+            x = x[:, :-1] / (layer.divisor + layer.density_weight * x[:, -1:])
+        for name in _MAPS:
+            if name == "update" and self.product is not None:
+                x = self.product(x, species)
+            if f"{name}_map" in self.maps:
+                second = sent if name == "down" and layer.own is not None else None
+                x = self.maps[f"{name}_map"](x, species, features if name == self.skips_in else second)
+            if name == "down" and layer.inner_gate is not None:
+                x = in_rows(layer.inner_gate(by_kinds(x, layer.inner_gate.inputs)))
+        if self.skip is not None:
+            x = x + self.skip(features, species)
+        return x if layer.gate is None else in_rows(layer.gate(by_kinds(x, layer.gate.inputs)))
 
 
 class CompiledNetwork(torch.nn.Module):
@@ -340,7 +374,7 @@ class CompiledNetwork(torch.nn.Module):
         inputs: Irreps = (Block(0, 1, network.embedding.shape[1]),)
         for layer in network.layers[:n_layers]:
             assert isinstance(layer, Layer)
-            layers.append(CompiledLayer(network, layer, inputs if layer.up is None else layer.up.outputs))
+            layers.append(CompiledLayer(network, layer, inputs))
             inputs = layer.outputs
         self.layers = torch.nn.ModuleList(layers)
         self.spline_error = max(layer.convolution.spline_error for layer in layers)
@@ -360,8 +394,8 @@ class CompiledNetwork(torch.nn.Module):
         """
         sources = {}
         for module in self.modules():
-            if isinstance(module, SpeciesChannelMix):
-                module.everywhere = True
+            if isinstance(module, CompiledMix):
+                module.in_torch = True
         for layer in self.layers:
             assert isinstance(layer, CompiledLayer)
             for part in (layer.convolution, layer.product):
@@ -378,12 +412,13 @@ class CompiledNetwork(torch.nn.Module):
         n_layers: int | None = None,
     ) -> list[list[torch.Tensor]]:
         """As :meth:`halberd.potentials.multi_ace.network.MultiAce.features`."""
-        current = self.network.first(species)
+        current = in_rows(self.network.first(species))
         order = torch.ops.halberd.edge_order(edge_index, species)
         collected = []
         for layer in self.layers[:n_layers]:
+            assert isinstance(layer, CompiledLayer)
             current = layer(current, species, edge_index, edge_vectors, order)
-            collected.append(current)
+            collected.append(by_kinds(current, layer.outputs))
         return collected
 
     def forward(self, species: torch.Tensor, edge_index: torch.Tensor, edge_vectors: torch.Tensor) -> torch.Tensor:

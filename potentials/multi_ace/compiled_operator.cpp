@@ -1,16 +1,19 @@
-// Messages of a network of the family: the torch operators halberd::messages and halberd::products.
+// A network of the family: the torch operators halberd::messages, halberd::mix and halberd::products.
 //
-// On a CPU they are messages_on_cpu.hpp and products_on_cpu.hpp; on a GPU, kernels that were compiled at run time do the
-// same (on_kernels.hpp).
+// On a CPU they are messages_on_cpu.hpp, mixes.hpp and products_on_cpu.hpp; on a GPU, kernels that were compiled at run
+// time do the same (on_kernels.hpp), and torch's matrix products.
 
 #include <ATen/ATen.h>
 #include <ATen/Parallel.h>
 #include <torch/csrc/autograd/custom_function.h>
 #include <torch/library.h>
 
+#include <array>
+#include <optional>
 #include <vector>
 
 #include "messages_on_cpu.hpp"
+#include "mixes.hpp"
 #include "on_kernels.hpp"
 #include "products_on_cpu.hpp"
 
@@ -175,6 +178,64 @@ class Products : public torch::autograd::Function<Products> {
   }
 };
 
+class Mix : public torch::autograd::Function<Mix> {
+ public:
+  static Tensor forward(torch::autograd::AutogradContext* ctx, const Tensor& x, const std::optional<Tensor>& other,
+                        const Tensor& species, const std::vector<int64_t>& maps, const Tensor& matrices,
+                        const Tensor& transposed, const Tensor& bias, bool in_torch) {
+    at::AutoDispatchBelowADInplaceOrView guard;
+    const Tensor second = other.value_or(Tensor());
+    ctx->save_for_backward({species, transposed});
+    ctx->saved_data["maps"] = maps;
+    ctx->saved_data["widths"] = std::vector<int64_t>{x.size(1), second.defined() ? second.size(1) : 0};
+    ctx->saved_data["in_torch"] = in_torch;
+    Tensor mixed = at::empty({x.size(0), bias.size(0)}, x.options());
+    mixed.copy_(bias);
+    run<false>(Mixing(maps), matrices, species, {x, second}, mixed, in_torch);
+    return mixed;
+  }
+
+  static torch::autograd::variable_list backward(torch::autograd::AutogradContext* ctx,
+                                                 torch::autograd::variable_list incoming) {
+    once(incoming[0]);
+    const auto s = ctx->get_saved_variables();
+    const std::vector<int64_t> widths = ctx->saved_data["widths"].toIntVector();
+    const Tensor given = incoming[0].contiguous();
+    std::array<Tensor, 2> gradients;
+    for (size_t n = 0; n < 2; ++n)
+      if (widths[n] > 0 && ctx->needs_input_grad(n)) gradients[n] = at::zeros({given.size(0), widths[n]}, given.options());
+    run<true>(Mixing(ctx->saved_data["maps"].toIntVector()), s[1], s[0], gradients, given,
+              ctx->saved_data["in_torch"].toBool());
+    torch::autograd::variable_list all(8);
+    all[0] = gradients[0];
+    all[1] = gradients[1];
+    return all;
+  }
+
+ private:
+  template <bool BACK>
+  static void run(const Mixing& mixing, const Tensor& matrices, const Tensor& species,
+                  const std::array<Tensor, 2>& operands, const Tensor& mixed, bool in_torch) {
+    if (in_torch || mixed.is_cuda()) return mix_in_torch<BACK>(mixing, matrices, species, operands.data(), mixed);
+    AT_DISPATCH_FLOATING_TYPES(mixed.scalar_type(), "halberd_mix", [&] {
+      Rows<scalar_t> rows[2] = {};
+      for (size_t n = 0; n < 2; ++n)
+        if (operands[n].defined()) rows[n] = {operands[n].data_ptr<scalar_t>(), operands[n].size(1)};
+      mix<scalar_t, BACK>(mixing, matrices.data_ptr<scalar_t>(), species.data_ptr<int64_t>(), mixed.size(0), rows,
+                          {mixed.data_ptr<scalar_t>(), mixed.size(1)});
+    });
+  }
+};
+
+Tensor mix_features(const Tensor& x, const std::optional<Tensor>& other, const Tensor& species,
+                    const std::vector<int64_t>& maps, const Tensor& matrices, const Tensor& transposed,
+                    const Tensor& bias, bool in_torch) {
+  TORCH_CHECK(x.dim() == 2 && x.scalar_type() == matrices.scalar_type() && (!other || other->sizes()[0] == x.size(0)),
+              "halberd: linear maps were given features of another shape or precision");
+  const std::optional<Tensor> second = other ? std::optional<Tensor>(other->contiguous()) : std::nullopt;
+  return Mix::apply(x.contiguous(), second, species.contiguous(), maps, matrices, transposed, bias, in_torch);
+}
+
 Tensor messages(const Tensor& features, const Tensor& vectors, const Tensor& species, const Tensor& edges,
                 at::TensorList order, const Tensor& paths, const Tensor& triples, const Tensor& values,
                 const Tensor& table, const Tensor& pair, double spacing, double sign, int64_t n_outputs,
@@ -213,6 +274,10 @@ TORCH_LIBRARY_FRAGMENT(halberd, m) {
       "products(Tensor features, Tensor species, Tensor nodes, Tensor entries, Tensor weights, int n_rows, "
       "int n_components, str kernels) -> Tensor",
       products);
+  m.def(
+      "mix(Tensor features, Tensor? other, Tensor species, int[] maps, Tensor matrices, Tensor transposed, Tensor bias, "
+      "bool in_torch) -> Tensor",
+      mix_features);
   m.def("register_kernels(str key, Tensor image) -> ()", register_image);
   m.def("look_for_kernels(str folder, str ending) -> ()", look_for_kernels);
   m.def("emulate_kernels(str key, str library) -> ()", register_library);

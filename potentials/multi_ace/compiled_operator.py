@@ -1,7 +1,8 @@
 """The compiled CPU operators of message passing.
 
-``torch.ops.halberd.messages`` sums messages over neighbours, with radial weights as splines, and
-``torch.ops.halberd.products`` takes the products of one atom; both with their gradients written by hand.
+``torch.ops.halberd.messages`` sums messages over neighbours, with radial weights as splines, ``torch.ops.halberd.mix``
+maps features linearly and ``torch.ops.halberd.products`` takes the products of one atom; the gradients of all are
+written by hand.
 """
 
 from __future__ import annotations

@@ -69,20 +69,8 @@ class ChannelMix(torch.nn.Module):
         return mixed if self.bias is None else mixed + self.bias
 
 
-#: Species whose matrices are applied to all atoms at once.
-_AT_ONCE = 8
-
-
 class SpeciesChannelMix(torch.nn.Module):
-    """Channels mixed by a matrix of the atom's own species (a tensor product with its one-hot vector).
-
-    Attributes
-    ----------
-    everywhere : bool
-        Apply the matrices of all species to all atoms and choose afterwards, which is faster on GPUs.
-    """
-
-    everywhere = False
+    """Channels mixed by a matrix of the atom's own species (a tensor product with its one-hot vector)."""
 
     def __init__(self, fan_in: int, fan_out: int, n_species: int) -> None:
         super().__init__()
@@ -92,27 +80,8 @@ class SpeciesChannelMix(torch.nn.Module):
 
     def forward(self, x: torch.Tensor, species: torch.Tensor) -> torch.Tensor:
         """Map (N, 2 l + 1, fan_in) to (N, 2 l + 1, fan_out), given species (N,)."""
-        if self.everywhere:
-            return self._everywhere(x, species)
         zeros = x.new_zeros(x.shape[0], x.shape[1], self.fan_out)
         mixed = by_kind(zeros, species, self.n_species, lambda n, own: torch.matmul(x[own], self.weight[n]))
-        return mixed if self.scale == 1.0 else self.scale * mixed
-
-    def _everywhere(self, x: torch.Tensor, species: torch.Tensor) -> torch.Tensor:
-        """The matrices of all species times all atoms: more work, but nothing that a GPU must tell the host."""
-        n_atoms, size, _ = x.shape
-        parts = []
-        for first in range(0, self.n_species, _AT_ONCE):
-            count = min(_AT_ONCE, self.n_species - first)
-            weight = self.weight[first : first + count].transpose(0, 1).flatten(1)
-            every = _product(x, weight).view(n_atoms, size, count, self.fan_out)
-            own = (species - first).clamp(0, count - 1).view(-1, 1, 1, 1).expand(n_atoms, size, 1, self.fan_out)
-            found = every.gather(2, own).squeeze(2)
-            if count < self.n_species:
-                inside = (species >= first) & (species < first + count)
-                found = torch.where(inside.view(-1, 1, 1), found, torch.zeros_like(found))
-            parts.append(found)
-        mixed = parts[0] if len(parts) == 1 else torch.stack(parts).sum(0)
         return mixed if self.scale == 1.0 else self.scale * mixed
 
 

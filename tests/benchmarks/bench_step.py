@@ -1,7 +1,8 @@
 """Time per step and atom of MACE models on the CPU platform: halberd's TorchForce against its peers, in one run.
 
     python tests/benchmarks/bench_step.py [MODEL.model ...] [--sizes 96 128 128L1 128L2] [--atoms 24 99 192 498]
-        [--threads 1 2] [--precision single double] [--rounds 5] [--committee]
+        [--threads 1 2] [--precision single double] [--rounds 5] [--peers scripted mace-torch openmm-ml symmetrix-xl]
+        [--committee]
 
 Networks of named sizes have random weights, two layers and ``max_ell`` 3. Water on a grid, of which boxes of 24 and 192
 atoms are full and have the liquid's density; short steps without a thermostat, always from the same positions.
@@ -27,6 +28,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import importlib.util
 import io
 import logging
 import os
@@ -52,6 +54,7 @@ from halberd.potentials.loading import import_mace
 warnings.filterwarnings("ignore")
 logging.disable(logging.WARNING)
 SIZES = {"96": "96x0e", "128": "128x0e", "128L1": "128x0e+128x1o", "128L2": "128x0e+128x1o+128x2e"}
+PEERS = ("scripted", "mace-torch", "openmm-ml", "symmetrix-xl")
 DTYPES = {"single": torch.float32, "double": torch.float64}
 
 
@@ -78,7 +81,7 @@ def forces_of(atoms: Atoms, calculator: Any) -> np.ndarray:
     return np.asarray(mine.get_forces())
 
 
-def runners(model: str, atoms: Atoms, precision: str) -> tuple[dict[str, Step], dict[str, float]]:
+def runners(model: str, atoms: Atoms, precision: str, peers: list[str]) -> tuple[dict[str, Step], dict[str, float]]:
     """What makes steps with a model, and how far its forces are from mace-torch's."""
     from mace.calculators import MACECalculator
 
@@ -88,18 +91,21 @@ def runners(model: str, atoms: Atoms, precision: str) -> tuple[dict[str, Step], 
         theirs = MACECalculator(model_paths=model, device="cpu", default_dtype=f"float{DTYPES[precision].itemsize * 8}")
     expected = forces_of(atoms, theirs)
     for name, implementation in (("halberd", "multi-ace"), ("scripted", "mace-torch")):
+        if name not in ("halberd", *peers):
+            continue
         site_model = load(model, implementation=implementation).to(DTYPES[precision])
         found[name] = slow_stepper(LearnedPotential(site_model).createSystem(topology), positions, "CPU")
         apart[name] = float(np.abs(forces_of(atoms, HalberdCalculator(site_model)) - expected).max())
-    found["mace-torch"] = ase_stepper(atoms, theirs)
-    with contextlib.suppress(ImportError):
+    if "mace-torch" in peers:
+        found["mace-torch"] = ase_stepper(atoms, theirs)
+    if "openmm-ml" in peers and importlib.util.find_spec("openmmml"):
         from openmmml import MLPotential
 
         system = MLPotential("mace", modelPath=model).createSystem(
             topology, precision=precision, returnEnergyType="interaction_energy"
         )
         found["openmm-ml"] = slow_stepper(system, positions, "CPU")
-    peer = symmetrix_calculator(model, precision)
+    peer = symmetrix_calculator(model, precision) if "symmetrix-xl" in peers else None
     if peer is not None:
         found["symmetrix-xl"] = ase_stepper(atoms, peer)
         apart["symmetrix-xl"] = float(np.abs(forces_of(atoms, peer) - expected).max())
@@ -152,8 +158,11 @@ def main() -> None:
     parser.add_argument("--precision", nargs="+", default=["single"], choices=list(DTYPES))
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--seconds", type=float, default=0.5, help="Of one round.")
+    parser.add_argument("--peers", nargs="*", default=list(PEERS), choices=list(PEERS))
     parser.add_argument("--committee", action="store_true")
     arguments = parser.parse_args()
+    if arguments.committee and arguments.models:
+        parser.error("committees are of networks of named sizes: leave files away")
     import_mace("compare with it")
     folder = Path(tempfile.mkdtemp())
     for threads in arguments.threads:
@@ -173,7 +182,7 @@ def main() -> None:
                     found, apart = (
                         (committees(model, atoms, precision), {})
                         if arguments.committee
-                        else runners(file, atoms, precision)
+                        else runners(file, atoms, precision, arguments.peers)
                     )
                     samples = measured(found, arguments.rounds, arguments.seconds)
                     memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024

@@ -19,7 +19,10 @@ from halberd.potentials.errors import ConfigurationError, ModelError, ModelFileE
 from halberd.potentials.multi_ace.blueprint import bytes_of, network_of
 from halberd.potentials.multi_ace.building import build
 from halberd.potentials.multi_ace.compiled import CompiledNetwork, product_graph
+from halberd.potentials.multi_ace.compiled_mix import CompiledMix, by_kinds, in_rows, offsets
 from halberd.potentials.multi_ace.compiled_operator import MULTI_ACE_OPERATOR
+from halberd.potentials.multi_ace.irreps import parse_irreps
+from halberd.potentials.multi_ace.layers import Mix
 from halberd.potentials.multi_ace.model import CompiledMultiAceSites, multi_ace_model
 from halberd.potentials.multi_ace.settings import preset
 from halberd.potentials.multi_ace.splines import TOLERANCE, edge_weights, pair_kinds, tabulated
@@ -102,7 +105,7 @@ def test_threads_do_not_change_a_bit_of_the_operators(name):
             None
             if layer.product is None
             else torch.randn(
-                (len(species), layer.product.n_components, layer.product.weights.shape[2]), generator=generator
+                (len(species), layer.product.n_components * layer.product.weights.shape[2]), generator=generator
             )
         )
         results = [
@@ -118,14 +121,54 @@ def _operators(layer, threads, tensors, graph):
     species, edge_index, order = graph
     torch.set_num_threads(threads)
     try:
-        sums = layer.convolution([sent], species, edge_index, vectors, order)
-        found = [*sums, *torch.autograd.grad(sum(each.square().sum() for each in sums), (sent, vectors))]
+        sums = layer.convolution(sent, species, edge_index, vectors, order)
+        found = [sums, *torch.autograd.grad(sums.square().sum(), (sent, vectors))]
         if given is not None:
-            products = layer.product([given], species)
-            found += [*products, *torch.autograd.grad(sum(each.square().sum() for each in products), (given,))]
+            products = layer.product(given, species)
+            found += [products, *torch.autograd.grad(products.square().sum(), (given,))]
+        for mix in (layer.up, layer.skip, *layer.maps.values()):
+            if mix is not None:
+                rows = _rows_for(mix, len(species), found[0])
+                mixed = mix(rows[0], species, *rows[1:])
+                found += [mixed, *torch.autograd.grad(mixed.square().sum(), rows)]
         return found
     finally:
         torch.set_num_threads(1)
+
+
+@needs_operator
+@pytest.mark.parametrize("n_species", [None, 3, 11])
+@pytest.mark.parametrize("in_torch", [False, True])
+def test_maps_of_two_rows_equal_those_of_the_network(n_species, in_torch):
+    """Channels that fill no vector, kinds that are missing, a bias, atoms in more than one piece."""
+    torch.manual_seed(2)
+    irreps = [parse_irreps(text) for text in ("37x0e + 3x1o + 5x2e", "70x0e + 2x1o", "19x0e + 90x1o + 5x2e + 1x0o")]
+    mixes = [Mix(irreps[0], irreps[2], n_species).double(), Mix(irreps[1], irreps[2]).double()]
+    mixes[1].maps[0].bias = torch.nn.Parameter(torch.randn(19, dtype=torch.float64))
+    species = torch.randint(0, n_species or 2, (101,))
+    rows = [torch.randn(101, offsets(each)[-1], dtype=torch.float64, requires_grad=True) for each in irreps[:2]]
+    compiled = CompiledMix(mixes[0], irreps[0], mixes[1], irreps[1])
+    compiled.in_torch = in_torch
+    found = compiled(rows[0], species, rows[1])
+    expected = sum(
+        in_rows(mix(by_kinds(row, kinds), species)) for mix, row, kinds in zip(mixes, rows, irreps[:2], strict=True)
+    )
+    given = torch.randn_like(found)
+    torch.testing.assert_close(found, expected)
+    for pair in zip(*(torch.autograd.grad((each * given).sum(), rows) for each in (found, expected)), strict=True):
+        torch.testing.assert_close(*pair)
+
+
+def _rows_for(mix, n_atoms, like):
+    """What a linear map takes: one tensor per operand that it has."""
+    generator = torch.Generator().manual_seed(1)
+    table = torch.tensor(mix.table).view(-1, 8)
+    widths = [
+        int((own[:, 1] + own[:, 2] * own[:, 3]).max())
+        for operand in (0, 1)
+        if len(own := table[table[:, 0] == operand]) or operand == 0
+    ]
+    return [torch.randn((n_atoms, width), generator=generator, dtype=like.dtype).requires_grad_() for width in widths]
 
 
 @needs_operator
