@@ -79,18 +79,18 @@ def committee(models: Sequence[SiteModel], name: str | None = None) -> SiteModel
         )
     models = [model.restrict(common) for model in models]
     maps = [[model.atomic_numbers.index(z) for z in common] for model in models]
-    scripted: list[torch.nn.Module] = [model.scripted() for model in models]
-    cutoffs = [model.cutoff for model in models]
-    portables = [getattr(each, "portable", each) for each in scripted]
-    members: torch.nn.Module = CommitteeMembers(scripted, maps, cutoffs)
-    if any(one is not other for one, other in zip(scripted, portables, strict=True)):
-        members = WithPortable(members, CommitteeMembers(portables, maps, cutoffs))
+    members = _evaluated_together(models, maps)
+    if members is None:
+        members = _one_by_one(models, maps)
     e0s = np.stack([model.e0s[rows] for model, rows in zip(models, maps, strict=True)], axis=1)
 
     def restriction(wanted: Sequence[int]) -> SiteModel:
         return committee([model.restrict(wanted) for model in models], name)
 
-    return SiteModel(
+    def conversion(dtype: torch.dtype) -> SiteModel:
+        return committee([model.to(dtype) for model in models], name)
+
+    made = SiteModel(
         members,
         max(model.cutoff for model in models),
         common,
@@ -102,3 +102,29 @@ def committee(models: Sequence[SiteModel], name: str | None = None) -> SiteModel
         },
         restriction=restriction,
     )
+    made.conversion = conversion
+    return made
+
+
+def alike(species_maps: Sequence[Sequence[int]], cutoffs: Sequence[float]) -> bool:
+    """Whether all members number species as the committee does, and know the same edges."""
+    ordered = all(list(own) == list(range(len(own))) for own in species_maps)
+    return ordered and len(set(cutoffs)) == 1
+
+
+def _evaluated_together(models: Sequence[SiteModel], maps: list[list[int]]) -> torch.nn.Module | None:
+    cutoffs = [model.cutoff for model in models]
+    joining = models[0].joining
+    if joining is None or not alike(maps, cutoffs):
+        return None
+    return joining([model.module for model in models], lambda portables: CommitteeMembers(portables, maps, cutoffs))
+
+
+def _one_by_one(models: Sequence[SiteModel], maps: list[list[int]]) -> torch.nn.Module:
+    cutoffs = [model.cutoff for model in models]
+    scripted: list[torch.nn.Module] = [model.scripted() for model in models]
+    portables = [getattr(each, "portable", each) for each in scripted]
+    members = CommitteeMembers(scripted, maps, cutoffs)
+    if all(one is other for one, other in zip(scripted, portables, strict=True)):
+        return members
+    return WithPortable(members, CommitteeMembers(portables, maps, cutoffs))

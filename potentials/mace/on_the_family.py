@@ -7,12 +7,13 @@ from typing import Any
 
 import torch
 
-from halberd.potentials.committees.committee import CommitteeMembers
+from halberd.potentials.committees.committee import CommitteeMembers, alike
 from halberd.potentials.mace.last_layer_sites import LastLayerSigmaSites, LastLayerSites
 from halberd.potentials.mace.network import prepared_mace
 from halberd.potentials.multi_ace.mace_weights import multi_ace_of
 from halberd.potentials.multi_ace.model import multi_ace_model
 from halberd.potentials.multi_ace.sites import CompiledMultiAceSites, network_in
+from halberd.potentials.multi_ace.together import together
 from halberd.potentials.sites.portable import WithPortable
 from halberd.potentials.sites.site_model import Columns, SiteModel
 from halberd.potentials.sites.torchscript import script
@@ -71,8 +72,11 @@ def on_operators(model: SiteModel) -> SiteModel:
         return model.replaced(WithPortable(sites, module))
     members = [each for _, each in module.members.named_children()] if hasattr(module, "members") else []
     if members and all(network_in(each) is not None for each in members):
+        species_maps = module.species_maps.tolist()
+        if alike(species_maps, module.cutoffs) and (joined := together(members, lambda _: module)) is not None:
+            return model.replaced(joined)
         cutoffs = [model.cutoff if each < 0 else each for each in module.cutoffs]
-        made = CommitteeMembers([_compiled(each) for each in members], module.species_maps.tolist(), cutoffs)
+        made = CommitteeMembers([_compiled(each) for each in members], species_maps, cutoffs)
         return model.replaced(WithPortable(made, module))
     return model
 

@@ -17,6 +17,7 @@ from halberd.potentials.multi_ace.compiled_mix import CompiledMix, by_kinds, in_
 from halberd.potentials.multi_ace.couplings import wigner_3j
 from halberd.potentials.multi_ace.folding import folded
 from halberd.potentials.multi_ace.irreps import Block, Irreps
+from halberd.potentials.multi_ace.joined import JoinedRadial
 from halberd.potentials.multi_ace.kernels import convolution_source, launch_numbers, product_source
 from halberd.potentials.multi_ace.layers import Mix, SymmetricProduct
 from halberd.potentials.multi_ace.network import Layer, MultiAce
@@ -88,14 +89,13 @@ class CompiledConvolution(torch.nn.Module):
         self.register_buffer("triples", torch.tensor(triples))
         self.register_buffer("values", torch.tensor(values, dtype=torch.float64))
         dtype = network.embedding.dtype
-        modules = [layer.radial] if layer.density is None else [layer.radial, layer.density]
-        splines = tabulated(
-            edge_weights(edges, layer.radial, layer.density),
-            pair_kinds(edges, modules, len(network.embedding)),
-            edges.cutoff,
-            dtype,
-            edges.onset,
-        )
+        if isinstance(layer.radial, JoinedRadial):
+            function, kinds = layer.radial.edge_weights(), layer.radial.pair_kinds()
+        else:
+            modules = [layer.radial] if layer.density is None else [layer.radial, layer.density]
+            function = edge_weights(edges, layer.radial, layer.density)
+            kinds = pair_kinds(edges, modules, len(network.embedding))
+        splines = tabulated(function, kinds, edges.cutoff, dtype, edges.onset)
         # A constant divisor of the sum is a factor of every weight.
         divisor = 1.0 if self.with_density else layer.divisor
         table = (splines.table / divisor).to(dtype)

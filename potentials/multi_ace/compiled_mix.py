@@ -5,10 +5,14 @@ A row is what an atom has: its kinds follow one another, each (2 l + 1, channels
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from typing import Any
+
 import numpy as np
 import torch
 
 from halberd.potentials.multi_ace.irreps import Irreps
+from halberd.potentials.multi_ace.joined import JoinedMix
 from halberd.potentials.multi_ace.layers import ChannelMix, Mix, SpeciesChannelMix
 
 
@@ -35,10 +39,10 @@ class CompiledMix(torch.nn.Module):
 
     Parameters
     ----------
-    mix : Mix
+    mix : Mix or JoinedMix
     inputs : Irreps
         Kinds of the rows that it takes.
-    other : Mix, optional
+    other : Mix or JoinedMix, optional
         To the same kinds.
     other_inputs : Irreps
         Of the rows that it takes.
@@ -53,30 +57,23 @@ class CompiledMix(torch.nn.Module):
     transposed: torch.Tensor
     bias: torch.Tensor
 
-    def __init__(self, mix: Mix, inputs: Irreps, other: Mix | None = None, other_inputs: Irreps = ()) -> None:
+    def __init__(
+        self, mix: Mix | JoinedMix, inputs: Irreps, other: Mix | JoinedMix | None = None, other_inputs: Irreps = ()
+    ) -> None:
         super().__init__()
-        ends = offsets(mix.outputs)
-        #: Of every map: which rows, where it reads, fan_in, 2 l + 1, where it writes, fan_out, first weight, species.
+        #: Of every map: which rows; where it reads, fan_in and what a row is long; 2 l + 1; the same where it writes;
+        #: its first weight, and how many species have weights.
         self.table: list[int] = []
         self.in_torch = False
         matrices: list[torch.Tensor] = []
-        bias = torch.zeros(ends[-1], dtype=torch.float64)
+        bias = torch.zeros(offsets(mix.outputs)[-1], dtype=torch.float64)
         for operand, (each, kinds) in enumerate([(mix, inputs), (other, other_inputs)]):
-            if each is None:
-                continue
-            starts = offsets(kinds)
-            for source, block, first, module in zip(each.sources, each.outputs, ends[:-1], each.maps, strict=True):
-                if source < 0:
-                    continue
-                assert isinstance(module, ChannelMix | SpeciesChannelMix)
-                matrix = module.scale * module.weight.detach().double()
-                matrix = matrix.reshape(-1, kinds[source].channels, block.channels)
-                weight = sum(other.numel() for other in matrices)
-                self.table += [operand, starts[source], kinds[source].channels, 2 * block.degree + 1]
-                self.table += [first, block.channels, weight, len(matrix)]
+            for row, matrix, added in [] if each is None else _maps(each, kinds):
+                weight = sum(known.numel() for known in matrices)
+                self.table += [operand, *row, weight, len(matrix)]
                 matrices.append(matrix)
-                if isinstance(module, ChannelMix) and module.bias is not None:
-                    bias[first : first + block.channels] += module.bias.detach().double()
+                if added is not None:
+                    bias[row[4] : row[4] + len(added)] += added
         dtype = next((each.dtype for each in mix.parameters()), torch.get_default_dtype())
         nothing = torch.zeros(0, dtype=torch.float64)
         transposed = [matrix.transpose(1, 2) for matrix in matrices]
@@ -97,3 +94,27 @@ class CompiledMix(torch.nn.Module):
             in_torch=self.in_torch,
         )
         return mixed
+
+
+def _maps(mix: Mix | JoinedMix, inputs: Irreps) -> Iterator[tuple[list[int], torch.Tensor, torch.Tensor | None]]:
+    """Rows of the operator's table without their weights, matrices (S, fan_in, fan_out), and what is added once."""
+    members: list[Any] = list(mix.members) if isinstance(mix, JoinedMix) else [mix]
+    starts, ends = offsets(inputs), offsets(mix.outputs)
+    for member, each in enumerate(members):
+        for source, block, wide, end, module in zip(
+            each.sources, each.outputs, mix.outputs, ends[:-1], each.maps, strict=True
+        ):
+            if source < 0:
+                continue
+            assert isinstance(module, ChannelMix | SpeciesChannelMix)
+            matrix = module.scale * module.weight.detach().double()
+            stride = inputs[source].channels
+            matrix = matrix.reshape(-1, stride // len(members), block.channels)
+            bias = module.bias.detach().double() if isinstance(module, ChannelMix) and module.bias is not None else None
+            parts = mix.parts[source] if isinstance(mix, JoinedMix) and mix.parts else [matrix.shape[1]]
+            target = [end + member * block.channels, block.channels, wide.channels]
+            first = 0
+            for count in parts:
+                place = starts[source] + len(members) * first + member * count
+                yield [place, count, stride, 2 * block.degree + 1, *target], matrix[:, first : first + count], bias
+                first, bias = first + count, None

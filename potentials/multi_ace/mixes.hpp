@@ -16,17 +16,18 @@
 
 namespace {
 
-// Rows of channels of one kind, and where their matrices begin: fan_in times fan_out, one or one per species.
+// Channels in the rows of one kind, which are as long as a stride says, and where their matrices begin: fan_in times
+// fan_out, one or one per species.
 struct Map {
-  int64_t operand, source, fan_in, rows, target, fan_out, first, n_species;
+  int64_t operand, source, fan_in, source_stride, rows, target, fan_out, target_stride, first, n_species;
 };
 
 // All maps to one tensor.
 class Mixing {
  public:
   explicit Mixing(const std::vector<int64_t>& table) {
-    for (const int64_t* p = table.data(); p != table.data() + table.size(); p += 8)
-      maps_.push_back({p[0], p[1], p[2], p[3], p[4], p[5], p[6], p[7]});
+    for (const int64_t* p = table.data(); p != table.data() + table.size(); p += 10)
+      maps_.push_back({p[0], p[1], p[2], p[3], p[4], p[5], p[6], p[7], p[8], p[9]});
   }
   const std::vector<Map>& maps() const { return maps_; }
 
@@ -128,8 +129,8 @@ void mix(const Mixing& mixing, const T* matrices, const int64_t* species, int64_
           in.clear();
           out.clear();
           all([&](int64_t i, int64_t m) {
-            T* mine = operand.data + i * operand.width + map.source + m * map.fan_in;
-            T* theirs = mixed.data + i * mixed.width + map.target + m * map.fan_out;
+            T* mine = operand.data + i * operand.width + map.source + m * map.source_stride;
+            T* theirs = mixed.data + i * mixed.width + map.target + m * map.target_stride;
             in.push_back(BACK ? theirs : mine);
             out.push_back(BACK ? mine : theirs);
           });
@@ -146,9 +147,10 @@ void mix(const Mixing& mixing, const T* matrices, const int64_t* species, int64_
 // Species whose matrices are applied to all atoms at once.
 constexpr int64_t SPECIES_AT_ONCE = 8;
 
-// Rows of a kind, (2 l + 1, N, channels), in place.
-at::Tensor rows_in(const at::Tensor& features, int64_t first, int64_t rows, int64_t channels) {
-  return features.narrow(1, first, rows * channels).view({features.size(0), rows, channels}).transpose(0, 1);
+// Channels of a kind, (2 l + 1, N, channels), in place.
+at::Tensor rows_in(const at::Tensor& features, int64_t first, int64_t rows, int64_t channels, int64_t stride) {
+  return features.as_strided({rows, features.size(0), channels}, {stride, features.size(1), 1},
+                             features.storage_offset() + first);
 }
 
 // (rows, N, fan_in) times matrices (S, fan_in, fan_out); of several species all, then what every atom's own says: more
@@ -177,8 +179,8 @@ void mix_in_torch(const Mixing& mixing, const at::Tensor& matrices, const at::Te
                   const at::Tensor* operands, const at::Tensor& mixed) {
   for (const Map& map : mixing.maps()) {
     if (!operands[map.operand].defined()) continue;
-    const at::Tensor mine = rows_in(operands[map.operand], map.source, map.rows, map.fan_in);
-    const at::Tensor theirs = rows_in(mixed, map.target, map.rows, map.fan_out);
+    const at::Tensor mine = rows_in(operands[map.operand], map.source, map.rows, map.fan_in, map.source_stride);
+    const at::Tensor theirs = rows_in(mixed, map.target, map.rows, map.fan_out, map.target_stride);
     const int64_t size = map.n_species * map.fan_in * map.fan_out;
     const at::Tensor own = matrices.narrow(0, map.first, size)
                                .view({map.n_species, BACK ? map.fan_out : map.fan_in, BACK ? map.fan_in : map.fan_out});

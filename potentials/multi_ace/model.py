@@ -16,6 +16,7 @@ from halberd.potentials.multi_ace.network import MultiAce
 from halberd.potentials.multi_ace.restriction import restricted
 from halberd.potentials.multi_ace.settings import MultiAceSettings
 from halberd.potentials.multi_ace.sites import CompiledMultiAceSites, MultiAceSites
+from halberd.potentials.multi_ace.together import together
 from halberd.potentials.sites.site_model import SiteModel
 
 _CITATION = "Batatia et al., Nat. Mach. Intell. 7, 56 (2025), arXiv 2205.06643"
@@ -76,4 +77,5 @@ def multi_ace_model(
     sites = CompiledMultiAceSites(MultiAceSites(network))
     model = SiteModel(sites, network.edges.cutoff, numbers, e0s=energies, metadata=known, restriction=restriction)
     model.conversion = conversion
+    model.joining = together
     return model

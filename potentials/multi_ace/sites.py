@@ -4,6 +4,7 @@ What comes out is one of three: energies, energies with the features of the last
 """
 
 import copy
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -14,6 +15,7 @@ from halberd.potentials.multi_ace.compiled import CompiledNetwork
 from halberd.potentials.multi_ace.compiled_operator import MULTI_ACE_OPERATOR
 from halberd.potentials.multi_ace.network import MultiAce
 from halberd.potentials.sites.cuda_kernels import make_kernels
+from halberd.potentials.sites.torchscript import script
 
 
 class Energies(torch.nn.Module):
@@ -109,7 +111,7 @@ class MultiAceSites(torch.nn.Module):
         network = network_in(self)
         if network is not None and not isinstance(self.outputs, torch.jit.ScriptModule):
             self.blueprint = bytes_of(network)
-            self.outputs = _recorded(self.outputs, network)
+            self.outputs = recorded(self.outputs, network)
 
     def forward(self, species: torch.Tensor, edge_index: torch.Tensor, edge_vectors: torch.Tensor) -> torch.Tensor:
         """Evaluate the contract."""
@@ -144,28 +146,12 @@ class CompiledMultiAceSites(torch.nn.Module):
             if problem is None:
                 evaluator = CompiledNetwork(network, 1 if portable.what == FIRST_LAYER else None)
                 outputs = _outputs(evaluator, portable.what, portable.closest)
-                self.compiled = _recorded(outputs, network)
-                self.on_gpu = self._with_kernels(evaluator)
+                self.compiled = recorded(outputs, network)
+                self.on_gpu = on_kernels(evaluator, lambda again: _outputs(again, portable.what, portable.closest))
         except ModelError as error:
             problem = str(error)
         if problem is not None:
             MULTI_ACE_OPERATOR.say_once(problem)
-
-    @torch.jit.unused
-    def _with_kernels(self, evaluator: CompiledNetwork) -> torch.nn.Module | None:
-        """A recording that calls kernels, compiled for the GPU of this machine, if it has one."""
-        if not torch.cuda.is_available():
-            return None
-        evaluator = copy.deepcopy(evaluator)
-        try:
-            problem = make_kernels(evaluator.for_gpus())
-        except ModelError as error:
-            problem = str(error)
-        if problem is not None:
-            MULTI_ACE_OPERATOR.say_once(problem, "GPUs")
-            return None
-        portable: Any = self.portable
-        return _recorded(_outputs(evaluator, portable.what, portable.closest), evaluator.network)
 
     def forward(self, species: torch.Tensor, edge_index: torch.Tensor, edge_vectors: torch.Tensor) -> torch.Tensor:
         """Evaluate the contract."""
@@ -187,7 +173,40 @@ def network_in(module: Any) -> MultiAce | None:
     return network_of(blueprint) if isinstance(blueprint, torch.Tensor) and blueprint.numel() else None
 
 
-def _recorded(module: torch.nn.Module, network: MultiAce) -> torch.nn.Module:
+def in_torchscript(portable: Any) -> torch.nn.Module:
+    """The portable form as TorchScript."""
+    if isinstance(portable, MultiAceSites):
+        portable.before_scripting()
+        return script(portable)
+    module: torch.nn.Module = portable
+    return module
+
+
+def on_kernels(
+    evaluator: CompiledNetwork, outputs: Callable[[CompiledNetwork], torch.nn.Module]
+) -> torch.nn.Module | None:
+    """A recording that calls kernels, compiled for the GPU of this machine; ``None`` if it has none, or they fail.
+
+    Parameters
+    ----------
+    evaluator : CompiledNetwork
+    outputs : callable
+        What is recorded, given a network on kernels.
+    """
+    if not torch.cuda.is_available():
+        return None
+    evaluator = copy.deepcopy(evaluator)
+    try:
+        problem = make_kernels(evaluator.for_gpus())
+    except ModelError as error:
+        problem = str(error)
+    if problem is not None:
+        MULTI_ACE_OPERATOR.say_once(problem, "GPUs")
+        return None
+    return recorded(outputs(evaluator), evaluator.network)
+
+
+def recorded(module: torch.nn.Module, network: MultiAce) -> torch.nn.Module:
     """A module as TorchScript of the operations that it does; none depends on values, so any graph will do."""
     like = network.embedding
     vectors = torch.tensor([[1.0, 0.3, 0.2], [-1.0, -0.3, -0.2]], dtype=like.dtype, device=like.device)

@@ -162,9 +162,9 @@ def test_maps_of_two_rows_equal_those_of_the_network(n_species, in_torch):
 def _rows_for(mix, n_atoms, like):
     """What a linear map takes: one tensor per operand that it has."""
     generator = torch.Generator().manual_seed(1)
-    table = torch.tensor(mix.table).view(-1, 8)
+    table = torch.tensor(mix.table).view(-1, 10)
     widths = [
-        int((own[:, 1] + own[:, 2] * own[:, 3]).max())
+        int((own[:, 1] + own[:, 3] * own[:, 4]).max())
         for operand in (0, 1)
         if len(own := table[table[:, 0] == operand]) or operand == 0
     ]
