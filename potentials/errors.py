@@ -66,6 +66,10 @@ class RestartError(HalberdError, RuntimeError):
     """Restart files are missing, damaged, or belong to another system."""
 
 
+class TrainingError(HalberdError, ArithmeticError):
+    """A training has diverged."""
+
+
 def did_you_mean(word: str, choices: Iterable[str]) -> str:
     """Return ``" Did you mean 'x'?"`` for the closest choice, or an empty string.
 

@@ -40,6 +40,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     ),
     "potentials/pace": ("potentials/sites", "potentials/ace"),
     "potentials/multi_ace": ("potentials/sites", "potentials/ace"),
+    "potentials/training": ("potentials/sites", "potentials/frames", "potentials/multi_ace"),
     "potentials/pretrained_models": ("potentials/sites", "potentials/mace"),
     "potentials/loading": (
         *("potentials/sites", "potentials/committees", "potentials/ace", "potentials/mace", "potentials/pace"),
@@ -59,12 +60,13 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
         *("plugins/forces", "plugins/hosts"),
     ),
     "plugins/evaluation": (
-        *("potentials/sites", "potentials/frames", "potentials/ace", "potentials/loading"),
+        *("potentials/sites", "potentials/frames", "potentials/ace", "potentials/training", "potentials/loading"),
         "plugins/hosts",
     ),
     "plugins/commands": (
         *("potentials/sites", "potentials/frames", "potentials/regression", "potentials/ace", "potentials/loading"),
-        *("potentials/multi_ace", "plugins/forces", "plugins/plumed", "plugins/hosts", "plugins/evaluation"),
+        *("potentials/committees", "potentials/multi_ace", "potentials/training"),
+        *("plugins/forces", "plugins/plumed", "plugins/hosts", "plugins/evaluation"),
     ),
     "samplers/runs": ("plugins/labelling",),
     "samplers/md": (

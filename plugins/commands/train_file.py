@@ -1,0 +1,221 @@
+"""Train networks on files of labelled structures: the work behind ``halberd train``."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import json
+import time
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+from halberd.plugins.commands.train_settings import TrainSettings
+from halberd.plugins.evaluation.figures import parity_plot
+from halberd.plugins.evaluation.loss_curve import loss_curve
+from halberd.plugins.evaluation.prediction import predict
+from halberd.plugins.hosts.ase_calculator import HalberdCalculator
+from halberd.potentials.committees.committee import committee
+from halberd.potentials.errors import ConfigurationError, OutputError, TrainingError
+from halberd.potentials.files import check_writable, replacing
+from halberd.potentials.frames.error_table import error_report
+from halberd.potentials.frames.labelled import Frame, read_frames
+from halberd.potentials.loading import load
+from halberd.potentials.sites.site_model import SiteModel
+from halberd.potentials.sites.torchscript import set_threads
+from halberd.potentials.training.loop import Epoch, Trainer
+from halberd.potentials.training.start import Start, network_of_model, new_network
+from halberd.potentials.training.training import train, trained_model, trainer_for
+
+#: Training frames that errors are printed of; more would take longer than they tell.
+_SHOWN = 500
+
+
+def train_file(settings: TrainSettings, *, progress: bool = True) -> dict[str, Any]:
+    """Train, or go on with a training that was ended, and write model, report and figures.
+
+    Parameters
+    ----------
+    settings : TrainSettings
+    progress : bool
+        Show a bar, and a line for every epoch, on standard error.
+
+    Returns
+    -------
+    dict
+        ``model``, ``epochs`` and ``best_epoch`` per member, ``done`` (false if the time was over first), ``train``,
+        ``validation`` and one entry per test file (see :func:`halberd.potentials.frames.error_table.error_report`),
+        ``seconds`` {``training``, ``total``}, ``notes``.
+
+    Raises
+    ------
+    DataError, ConfigurationError, OutputError
+        As far as possible before anything is computed.
+    RestartError
+        If there is a checkpoint of another training.
+    TrainingError
+        If a training diverged, after what was best has been written.
+    """
+    begun = time.perf_counter()
+    output = Path(settings.output)
+    _check(settings, output)
+    set_threads(settings.threads)
+    frames = [frame for file in settings.train_files for frame in read_frames(file, settings.keys)]
+    validation = None if settings.validation is None else read_frames(settings.validation, settings.keys)
+    tests = {name: read_frames(file, settings.keys) for name, file in settings.test_files.items()}
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        members = [_member(settings, frames, validation, number) for number in range(settings.committee)]
+    notes = list(dict.fromkeys(str(each.message) for each in caught))
+    for note in notes:
+        Console(stderr=True).print(f"note: {note}", markup=False)
+
+    trouble = _trained(settings, [trainer for _, trainer in members], progress)
+    seconds = time.perf_counter() - begun
+    model = _model([trained_model(start, trainer, output.stem) for start, trainer in members])
+    model.save(output)
+    trainers = [trainer for _, trainer in members]
+    report: dict[str, Any] = {
+        "model": str(output),
+        "epochs": [len(trainer.history) for trainer in trainers],
+        "best_epoch": [trainer.best for trainer in trainers],
+        "done": trouble is None and all(trainer.done for trainer in trainers),
+        "weights": sum(weight.numel() for weight in trainers[0].network.parameters()),
+        "settings": dataclasses.asdict(settings),
+        "metadata": model.metadata,
+        "notes": notes,
+    }
+    groups = {
+        "train": trainers[0].training.frames[:: max(1, len(trainers[0].training) // _SHOWN)],
+        "validation": trainers[0].validation.frames,
+        **tests,
+    }
+    report.update(_errors(model, groups, output, settings.plots))
+    if settings.plots:
+        loss_curve([trainer.history for trainer in trainers], output.with_suffix(".loss.png"), output.stem)
+    report["seconds"] = {"training": seconds, "total": time.perf_counter() - begun}
+    with replacing(output.with_suffix(".json")) as temporary:
+        temporary.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+    if trouble is not None:
+        raise trouble
+    return report
+
+
+def _check(settings: TrainSettings, output: Path) -> None:
+    if output.suffix != ".pt":
+        raise OutputError(f"'{output}' names no file for the model: call it NAME.pt.")
+    for suffix in (".pt", ".json", ".history.csv", ".loss.png", ".parity.png", ".checkpoint"):
+        check_writable(output.with_suffix(suffix))
+    taken = {"train", "validation", "model", "epochs", "done", "seconds", "notes", "settings", "metadata", "weights"}
+    for name in settings.test_files:
+        if name in taken:
+            raise ConfigurationError(f"Test files cannot be called '{name}'; take another name.")
+    if settings.device.startswith("cuda") and not torch.cuda.is_available():
+        raise ConfigurationError("device is cuda, but torch finds no GPU here. Take device: cpu.")
+
+
+def _member(
+    settings: TrainSettings, frames: Sequence[Frame], validation: Sequence[Frame] | None, number: int
+) -> tuple[Start, Trainer]:
+    """One network of a committee, with a seed of its own."""
+    own = dataclasses.replace(settings.training, seed=settings.training.seed + number)
+    if settings.start_from is None:
+        start = new_network(settings.network, frames, settings.e0s, own.seed)
+    else:
+        start = network_of_model(load(settings.start_from), frames)
+    return start, trainer_for(start, frames, own, validation, settings.device)
+
+
+def _trained(settings: TrainSettings, trainers: Sequence[Trainer], progress: bool) -> TrainingError | None:
+    """Train all members side by side, an epoch each in turn; what went wrong, once the others are through."""
+    output = Path(settings.output)
+    deadline = None if settings.max_hours is None else time.monotonic() + 3600.0 * settings.max_hours
+    files = [_checkpoint(output, number, len(trainers)) for number in range(len(trainers))]
+    for trainer, file in zip(trainers, files, strict=True):
+        if file.exists():
+            trainer.resume(file)
+    trouble: TrainingError | None = None
+    console = Console(stderr=True)
+    running = [number for number, trainer in enumerate(trainers) if not trainer.done]
+    with Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TextColumn("epoch {task.completed:.1f} of {task.total:.0f},"),
+        TimeRemainingColumn(),
+        TextColumn("left"),
+        console=console,
+        disable=not progress,
+    ) as bar:
+        tasks = [
+            bar.add_task(f"network {n + 1}", total=settings.training.epochs, completed=len(trainer.history))
+            for n, trainer in enumerate(trainers)
+        ]
+        while running and not (deadline is not None and time.monotonic() >= deadline):
+            for number in list(running):
+                trainer, before = trainers[number], len(trainers[number].history)
+                task = tasks[number]
+                try:
+                    train(
+                        trainer,
+                        checkpoint=files[number],
+                        each_batch=lambda done, of, task=task, before=before: bar.update(  # type: ignore[misc]
+                            task, completed=before + done / of
+                        ),
+                        stop=lambda: True,
+                    )
+                except TrainingError as error:
+                    trouble = error
+                    running.remove(number)
+                    continue
+                if progress:
+                    console.print(_line(trainer.history[-1]), markup=False, highlight=False, soft_wrap=True)
+                if trainer.done:
+                    running.remove(number)
+            _write_history(trainers, output.with_suffix(".history.csv"))
+    return trouble
+
+
+def _checkpoint(output: Path, number: int, count: int) -> Path:
+    return output.with_suffix(".checkpoint" if count == 1 else f".{number + 1}.checkpoint")
+
+
+def _line(epoch: Epoch) -> str:
+    """One epoch in words."""
+    names = {"energy": ("energy", "meV/atom"), "forces": ("forces", "meV/A"), "stress": ("stress", "meV/A^3")}
+    parts = [f"{names[name][0]} {1e3 * values['rmse']:.4g} {names[name][1]}" for name, values in epoch.errors.items()]
+    return f"epoch {epoch.number}: loss {epoch.loss:.4g}, validation {epoch.validation:.4g}; RMSE {', '.join(parts)}"
+
+
+def _write_history(trainers: Sequence[Trainer], path: Path) -> None:
+    with replacing(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as handle:
+        table = csv.writer(handle)
+        errors = ("energy", "forces", "stress")
+        names = [f"{name} {kind}" for name in errors for kind in ("mae", "rmse")]
+        table.writerow(["network", "epoch", "loss", "validation loss", "learning rate", *names])
+        for number, trainer in enumerate(trainers):
+            for each in trainer.history:
+                values = [each.errors.get(name, {}).get(kind, np.nan) for name in errors for kind in ("mae", "rmse")]
+                table.writerow([number + 1, each.number, each.loss, each.validation, each.learning_rate, *values])
+
+
+def _model(members: list[SiteModel]) -> SiteModel:
+    return members[0] if len(members) == 1 else committee(members, members[0].name)
+
+
+def _errors(model: SiteModel, groups: dict[str, list[Frame]], output: Path, plots: bool) -> dict[str, dict[str, Any]]:
+    """Errors of all groups of frames; parity of the last one."""
+    calculator = HalberdCalculator(model)
+    found = {}
+    for name, frames in groups.items():
+        begun = time.perf_counter()
+        predictions = predict(calculator, frames)
+        found[name] = {**error_report(frames, predictions), "seconds": time.perf_counter() - begun}
+        if plots and name == list(groups)[-1]:
+            parity_plot(frames, predictions, output.with_suffix(".parity.png"), f"{output.stem} on {name} frames")
+    return found

@@ -1,0 +1,91 @@
+"""Settings of a training from files."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+from halberd.potentials.errors import ConfigurationError
+from halberd.potentials.frames.labelled import LabelKeys
+from halberd.potentials.training.settings import TrainingSettings
+from halberd.potentials.validation import Count, conform
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainSettings:
+    """What is trained, on what, and what is written.
+
+    Attributes
+    ----------
+    train : str or tuple of str
+        Labelled structures: extended XYZ, an ASE database, or arrays as of rMD17 (``.npz``).
+    output : str
+        The .pt file to write; ``NAME.json``, ``NAME.history.csv``, figures, and ``NAME.checkpoint``, which a training
+        that was ended goes on from, are written beside it.
+    validation : str, optional
+        Labelled structures that tell when the network is best; a share of the others if omitted.
+    test : mapping or str, optional
+        Files of labelled structures to test on, by a name.
+    network : mapping
+        ``preset``, and choices of :class:`halberd.potentials.multi_ace.settings.MultiAceSettings`.
+    start_from : str, optional
+        A model whose network is trained further, in place of a new one: a name or a file that halberd loads.
+    training : TrainingSettings
+    e0s : mapping or str, optional
+        Self-energies: ``isolated``, ``average``, or energies of the elements in eV.
+    keys : LabelKeys
+    committee : int
+        Networks, of different seeds and shares of the frames, in one model.
+    device : str
+        ``cpu`` or ``cuda``.
+    threads : int, optional
+        CPU threads.
+    max_hours : float, optional
+        Stop after the epoch in which they end; the same command goes on.
+    plots : bool
+        Draw losses and parity.
+
+    Raises
+    ------
+    ConfigurationError
+        Names the value that makes no sense.
+    """
+
+    train: str | tuple[str, ...]
+    output: str
+    validation: str | None = None
+    test: Mapping[str, str] | str | None = None
+    network: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    start_from: str | None = None
+    training: TrainingSettings = dataclasses.field(default_factory=TrainingSettings)
+    e0s: Mapping[str | int, float] | str | None = None
+    keys: LabelKeys = dataclasses.field(default_factory=LabelKeys)
+    committee: Count = 1
+    device: str = "cpu"
+    threads: Count | None = None
+    max_hours: float | None = None
+    plots: bool = True
+
+    def __post_init__(self) -> None:
+        conform(self)
+        if self.start_from is not None and (self.network or self.e0s is not None):
+            raise ConfigurationError(
+                "start_from brings its own network and self-energies: leave network and e0s away, or start_from."
+            )
+        if self.max_hours is not None and not self.max_hours > 0:
+            raise ConfigurationError(f"max_hours is {self.max_hours}; it must be positive.")
+        if self.device.partition(":")[0] not in ("cpu", "cuda"):
+            raise ConfigurationError(f"device is '{self.device}'; it is cpu or cuda.")
+
+    @property
+    def test_files(self) -> dict[str, str]:
+        """Files to test on, by their names."""
+        if self.test is None:
+            return {}
+        return {"test": self.test} if isinstance(self.test, str) else dict(self.test)
+
+    @property
+    def train_files(self) -> tuple[str, ...]:
+        """Files to train on."""
+        return (self.train,) if isinstance(self.train, str) else self.train

@@ -1,0 +1,292 @@
+"""The loop of a training: epochs, validation, what is best, and files to go on from."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import hashlib
+import io
+import json
+import math
+import os
+import pickle
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from halberd.potentials.errors import RestartError, TrainingError
+from halberd.potentials.files import replacing
+from halberd.potentials.multi_ace.network import MultiAce
+from halberd.potentials.signals import undisturbed
+from halberd.potentials.training.averaging import MovingAverage
+from halberd.potentials.training.graphs import GraphSet, batches, groups
+from halberd.potentials.training.losses import Errors, evaluated, loss_of
+from halberd.potentials.training.optimisers import optimiser_of, schedule_of, trained_weights
+from halberd.potentials.training.settings import LossSettings, TrainingSettings
+
+DTYPES = {"single": torch.float32, "double": torch.float64}
+#: A validation loss so much larger than the best one is a training that has diverged.
+_DIVERGED = 1e4
+_FORMAT = 1
+
+
+@dataclasses.dataclass(frozen=True)
+class Epoch:
+    """What one epoch came to.
+
+    Attributes
+    ----------
+    number : int
+        From 1.
+    loss : float
+        Mean over its batches.
+    validation : float
+        Loss of the frames that were kept aside, after it.
+    errors : dict
+        Of these frames, see :meth:`halberd.potentials.training.losses.Errors.summary`.
+    learning_rate : float
+    """
+
+    number: int
+    loss: float
+    validation: float
+    errors: dict[str, dict[str, float]]
+    learning_rate: float
+
+
+class Trainer:
+    """Trains one network.
+
+    Parameters
+    ----------
+    network : MultiAce
+        Trained in place, in the precision of the settings.
+    training, validation : GraphSet
+    settings : TrainingSettings
+    device : str
+
+    Attributes
+    ----------
+    history : list of Epoch
+    best : int
+        Number of the epoch with the smallest validation loss in its phase; 0 before the first.
+    """
+
+    def __init__(
+        self,
+        network: MultiAce,
+        training: GraphSet,
+        validation: GraphSet,
+        settings: TrainingSettings,
+        device: str = "cpu",
+    ) -> None:
+        self.settings = settings
+        self.dtype, self.device = DTYPES[settings.precision], torch.device(device)
+        self.network = network.to(self.device, self.dtype)
+        self.training, self.validation = training, validation
+        names = trained_weights(self.network, settings.frozen)
+        self.weights = [weight for name, weight in self.network.named_parameters() if name in names]
+        self.optimiser = optimiser_of(self.network, names, settings)
+        self.schedule = schedule_of(self.optimiser, settings)
+        self.average = None if settings.average is None else MovingAverage(self.weights, settings.average)
+        self.history: list[Epoch] = []
+        self.best = 0
+        self._best_weights: dict[str, torch.Tensor] = {}
+        self._fingerprint = self._described()
+
+    # -- epochs -------------------------------------------------------------------------------------------------
+
+    @property
+    def done(self) -> bool:
+        """Whether there is nothing left to do."""
+        early = self.settings.early_stop
+        waited = len(self.history) - max(self.best, self._phase_start)
+        return len(self.history) >= self.settings.epochs or (early is not None and waited >= early)
+
+    def epoch(self, each_batch: Callable[[int, int], None] | None = None) -> Epoch:
+        """Train for one epoch, and validate.
+
+        Parameters
+        ----------
+        each_batch : callable, optional
+            Told how many batches are done, and how many there are.
+
+        Raises
+        ------
+        TrainingError
+            If the loss is no number any more, or much larger than it was. What was best is kept.
+        """
+        number = len(self.history) + 1
+        self._begin(number)
+        order = self._order(number)
+        n_batches = len(groups(self.training.n_edges, self.settings.batch_size, self.settings.max_edges, order))
+        total = torch.zeros((), dtype=torch.float64, device=self.device)
+        rate = self.optimiser.param_groups[0]["lr"]
+        batch = batches(self.training, self.settings.batch_size, self.settings.max_edges, order)
+        for done, graph in enumerate(batch):
+            total += self._step(graph.to(self.device, self.dtype)).detach()
+            if each_batch is not None:
+                each_batch(done + 1, n_batches)
+        loss = float(total) / n_batches
+        validation, errors = self.validated()
+        result = Epoch(number, loss, validation, errors, rate)
+        self._judge(result)
+        self.history.append(result)
+        if self._in_second_phase(number):
+            return result
+        if isinstance(self.schedule, torch.optim.lr_scheduler.ReduceLROnPlateau):
+            self.schedule.step(validation)
+        elif self.schedule is not None:
+            self.schedule.step()
+        return result
+
+    def _begin(self, number: int) -> None:
+        phase = self.settings.second_phase
+        if phase is not None and number == phase.start:
+            for group in self.optimiser.param_groups:
+                group["lr"] = phase.learning_rate
+
+    @property
+    def _phase_start(self) -> int:
+        """The epoch before the phase that the last one belongs to."""
+        phase = self.settings.second_phase
+        return phase.start - 1 if phase is not None and len(self.history) >= phase.start else 0
+
+    def _in_second_phase(self, number: int) -> bool:
+        return self.settings.second_phase is not None and number >= self.settings.second_phase.start
+
+    def loss_settings(self, number: int) -> LossSettings:
+        """The loss of an epoch."""
+        phase = self.settings.second_phase
+        return phase.loss if phase is not None and self._in_second_phase(number) else self.settings.loss
+
+    def _order(self, number: int) -> list[int]:
+        """Of the frames in an epoch: of the seed and its number alone, so that a training goes on as it would have."""
+        generator = torch.Generator().manual_seed((self.settings.seed * 1_000_003 + number) % 2**63)
+        order: list[int] = torch.randperm(len(self.training), generator=generator).tolist()
+        return order
+
+    def _step(self, graph: Any) -> torch.Tensor:
+        self.optimiser.zero_grad(set_to_none=True)
+        loss = loss_of(evaluated(self.network, graph, training=True), graph, self.loss_settings(len(self.history) + 1))
+        loss.backward()
+        if self.settings.clip is not None:
+            torch.nn.utils.clip_grad_norm_(self.weights, self.settings.clip)
+        self.optimiser.step()
+        if self.average is not None:
+            self.average.update()
+        return loss
+
+    def validated(self) -> tuple[float, dict[str, dict[str, float]]]:
+        """Loss and errors of the frames that are kept aside, with the averaged weights."""
+        errors = Errors()
+        settings = self.loss_settings(max(len(self.history), 0) + 1)
+        total = 0.0
+        averaged = self.average.applied() if self.average is not None else torch.enable_grad()
+        with averaged:
+            for graph in batches(self.validation, self.settings.batch_size, self.settings.max_edges):
+                own = graph.to(self.device, self.dtype)
+                found = evaluated(self.network, own)
+                total += float(loss_of(found, own, settings)) * own.n_frames
+                errors.add(found, own)
+        return total / len(self.validation), errors.summary()
+
+    def _judge(self, result: Epoch) -> None:
+        """Keep the weights if they are the best of their phase; raise if the training has diverged."""
+        begins = self.settings.second_phase is not None and result.number == self.settings.second_phase.start
+        before = None if begins or not self.best else self.history[self.best - 1].validation
+        if not math.isfinite(result.loss + result.validation) or (
+            before is not None and result.validation > _DIVERGED * before
+        ):
+            raise TrainingError(
+                f"The training has diverged in epoch {result.number}: its loss is {result.loss:.3g}, that of the "
+                f"validation frames {result.validation:.3g}. The network of epoch {self.best} is kept. Take a smaller "
+                "learning_rate, or look for frames with large errors."
+            )
+        if before is None or result.validation < before:
+            self.best = result.number
+            self._best_weights = self._averaged()
+
+    def _averaged(self) -> dict[str, torch.Tensor]:
+        averaged = self.average.applied() if self.average is not None else torch.no_grad()
+        with averaged:
+            return {name: each.detach().clone() for name, each in self.network.state_dict().items()}
+
+    def best_network(self) -> MultiAce:
+        """The network with the weights of the best epoch, or as it is before the first."""
+        network = copy.deepcopy(self.network)
+        if self._best_weights:
+            network.load_state_dict(self._best_weights)
+        return network
+
+    # -- going on -----------------------------------------------------------------------------------------------
+
+    def _described(self) -> str:
+        """Digest of settings, frames and the first weights: a training goes on with the same ones only.
+
+        How long it is to be may change, unless the learning rate depends on it.
+        """
+        described = dataclasses.asdict(self.settings)
+        if self.settings.schedule.kind != "cosine":
+            del described["epochs"], described["early_stop"]
+        digest = hashlib.sha256(json.dumps(described, sort_keys=True).encode())
+        for graphs in (self.training, self.validation):
+            for number in range(len(graphs)):
+                graph = graphs[number]
+                for each in (graph.species, graph.edge_vectors, graph.energy, graph.forces, graph.weight):
+                    digest.update(each.numpy().tobytes())
+        for name, weight in self.network.state_dict().items():
+            digest.update(name.encode() + weight.detach().cpu().numpy().tobytes())
+        return digest.hexdigest()
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write everything that :meth:`resume` needs, under a temporary name that is then renamed."""
+        state = {
+            "format": _FORMAT,
+            "fingerprint": self._fingerprint,
+            "network": self.network.state_dict(),
+            "optimiser": self.optimiser.state_dict(),
+            "schedule": None if self.schedule is None else self.schedule.state_dict(),
+            "average": None if self.average is None else self.average.get_state(),
+            "history": [dataclasses.asdict(each) for each in self.history],
+            "best": self.best,
+            "best_weights": self._best_weights,
+        }
+        buffer = io.BytesIO()
+        with undisturbed():
+            torch.save(state, buffer)
+        with replacing(path) as temporary:
+            temporary.write_bytes(buffer.getvalue())
+
+    def resume(self, path: str | os.PathLike[str]) -> None:
+        """Go on where a training was ended, to the same numbers.
+
+        Raises
+        ------
+        RestartError
+            If the file cannot be read, or is of another training.
+        """
+        file = Path(path)
+        try:
+            state = torch.load(file, map_location=self.device, weights_only=True)
+        except (OSError, RuntimeError, pickle.UnpicklingError, EOFError, ValueError) as error:
+            raise RestartError(
+                f"'{file}' cannot be read: {str(error).splitlines()[0]} Remove it to begin anew."
+            ) from error
+        if not isinstance(state, dict) or state.get("format") != _FORMAT:
+            raise RestartError(f"'{file}' is no file of a training. Name another, or remove it to begin anew.")
+        if state["fingerprint"] != self._fingerprint:
+            raise RestartError(
+                f"'{file}' belongs to a training with other frames, other settings or another network. "
+                "Name another output, or remove it to begin anew."
+            )
+        self.network.load_state_dict(state["network"])
+        self.optimiser.load_state_dict(state["optimiser"])
+        if self.schedule is not None:
+            self.schedule.load_state_dict(state["schedule"])
+        if self.average is not None:
+            self.average.set_state(state["average"])
+        self.history = [Epoch(**each) for each in state["history"]]
+        self.best, self._best_weights = state["best"], state["best_weights"]

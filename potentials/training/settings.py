@@ -1,0 +1,202 @@
+"""How a network is trained."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any, Literal
+
+from halberd.potentials.errors import ConfigurationError, did_you_mean
+from halberd.potentials.validation import Count, Seed, conform
+
+#: Weights of energy and forces, and the power of the number of atoms that errors of energies are divided by.
+LOSSES: dict[str, dict[str, Any]] = {
+    # mace-torch's "weighted" on its defaults.
+    "mace": {"energy": 1.0, "forces": 100.0, "energy_power": 1.0},
+    # Batatia et al., arXiv 2206.07697, tables: total energies.
+    "mace-paper": {"energy": 1.0, "forces": 1000.0, "energy_power": 0.0},
+    # Batatia et al., arXiv 2205.06643: 27 <dE^2 / N> + 729 <dF^2>.
+    "botnet": {"energy": 27.0, "forces": 729.0, "energy_power": 0.5},
+    "forces": {"energy": 0.0, "forces": 100.0},
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class LossSettings:
+    """What is made small: weighted means of squares, over frames, force components and components of stress.
+
+    Attributes
+    ----------
+    energy, forces, stress : float
+        Weights, of errors in eV, eV/angstrom and eV/angstrom^3.
+    energy_power : float
+        Errors of energies are divided by this power of the number of atoms: 1 is per atom, 0 of the whole frame.
+    kind : {'squared', 'huber'}
+        Huber: errors beyond ``delta`` count linearly.
+    delta : float
+        In the units of each error.
+    per_config_type : mapping
+        Factors on the weights of frames of a config type.
+
+    Raises
+    ------
+    ConfigurationError
+        If a weight is negative or all are zero.
+    """
+
+    energy: float = 1.0
+    forces: float = 100.0
+    stress: float = 0.0
+    energy_power: float = 1.0
+    kind: Literal["squared", "huber"] = "squared"
+    delta: float = 0.01
+    per_config_type: Mapping[str, float] = dataclasses.field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        conform(self)
+        weights = {name: getattr(self, name) for name in ("energy", "forces", "stress")}
+        if min(weights.values()) < 0 or not any(weights.values()):
+            raise ConfigurationError(f"Weights of the loss are {weights}; none may be negative, and one must not be 0.")
+        if not self.delta > 0:
+            raise ConfigurationError(f"delta of the loss is {self.delta}; it must be positive.")
+        negative = [name for name, weight in self.per_config_type.items() if not weight >= 0]
+        if negative:
+            raise ConfigurationError(f"The weight of config type '{negative[0]}' is negative.")
+
+
+def named_loss(name: str, **changes: Any) -> LossSettings:
+    """The loss of a paper or a program.
+
+    Parameters
+    ----------
+    name : {'mace', 'mace-paper', 'botnet', 'forces'}
+    **changes
+        Of single values.
+
+    Raises
+    ------
+    ConfigurationError
+        If there is no such loss.
+    """
+    if name not in LOSSES:
+        raise ConfigurationError(
+            f"There is no loss '{name}'; there are {', '.join(LOSSES)}.{did_you_mean(name, LOSSES)}"
+        )
+    return LossSettings(**{**LOSSES[name], **changes})
+
+
+@dataclasses.dataclass(frozen=True)
+class ScheduleSettings:
+    """How the learning rate falls.
+
+    Attributes
+    ----------
+    kind : {'plateau', 'exponential', 'cosine', 'constant'}
+        Plateau: by ``factor`` when the validation loss has not fallen for ``patience`` epochs. Exponential: by
+        ``factor`` every epoch. Cosine: to ``factor`` of it in the last epoch.
+    factor : float
+    patience : int
+    """
+
+    kind: Literal["plateau", "exponential", "cosine", "constant"] = "plateau"
+    factor: float = 0.8
+    patience: Count = 50
+
+    def __post_init__(self) -> None:
+        conform(self)
+        if not 0 < self.factor < 1:
+            raise ConfigurationError(f"factor of the schedule is {self.factor}; it must be between 0 and 1.")
+
+
+@dataclasses.dataclass(frozen=True)
+class SecondPhase:
+    """Other weights towards the end, mostly of energies.
+
+    Attributes
+    ----------
+    start : int
+        Epoch that it begins with.
+    loss : LossSettings
+    learning_rate : float
+        Constant from there on.
+    """
+
+    start: Count
+    loss: LossSettings = dataclasses.field(default_factory=lambda: LossSettings(energy=1000.0))
+    learning_rate: float = 1e-3
+
+    def __post_init__(self) -> None:
+        conform(self)
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainingSettings:
+    """How a network is trained.
+
+    Attributes
+    ----------
+    loss : LossSettings
+    epochs : int
+    batch_size : int
+        Frames of a step.
+    max_edges : int, optional
+        Edges of a step: batches end before they have more, if a frame alone does not.
+    optimiser : {'amsgrad', 'adam', 'adamw'}
+    learning_rate : float
+    weight_decay : float
+        Of the weights of messages and products; none of radial networks, embeddings and read-outs.
+    clip : float, optional
+        Largest norm of the gradient of all weights.
+    schedule : ScheduleSettings
+    average : float, optional
+        Decay of the exponential moving average of weights, which is what is validated and kept; ``None`` for none.
+    second_phase : SecondPhase, optional
+    early_stop : int, optional
+        Epochs without a smaller validation loss after which to stop.
+    validation : float
+        Share of the frames that are kept aside to tell when a network is best, unless frames for that are given.
+    precision : {'single', 'double'}
+    frozen : tuple of str
+        Parts that stay as they are: the beginnings of their names, such as ``embedding`` or ``layers.0``.
+    seed : int
+        Of weights, of what is kept aside, and of the order of frames.
+
+    Raises
+    ------
+    ConfigurationError
+        Names the value that makes no sense.
+    """
+
+    loss: LossSettings = dataclasses.field(default_factory=LossSettings)
+    epochs: Count = 500
+    batch_size: Count = 5
+    max_edges: Count | None = None
+    optimiser: Literal["amsgrad", "adam", "adamw"] = "amsgrad"
+    learning_rate: float = 0.01
+    weight_decay: float = 5e-7
+    clip: float | None = 10.0
+    schedule: ScheduleSettings = dataclasses.field(default_factory=ScheduleSettings)
+    average: float | None = 0.99
+    second_phase: SecondPhase | None = None
+    early_stop: Count | None = None
+    validation: float = 0.1
+    precision: Literal["single", "double"] = "double"
+    frozen: tuple[str, ...] = ()
+    seed: Seed = 0
+
+    def __post_init__(self) -> None:
+        conform(self)
+        for name in ("learning_rate", "clip"):
+            value = getattr(self, name)
+            if value is not None and not value > 0:
+                raise ConfigurationError(f"{name} is {value}; it must be positive.")
+        if self.weight_decay < 0:
+            raise ConfigurationError(f"weight_decay is {self.weight_decay}; it must not be negative.")
+        if self.average is not None and not 0 < self.average < 1:
+            raise ConfigurationError(f"average is {self.average}; it must be between 0 and 1, or none.")
+        if not 0 < self.validation < 1:
+            raise ConfigurationError(f"validation is {self.validation}; it must be a share between 0 and 1.")
+        if self.second_phase is not None and self.second_phase.start > self.epochs:
+            raise ConfigurationError(
+                f"The second phase starts with epoch {self.second_phase.start}, of {self.epochs}: it would not come."
+            )

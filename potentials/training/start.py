@@ -1,0 +1,140 @@
+"""The network that a training starts with."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from halberd.potentials.errors import ConfigurationError
+from halberd.potentials.frames.labelled import Frame
+from halberd.potentials.frames.training_set import self_energies
+from halberd.potentials.multi_ace.building import build
+from halberd.potentials.multi_ace.network import MultiAce
+from halberd.potentials.multi_ace.settings import MultiAceSettings, preset
+from halberd.potentials.multi_ace.sites import network_in
+from halberd.potentials.sites.elements import atomic_number_of
+from halberd.potentials.sites.site_model import SiteModel
+from halberd.potentials.sites.verlet_list import NeighborList, edges_of_atoms
+
+#: Frames that the average number of neighbours is counted in.
+_COUNTED = 200
+
+
+@dataclasses.dataclass(frozen=True)
+class Start:
+    """A network that is not trained, or not for these frames.
+
+    Attributes
+    ----------
+    network : MultiAce
+        In double precision.
+    atomic_numbers : tuple of int
+    e0s : array, shape (S,), eV
+    metadata : dict
+    """
+
+    network: MultiAce
+    atomic_numbers: tuple[int, ...]
+    e0s: NDArray[np.float64]
+    metadata: dict[str, Any]
+
+
+def new_network(
+    choices: Mapping[str, Any],
+    frames: Sequence[Frame],
+    e0s: Mapping[str | int, float] | str | None = None,
+    seed: int = 0,
+) -> Start:
+    """A network with random weights, whose energies and forces have the size and the mean of those of the frames.
+
+    Parameters
+    ----------
+    choices : mapping
+        ``preset`` and choices of :class:`halberd.potentials.multi_ace.settings.MultiAceSettings`; elements and the
+        number of neighbours are those of the frames if they are left out.
+    frames : sequence of Frame
+    e0s : mapping or str, optional
+        See :func:`halberd.potentials.frames.training_set.self_energies`.
+    seed : int
+
+    Raises
+    ------
+    ConfigurationError
+        If choices do not go together, or an element of the frames is not among them.
+    """
+    chosen = dict(choices)
+    present = sorted({int(z) for frame in frames for z in frame.atoms.numbers})
+    elements = tuple(atomic_number_of(each) for each in chosen.pop("elements", present))
+    name = str(chosen.pop("preset", "mace"))
+    counted = "neighbours" not in chosen
+    settings = preset(name, elements, **chosen)
+    if counted:
+        mean = _mean_neighbours(frames, settings.cutoff)
+        settings = dataclasses.replace(settings, neighbours=mean)
+    energies, source = self_energies(frames, settings.numbers, e0s)
+    network = build(settings, seed).double()
+    scale, shift = _scale_and_shift(frames, settings.numbers, energies)
+    network.scale.fill_(scale)
+    network.shift = shift
+    return Start(network, settings.numbers, energies, {"settings": settings.to_dict(), "e0_source": source})
+
+
+def network_of_model(model: SiteModel, frames: Sequence[Frame]) -> Start:
+    """The network of a model that is there, to be trained further.
+
+    Raises
+    ------
+    ConfigurationError
+        If the model runs on no network of the family.
+    """
+    network = network_in(model.module)
+    if network is None or model.n_columns is not None:
+        raise ConfigurationError(
+            f"'{model.name}' cannot be trained further: it is no single network of the family (MACE, SevenNet, or one "
+            "that halberd trained)."
+        )
+    present = {int(z) for frame in frames for z in frame.atoms.numbers}
+    unknown = sorted(present - set(model.atomic_numbers))
+    if unknown:
+        raise ConfigurationError(f"'{model.name}' does not know the elements with the numbers {unknown}.")
+    own = {key: value for key, value in model.metadata.items() if key != "settings"}
+    return Start(network.double(), model.atomic_numbers, model.e0s, {**own, "started_from": model.name})
+
+
+def trained_settings(metadata: Mapping[str, Any]) -> MultiAceSettings | None:
+    """Choices of a network that was made here."""
+    values = metadata.get("settings")
+    return None if values is None else MultiAceSettings(**values)
+
+
+def _mean_neighbours(frames: Sequence[Frame], cutoff: float) -> float:
+    search = NeighborList(cutoff, 0.0)
+    chosen = np.linspace(0, len(frames) - 1, min(len(frames), _COUNTED)).astype(int)
+    n_edges = n_atoms = 0
+    for number in chosen:
+        atoms = frames[number].atoms
+        if len(atoms) > 1 or atoms.pbc.any():
+            n_edges += edges_of_atoms(search, atoms)[0].shape[1]
+            n_atoms += len(atoms)
+    if not n_edges:
+        raise ConfigurationError(f"No two atoms of the frames are closer than the cutoff, {cutoff} angstrom.")
+    return n_edges / n_atoms
+
+
+@torch.no_grad()
+def _scale_and_shift(frames: Sequence[Frame], numbers: Sequence[int], e0s: NDArray[np.float64]) -> tuple[float, float]:
+    """Root of the mean square of force components, eV/angstrom, and mean energy per atom without self-energies, eV."""
+    by_number = dict(zip(numbers, e0s, strict=True))
+    forces = [frame.forces.ravel() for frame in frames if frame.forces is not None and len(frame.atoms) > 1]
+    energies = [
+        (frame.energy - sum(by_number[int(z)] for z in frame.atoms.numbers)) / len(frame.atoms)
+        for frame in frames
+        if frame.energy is not None and len(frame.atoms) > 1
+    ]
+    scale = float(np.sqrt(np.mean(np.concatenate(forces) ** 2))) if forces else 0.0
+    return scale or 1.0, float(np.mean(energies)) if energies else 0.0

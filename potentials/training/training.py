@@ -1,0 +1,150 @@
+"""Training from frames to a site model."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from halberd.potentials.frames.labelled import Frame
+from halberd.potentials.frames.training_set import check_frames
+from halberd.potentials.multi_ace.model import multi_ace_model
+from halberd.potentials.sites.site_model import SiteModel
+from halberd.potentials.training.checks import check_labels
+from halberd.potentials.training.graphs import GraphSet
+from halberd.potentials.training.loop import DTYPES, Epoch, Trainer
+from halberd.potentials.training.settings import TrainingSettings
+from halberd.potentials.training.start import Start
+
+
+def set_aside(frames: Sequence[Frame], share: float, seed: int) -> tuple[list[Frame], list[Frame]]:
+    """Split frames into those that are trained on, and a share for validation.
+
+    Frames of one atom stay with the former: they say what self-energies are.
+    """
+    usable = [number for number, frame in enumerate(frames) if len(frame.atoms) > 1]
+    count = min(max(1, round(share * len(usable))), len(usable) - 1)
+    chosen = set(np.random.default_rng(seed).permutation(usable)[:count].tolist()) if count > 0 else set()
+    return (
+        [frame for number, frame in enumerate(frames) if number not in chosen],
+        [frame for number, frame in enumerate(frames) if number in chosen],
+    )
+
+
+def trainer_for(
+    start: Start,
+    frames: Sequence[Frame],
+    settings: TrainingSettings,
+    validation: Sequence[Frame] | None = None,
+    device: str = "cpu",
+) -> Trainer:
+    """Everything that a training needs, from frames.
+
+    Parameters
+    ----------
+    start : Start
+    frames : sequence of Frame
+        Copies of one and the same frame are used once.
+    settings : TrainingSettings
+    validation : sequence of Frame, optional
+        A share of the others, chosen by the seed, if omitted.
+    device : str
+
+    Raises
+    ------
+    DataError
+        If frames or labels are damaged or missing; see :func:`halberd.potentials.frames.training_set.check_frames` and
+        :func:`halberd.potentials.training.checks.check_labels`.
+
+    Warns
+    -----
+    LabelWarning
+    """
+    copies = set(check_frames(frames))
+    own = [frame for number, frame in enumerate(frames) if number not in copies]
+    check_labels(own, settings.loss)
+    if validation is None:
+        own, kept = set_aside(own, settings.validation, settings.seed)
+    else:
+        check_frames(validation)
+        kept = list(validation)
+    cutoff = start.network.edges.cutoff
+    training, kept_aside = (
+        # An atom alone has no forces, and its energy is its self-energy.
+        GraphSet(
+            [frame for frame in each if len(frame.atoms) > 1 or frame.atoms.pbc.any()],
+            start.atomic_numbers,
+            start.e0s,
+            cutoff,
+            settings.loss.per_config_type,
+        )
+        for each in (own, kept)
+    )
+    return Trainer(start.network, training, kept_aside, settings, device)
+
+
+def train(
+    trainer: Trainer,
+    *,
+    checkpoint: str | os.PathLike[str] | None = None,
+    each_epoch: Callable[[Epoch], None] | None = None,
+    each_batch: Callable[[int, int], None] | None = None,
+    stop: Callable[[], bool] | None = None,
+) -> None:
+    """Train until the settings say that it is enough.
+
+    Parameters
+    ----------
+    trainer : Trainer
+    checkpoint : path-like, optional
+        Written after every epoch; a training that finds it goes on from it.
+    each_epoch, each_batch : callable, optional
+        Told what came out, and how far an epoch is.
+    stop : callable, optional
+        Asked after every epoch whether to end early.
+
+    Raises
+    ------
+    TrainingError
+        If the training diverges; ``trainer`` then has the best network up to there.
+    RestartError
+        If the checkpoint is of another training.
+    """
+    if checkpoint is not None and Path(checkpoint).exists():
+        trainer.resume(checkpoint)
+    while not trainer.done:
+        result = trainer.epoch(each_batch)
+        if checkpoint is not None:
+            trainer.save(checkpoint)
+        if each_epoch is not None:
+            each_epoch(result)
+        if stop is not None and stop():
+            return
+
+
+def trained_model(start: Start, trainer: Trainer, name: str) -> SiteModel:
+    """The best network of a training as a site model.
+
+    Parameters
+    ----------
+    start : Start
+        That the training began with.
+    trainer : Trainer
+    name : str
+    """
+    network = trainer.best_network().to("cpu", DTYPES[trainer.settings.precision])
+    metadata = {
+        **start.metadata,
+        "training": {
+            "frames": len(trainer.training),
+            "validation_frames": len(trainer.validation),
+            "epochs": len(trainer.history),
+            "best_epoch": trainer.best,
+            "seed": trainer.settings.seed,
+        },
+    }
+    with torch.no_grad():
+        return multi_ace_model(network, start.atomic_numbers, e0s=start.e0s, name=name, metadata=metadata)

@@ -1,0 +1,193 @@
+"""Trainings: that they learn, go on where they were ended, and say what went wrong."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from halberd.plugins.hosts.ase_calculator import HalberdCalculator
+from halberd.potentials import load
+from halberd.potentials.errors import ConfigurationError, RestartError, TrainingError
+from halberd.potentials.multi_ace.model import multi_ace_model
+from halberd.potentials.training.losses import evaluated
+from halberd.potentials.training.settings import (
+    LossSettings,
+    ScheduleSettings,
+    SecondPhase,
+    TrainingSettings,
+    named_loss,
+)
+from halberd.potentials.training.start import network_of_model, new_network
+from halberd.potentials.training.training import set_aside, train, trained_model, trainer_for
+from tests.potentials.training.frames import alone, molecules
+from tests.potentials.training.test_losses import SMALL
+
+FRAMES = molecules(12) + alone()
+
+
+def trainer(frames=FRAMES, network=SMALL, **settings):
+    start = new_network(network, frames, "isolated", seed=settings.get("seed", 0))
+    return start, trainer_for(start, frames, TrainingSettings(**{"validation": 0.25, "epochs": 4, **settings}))
+
+
+def numbers(each):
+    return [(epoch.loss, epoch.validation, epoch.learning_rate) for epoch in each.history]
+
+
+def test_the_loss_curve_is_the_one_that_it_was():
+    """Stored from the day this was written; what changes it is a change of what trainings do."""
+    _, own = trainer(loss=named_loss("mace-paper"))
+    train(own)
+    expected = LOSSES
+    assert [epoch.loss for epoch in own.history] == pytest.approx(expected, rel=1e-6)
+
+
+LOSSES: list[float] = []
+
+
+@pytest.mark.parametrize("kind", ["plateau", "exponential", "cosine", "constant"])
+def test_a_training_goes_on_to_the_same_bits(kind, tmp_path):
+    settings = {
+        "schedule": ScheduleSettings(kind, factor=0.5, patience=1),
+        "second_phase": SecondPhase(5, LossSettings(energy=50.0), learning_rate=2e-3),
+        "epochs": 7,
+    }
+    _, whole = trainer(**settings)
+    train(whole)
+    file = tmp_path / "a.checkpoint"
+    count = 0
+    for _ in range(20):
+        start, part = trainer(**settings)
+        train(part, checkpoint=file, stop=lambda: True)
+        count += 1
+        if part.done:
+            break
+    assert count == 7
+    assert numbers(part) == numbers(whole)
+    assert part.best == whole.best >= 5  # a phase with another loss has a best of its own
+    for one, other in zip(part.best_network().parameters(), whole.best_network().parameters(), strict=True):
+        assert torch.equal(one, other)
+    assert len({epoch.learning_rate for epoch in whole.history}) > 1
+    # Further epochs may be asked for, other settings may not.
+    if kind != "cosine":
+        train(trainer(**{**settings, "epochs": 8})[1], checkpoint=file)
+    with pytest.raises(RestartError, match="another"):
+        train(trainer(**{**settings, "learning_rate": 0.02})[1], checkpoint=file)
+    with pytest.raises(RestartError, match="another"):
+        train(trainer(frames=FRAMES[1:], **settings)[1], checkpoint=file)
+    file.write_bytes(file.read_bytes()[:1000])
+    with pytest.raises(RestartError, match="cannot be read"):
+        train(trainer(**settings)[1], checkpoint=file)
+    assert start.network is part.network
+
+
+def test_ten_frames_are_learned_to_a_millielectronvolt_per_angstrom():
+    frames = molecules(14) + alone()
+    network = {**SMALL, "hidden": "8x0e+8x1o", "radial_widths": (16,)}
+    _, own = trainer(frames, network, epochs=600, schedule=ScheduleSettings("exponential", 0.99), batch_size=5)
+    train(own)
+    errors = [
+        (evaluated(own.network, own.training[n]).forces - own.training[n].forces).abs().mean().item()
+        for n in range(len(own.training))
+    ]
+    assert len(errors) == 10
+    assert np.mean(errors) < 1e-3
+    # And what was kept aside is better than always saying nothing by far.
+    null = np.mean([np.abs(frame.forces).mean() for frame in own.validation.frames])
+    assert own.history[own.best - 1].errors["forces"]["mae"] < 0.1 * null
+
+
+def test_what_is_saved_says_what_was_trained(tmp_path):
+    """Energies and forces of the file, with operators and splines, against those in training; E0s are added."""
+    start, own = trainer(epochs=3)
+    train(own)
+    model = trained_model(start, own, "water")
+    model.save(tmp_path / "water.pt")
+    calculator = HalberdCalculator(load(tmp_path / "water.pt"))
+    network = own.best_network()
+    for number, frame in enumerate(own.validation.frames):
+        found = evaluated(network, own.validation[number])
+        results = calculator.evaluate(frame.atoms)
+        assert np.abs(results["forces"] - found.forces.numpy()).max() < 1e-9
+        assert results["energy"] == pytest.approx(float(found.energy) - 2 * 1.5 - 7.0, abs=1e-9)
+    assert json.loads(json.dumps(model.metadata))["training"]["best_epoch"] == own.best
+
+
+def test_the_best_epoch_is_kept_with_averaged_weights():
+    _, own = trainer(epochs=6, learning_rate=0.2)
+    train(own)
+    validation = [epoch.validation for epoch in own.history]
+    assert own.best == int(np.argmin(validation)) + 1
+    best = own.best_network()
+    for name, weight in own.network.named_parameters():
+        assert not torch.equal(weight, dict(best.named_parameters())[name])
+
+
+def test_early_stop_waits_for_its_patience():
+    _, own = trainer(epochs=50, learning_rate=0.5, early_stop=2, average=None)
+    train(own)
+    assert len(own.history) == own.best + 2 < 50
+
+
+def test_a_training_that_diverges_keeps_the_best():
+    _, own = trainer(epochs=60, learning_rate=30.0, clip=None, average=None, optimiser="adam")
+    with pytest.raises(TrainingError, match="diverged in epoch"):
+        train(own)
+    assert all(torch.isfinite(weight).all() for weight in own.best_network().parameters())
+
+
+def test_single_precision_learns_the_same_at_first():
+    _, double = trainer(epochs=2)
+    _, single = trainer(epochs=2, precision="single")
+    train(double)
+    train(single)
+    assert single.history[-1].loss == pytest.approx(double.history[-1].loss, rel=0.02)
+    assert next(single.network.parameters()).dtype == torch.float32
+
+
+def test_training_further_begins_with_the_errors_of_the_model():
+    start, own = trainer(epochs=5)
+    train(own)
+    model = trained_model(start, own, "first")
+    again = network_of_model(model, FRAMES)
+    further = trainer_for(again, FRAMES, TrainingSettings(validation=0.25, learning_rate=1e-12, epochs=1))
+    assert further.validated()[0] == pytest.approx(own.history[own.best - 1].validation, rel=1e-9)
+    frozen = trainer_for(
+        network_of_model(model, FRAMES), FRAMES, TrainingSettings(epochs=1, frozen=("layers",), average=None)
+    )
+    before = {name: weight.detach().clone() for name, weight in frozen.network.named_parameters()}
+    train(frozen)
+    for name, weight in frozen.network.named_parameters():
+        assert torch.equal(weight, before[name]) == name.startswith("layers")
+    from halberd.potentials import committee
+
+    with pytest.raises(ConfigurationError, match="no single network"):
+        network_of_model(committee([model, model]), FRAMES)
+    carbon = [dataclasses.replace(FRAMES[0], atoms=FRAMES[0].atoms.copy())]
+    carbon[0].atoms.numbers[0] = 6
+    with pytest.raises(ConfigurationError, match="numbers"):
+        network_of_model(model, carbon)
+    assert isinstance(multi_ace_model(again.network, again.atomic_numbers).name, str)
+
+
+def test_frames_are_set_aside_by_the_seed():
+    frames = molecules(20) + alone()
+    own, kept = set_aside(frames, 0.2, 3)
+    assert (len(own), len(kept)) == (18, 4)
+    assert all(len(frame.atoms) > 1 for frame in kept)
+    again = set_aside(frames, 0.2, 3)[1]
+    assert [id(each) for each in kept] == [id(each) for each in again]
+    assert [id(each) for each in kept] != [id(each) for each in set_aside(frames, 0.2, 4)[1]]
+
+
+def test_scale_and_shift_are_of_the_frames():
+    start = new_network(SMALL, FRAMES, "isolated")
+    forces = np.concatenate([frame.forces.ravel() for frame in FRAMES if len(frame.atoms) > 1])
+    assert float(start.network.scale) == pytest.approx(np.sqrt(np.mean(forces**2)))
+    energies = [(frame.energy + 10.0) / 3 for frame in FRAMES if len(frame.atoms) > 1]
+    assert start.network.shift == pytest.approx(np.mean(energies))
+    assert start.metadata["settings"]["neighbours"] == pytest.approx(2.0)
