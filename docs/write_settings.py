@@ -11,8 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from halberd.plugins.commands.options import attribute_docs
+from halberd.plugins.commands.train_settings import TrainSettings
 from halberd.plugins.forces.options import ForceOptions
 from halberd.potentials.ace.settings import AceSettings
+from halberd.potentials.multi_ace.settings import MultiAceSettings
 from halberd.potentials.validation import section_of
 from halberd.samplers.generation.settings import GenerationSettings
 from halberd.samplers.hal.settings import HALSettings
@@ -21,6 +23,7 @@ from halberd.samplers.md.settings import FORCE_KEYS, MDSettings
 PAGE = Path(__file__).parent / "settings.md"
 FILES: dict[str, tuple[str, type]] = {
     "halberd md": ("Molecular dynamics, see [Production runs](runs.md).", MDSettings),
+    "halberd train": ("Message-passing networks, see [Training a network](training.md).", TrainSettings),
     "halberd hal": ("Hyperactive learning, see [Hyperactive learning](hyperactive_learning.md).", HALSettings),
     "halberd generate": (
         "Molecules, given by `--config`; see [Generating molecules](generation.md).",
@@ -28,9 +31,12 @@ FILES: dict[str, tuple[str, type]] = {
     ),
 }
 #: Sections that are mappings in the settings, and what describes them.
-MAPPINGS: dict[tuple[str, str], type] = {("ModelSettings", "basis"): AceSettings}
+MAPPINGS: dict[tuple[str, str], type] = {
+    ("ModelSettings", "basis"): AceSettings,
+    ("TrainSettings", "network"): MultiAceSettings,
+}
 #: Fields that the settings get from elsewhere, and that a file may not hold.
-GIVEN = {(AceSettings, "elements")}
+GIVEN = {(AceSettings, "elements"), (MultiAceSettings, "elements")}
 HEAD = """# Settings of every file
 
 All keys of the YAML files that commands read, with types, defaults and units, made of the settings themselves by

@@ -13,6 +13,8 @@ from halberd.potentials.faces import lazy_face
 if TYPE_CHECKING:
     from halberd.plugins.commands.fit_file import fit_file
     from halberd.plugins.commands.fit_settings import FitSettings
+    from halberd.plugins.commands.train_file import train_file
+    from halberd.plugins.commands.train_settings import TrainSettings
     from halberd.plugins.evaluation.evaluate import evaluate_file
     from halberd.plugins.evaluation.figures import new_figure, save_figure
     from halberd.plugins.evaluation.run_figure import run_plot
@@ -56,6 +58,7 @@ _HOMES = {
     "PlumedForce": "plumed.force",
     "ProgressReporter": "reporters.progress",
     "ThermoReporter": "reporters.thermo",
+    "TrainSettings": "commands.train_settings",
     "UncertaintyGuard": "reporters.uncertainty_guard",
     "UncertaintyWarning": "reporters.uncertainty_guard",
     "committee_sigma": "forces.variables",
@@ -77,6 +80,7 @@ _HOMES = {
     "similarity_force": "forces.simgen",
     "similarity_log_density": "forces.variables",
     "topology_from_atoms": "forces.topology",
+    "train_file": "commands.train_file",
     "write_molecules": "molecules.files",
 }
 
@@ -95,6 +99,7 @@ __all__ = [
     "PlumedForce",
     "ProgressReporter",
     "ThermoReporter",
+    "TrainSettings",
     "UncertaintyGuard",
     "UncertaintyWarning",
     "committee_sigma",
@@ -116,5 +121,6 @@ __all__ = [
     "similarity_force",
     "similarity_log_density",
     "topology_from_atoms",
+    "train_file",
     "write_molecules",
 ]

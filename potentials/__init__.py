@@ -28,6 +28,9 @@ if TYPE_CHECKING:
     from halberd.potentials.simgen.score import SimilarityScore
     from halberd.potentials.sites.lennard_jones import lennard_jones
     from halberd.potentials.sites.site_model import Columns, SiteModel
+    from halberd.potentials.training.settings import LossSettings, TrainingSettings, named_loss
+    from halberd.potentials.training.start import network_of_model, new_network
+    from halberd.potentials.training.training import train, trained_model, trainer_for
 
 #: Public name -> module.
 _HOMES = {
@@ -42,20 +45,28 @@ _HOMES = {
     "HostWall": "simgen.guidance",
     "LabelKeys": "frames.labelled",
     "LastLayerFit": "mace.last_layer_fit",
+    "LossSettings": "training.settings",
     "PointCloudPrior": "simgen.guidance",
     "ReferenceSet": "simgen.reference_set",
     "RunStopped": "errors",
     "SimilarityScore": "simgen.score",
     "SiteModel": "sites.site_model",
+    "TrainingSettings": "training.settings",
     "check_site_model": "conformance",
     "committee": "committees.committee",
     "lennard_jones": "sites.lennard_jones",
     "load": "loading",
     "mace_descriptor": "mace.descriptor",
+    "named_loss": "training.settings",
+    "network_of_model": "training.start",
+    "new_network": "training.start",
     "pretrained": "pretrained_models",
     "pretrained_names": "pretrained_models",
     "read_frames": "frames.labelled",
     "select_degree": "ace.model_selection",
+    "train": "training.training",
+    "trained_model": "training.training",
+    "trainer_for": "training.training",
 }
 
 __getattr__, __dir__ = lazy_face(__name__, _HOMES)
@@ -72,18 +83,26 @@ __all__ = [
     "HostWall",
     "LabelKeys",
     "LastLayerFit",
+    "LossSettings",
     "PointCloudPrior",
     "ReferenceSet",
     "RunStopped",
     "SimilarityScore",
     "SiteModel",
+    "TrainingSettings",
     "check_site_model",
     "committee",
     "lennard_jones",
     "load",
     "mace_descriptor",
+    "named_loss",
+    "network_of_model",
+    "new_network",
     "pretrained",
     "pretrained_names",
     "read_frames",
     "select_degree",
+    "train",
+    "trained_model",
+    "trainer_for",
 ]

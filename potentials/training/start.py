@@ -130,7 +130,7 @@ def _mean_neighbours(frames: Sequence[Frame], cutoff: float) -> float:
 def _scale_and_shift(frames: Sequence[Frame], numbers: Sequence[int], e0s: NDArray[np.float64]) -> tuple[float, float]:
     """Root of the mean square of force components, eV/angstrom, and mean energy per atom without self-energies, eV."""
     by_number = dict(zip(numbers, e0s, strict=True))
-    forces = [frame.forces.ravel() for frame in frames if frame.forces is not None and len(frame.atoms) > 1]
+    forces = [np.ravel(frame.forces) for frame in frames if frame.forces is not None and len(frame.atoms) > 1]
     energies = [
         (frame.energy - sum(by_number[int(z)] for z in frame.atoms.numbers)) / len(frame.atoms)
         for frame in frames

@@ -11,23 +11,37 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
-from halberd.plugins import FitSettings
+from halberd.plugins import FitSettings, TrainSettings
 from halberd.plugins.commands.options import with_options
 from halberd.plugins.commands.settings_file import merged, read_yaml
 from halberd.potentials.errors import ConfigurationError, DataError
 from halberd.potentials.validation import from_mapping
 from halberd.samplers import GenerationSettings, HALSettings, MDSettings
 
-SETTINGS = {"md": MDSettings, "hal": HALSettings, "generate": GenerationSettings, "fit": FitSettings}
+SETTINGS = {
+    "md": MDSettings,
+    "hal": HALSettings,
+    "generate": GenerationSettings,
+    "fit": FitSettings,
+    "train": TrainSettings,
+}
 NEEDED: dict[str, dict[str, Any]] = {
     "md": {"structure": "x.pdb"},
     "hal": {"initial": "x.xyz", "label": {"calculator": "emt"}},
     "generate": {},
     "fit": {"train": "x.xyz", "output": "x.pt"},
+    "train": {"train": "x.xyz", "output": "x.pt"},
 }
 #: Of options whose words are not free, a legal one that is not the default.
 WORDS = {
-    **{"ensemble": "NVE", "backend": "python", "precision": "double", "reporter": "xtc", "heavy-atoms": "5"},
+    **{
+        "ensemble": "NVE",
+        "backend": "python",
+        "precision": "double",
+        "reporter": "xtc",
+        "device": "cuda",
+        "heavy-atoms": "5",
+    },
     **{
         "integrator": "langevin",
         "elements": "C,N",
@@ -72,6 +86,8 @@ def test_every_flag_reaches_its_setting(name, flag):
     ]
     kind = str(kinds[0])
     words = [] if "bool" in kind else [WORDS.get(flag.option[2:], "3" if "int" in kind or "float" in kind else "name")]
+    if (name, flag.option) == ("train", "--precision"):
+        words = ["single"]
     option = {"--unique": "--duplicates", "--plots": "--no-plots"}.get(flag.option, flag.option)
     result = CliRunner().invoke(app, [option, *words])
     assert result.exit_code == 0, result.output

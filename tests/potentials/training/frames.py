@@ -42,17 +42,17 @@ def labelled(atoms: Atoms, config_type: str = "default") -> Frame:
     return Frame(atoms, float(energy), forces, virial if atoms.pbc.all() else None, config_type)
 
 
-def molecules(count: int, seed: int = 0, periodic: bool = False) -> list[Frame]:
-    """Water molecules, bent and stretched; two in a box if periodic."""
+def molecules(count: int, seed: int = 0, periodic: bool = False, spread: float = 0.08) -> list[Frame]:
+    """Water molecules, bent and stretched by ``spread`` angstrom; two in a box if periodic."""
     generator = np.random.default_rng(seed)
     frames = []
     for number in range(count):
         water = np.array([[0.0, 0.0, 0.0], [0.96, 0.0, 0.0], [-0.24, 0.93, 0.0]])
-        positions = water + generator.normal(0, 0.08, water.shape)
+        positions = water + generator.normal(0, spread, water.shape)
         symbols = "OHH"
         if periodic:
             positions = np.concatenate(
-                [positions, water + np.array([2.6, 1.0, 2.4]) + generator.normal(0, 0.08, water.shape)]
+                [positions, water + np.array([2.6, 1.0, 2.4]) + generator.normal(0, spread, water.shape)]
             )
             symbols = "OHHOHH"
         cell = np.diag(generator.uniform(4.8, 5.2, 3)) if periodic else None

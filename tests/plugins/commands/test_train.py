@@ -1,0 +1,173 @@
+"""``halberd train``: files, JSON, killed and gone on with, one line per mistake."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import ase.io
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from halberd.plugins import HalberdCalculator
+from halberd.potentials import load
+from halberd.potentials.frames.labelled import to_atoms
+from tests.conftest import call
+from tests.potentials.training.frames import alone, molecules
+
+SETTINGS = """
+train: {folder}/train.xyz
+test: {{held: {folder}/test.xyz}}
+output: {output}
+e0s: isolated
+threads: 1
+network: {{hidden: 4x0e+4x1o, radial_widths: [8], max_ell: 2, correlation: 2, cutoff: 4.0, n_radial: 5}}
+training: {{epochs: {epochs}, validation: 0.25, loss: {{like: mace-paper, kind: huber}}}}
+"""
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("water")
+    ase.io.write(folder / "train.xyz", [to_atoms(frame) for frame in molecules(12) + alone()])
+    ase.io.write(folder / "test.xyz", [to_atoms(frame) for frame in molecules(6, seed=5)])
+    return folder
+
+
+def config(data: Path, folder: Path, epochs: int = 3, more: str = "") -> Path:
+    file = folder / "train.yaml"
+    file.write_text(SETTINGS.format(folder=data, output=folder / "water.pt", epochs=epochs) + more)
+    return file
+
+
+def test_a_training_leaves_model_report_history_and_figures(data, tmp_path, capsys, monkeypatch):
+    code, out, _ = call(capsys, monkeypatch, "train", config(data, tmp_path), "--seed", 2, "--json")
+    assert code == 0
+    report = json.loads(out)
+    assert {"model", "epochs", "best_epoch", "train", "validation", "held", "seconds", "done"} <= set(report)
+    assert (report["epochs"], report["done"]) == ([3], True)
+    assert report["train"]["n_frames"] + report["validation"]["n_frames"] == 12
+    assert report["settings"]["training"]["seed"] == 2
+    assert report["settings"]["training"]["loss"]["forces"] == 1000.0
+    assert report == json.loads((tmp_path / "water.json").read_text())
+    lines = (tmp_path / "water.history.csv").read_text().splitlines()
+    assert len(lines) == 4
+    assert lines[0].startswith("network,epoch,loss,validation loss,learning rate,energy mae")
+    for name in ("loss", "parity"):
+        with Image.open(tmp_path / f"water.{name}.png") as image:
+            assert min(image.size) > 200
+    # The errors in the report are those of the file.
+    calculator = HalberdCalculator(load(tmp_path / "water.pt"))
+    errors = [calculator.evaluate(frame.atoms)["forces"] - frame.forces for frame in molecules(6, seed=5)]
+    assert report["held"]["forces"]["rmse"] == pytest.approx(np.sqrt(np.mean(np.square(errors))), rel=1e-6)
+    code, out, _ = call(capsys, monkeypatch, "evaluate", tmp_path / "water.pt", data / "test.xyz", "--json")
+    assert json.loads(out)["forces"] == pytest.approx(report["held"]["forces"])
+
+
+def test_a_committee_has_members_of_other_seeds_that_part_outside_of_the_data(data, tmp_path, capsys, monkeypatch):
+    file = config(data, tmp_path, epochs=30)
+    code, out, _ = call(capsys, monkeypatch, "train", file, "--committee", 3, "--json")
+    assert code == 0
+    assert json.loads(out)["epochs"] == [30, 30, 30]
+    model = load(tmp_path / "water.pt")
+    assert model.n_columns == 3
+    spreads = []
+    for spread in (0.03, 0.3):
+        calculator = HalberdCalculator(model)
+        frames = molecules(10, seed=9, spread=spread)
+        spreads.append(np.mean([calculator.evaluate(frame.atoms)["forces_std"].mean() for frame in frames]))
+    assert 0 < 3 * spreads[0] < spreads[1]
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
+def test_a_training_that_is_killed_goes_on_to_the_same_bits(number, data, tmp_path, capsys, monkeypatch):
+    folders = [tmp_path / "whole", tmp_path / "killed"]
+    for folder in folders:
+        folder.mkdir()
+    files = [config(data, folder, epochs=40) for folder in folders]
+    assert call(capsys, monkeypatch, "train", files[0], "--json")[0] == 0
+    command = [sys.executable, "-m", "halberd.plugins.commands.app", "train", str(files[1]), "--json"]
+    process = subprocess.Popen(command, env=dict(os.environ), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+    history = folders[1] / "water.history.csv"
+    deadline = time.monotonic() + 120
+    while not (history.exists() and len(history.read_text().splitlines()) > 5) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    process.send_signal(number)
+    process.communicate(timeout=60)
+    assert process.returncode != 0, "it was through before it was killed"
+    assert not (folders[1] / "water.pt").exists()
+    assert call(capsys, monkeypatch, "train", files[1], "--json")[0] == 0
+    assert history.read_text() == (folders[0] / "water.history.csv").read_text()
+    found, expected = (load(folder / "water.pt").scripted() for folder in folders)
+    for one, other in zip(found.state_dict().values(), expected.state_dict().values(), strict=True):
+        assert torch.equal(one, other)
+    assert not list(folders[1].glob(".*partial*"))
+
+
+def test_time_that_is_over_ends_a_training_which_goes_on(data, tmp_path, capsys, monkeypatch):
+    file = config(data, tmp_path, epochs=3)
+    code, out, _ = call(capsys, monkeypatch, "train", file, "--max-hours", 1e-9, "--json")
+    assert (code, json.loads(out)["done"]) == (3, False)
+    assert (tmp_path / "water.pt").exists()
+    code, out, _ = call(capsys, monkeypatch, "train", file, "--json")
+    assert (code, json.loads(out)["epochs"]) == (0, [3])
+
+
+def test_a_model_is_trained_further(data, tmp_path, capsys, monkeypatch):
+    assert call(capsys, monkeypatch, "train", config(data, tmp_path, epochs=10), "--json")[0] == 0
+    further = tmp_path / "further.yaml"
+    further.write_text(
+        f"train: {data}/train.xyz\noutput: {tmp_path}/further.pt\nstart_from: {tmp_path}/water.pt\nthreads: 1\n"
+        "training: {epochs: 1, learning_rate: 1.0e-9, validation: 0.25, average: null}\n"
+    )
+    code, out, _ = call(capsys, monkeypatch, "train", further, "--json")
+    assert code == 0
+    before = json.loads((tmp_path / "water.json").read_text())
+    assert json.loads(out)["validation"]["forces"] == pytest.approx(before["validation"]["forces"], rel=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (("training: {", "training: {epoch: 3, "), "Did you mean 'epochs'"),
+        (("loss: {like: mace-paper", "loss: {like: mace-papr"), "There is no loss 'mace-papr'"),
+        (("hidden: 4x0e", "hiden: 4x0e"), "Did you mean 'hidden'"),
+        (("kind: huber}", "kind: huber, stress: 1.0}"), "on the stress, but no frame has one"),
+        (("water.pt", "water.txt"), "call it NAME.pt"),
+        (("train.xyz", "trian.xyz"), "trian.xyz"),
+        (("e0s: isolated", "e0s: {H: -1.5}"), "not for O"),
+        (("held:", "train:"), "cannot be called 'train'"),
+        (("threads: 1", "device: tpu"), "cpu or cuda"),
+    ],
+)
+def test_mistakes_are_one_line(change, message, data, tmp_path, capsys, monkeypatch):
+    file = config(data, tmp_path)
+    text = file.read_text()
+    assert change[0] in text
+    file.write_text(text.replace(*change))
+    code, _, err = call(capsys, monkeypatch, "train", file)
+    assert code == 2
+    assert message in err
+    assert len(err.strip().splitlines()) == 1
+    assert not (tmp_path / "water.pt").exists()
+
+
+def test_frames_without_forces_are_said(data, tmp_path, capsys, monkeypatch):
+    frames = ase.io.read(data / "train.xyz", ":")
+    for frame in frames:
+        frame.arrays["force"] = frame.arrays.pop("REF_forces")
+    ase.io.write(data / "named.xyz", frames)
+    file = config(data, tmp_path)
+    file.write_text(file.read_text().replace("train.xyz", "named.xyz").replace("test.xyz", "named.xyz"))
+    code, _, err = call(capsys, monkeypatch, "train", file)
+    assert code == 2
+    assert "no frame has one; the keys there are" in err
+    assert "force" in err
+    assert call(capsys, monkeypatch, "train", file, "--forces-key", "force", "--json")[0] == 0
