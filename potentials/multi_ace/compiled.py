@@ -84,7 +84,7 @@ class CompiledConvolution(torch.nn.Module):
             paths.append((len(sent), 0, (-1, 0), convolution.n_weights))
             sent = (*sent, Block(0, 1, 1))
             outputs = (*outputs, Block(0, 1, 1))
-        rows, triples, values = self._paths(paths, sent, outputs)
+        rows, triples, values = self.tables_of(paths, sent, outputs)
         self.register_buffer("paths", torch.tensor(rows))
         self.register_buffer("triples", torch.tensor(triples))
         self.register_buffer("values", torch.tensor(values, dtype=torch.float64))
@@ -129,7 +129,7 @@ class CompiledConvolution(torch.nn.Module):
         return source
 
     @staticmethod
-    def _paths(
+    def tables_of(
         paths: list[tuple[int, int, tuple[int, int], int]], sent: Irreps, outputs: Irreps
     ) -> tuple[list[list[int]], list[list[int]], list[float]]:
         """Tables of the operator: where every path reads and writes, and the couplings of all of them."""
@@ -371,7 +371,7 @@ class CompiledNetwork(torch.nn.Module):
         super().__init__()
         self.network = network = folded(network)
         layers: list[CompiledLayer] = []
-        inputs: Irreps = (Block(0, 1, network.embedding.shape[1]),)
+        inputs = network.first_irreps
         for layer in network.layers[:n_layers]:
             assert isinstance(layer, Layer)
             layers.append(CompiledLayer(network, layer, inputs))

@@ -12,6 +12,7 @@
 #include <optional>
 #include <vector>
 
+#include "edge_order.hpp"
 #include "messages_on_cpu.hpp"
 #include "mixes.hpp"
 #include "on_kernels.hpp"
@@ -20,23 +21,6 @@
 namespace {
 
 using at::Tensor;
-std::pair<Tensor, Tensor> by_end(const Tensor& end, int64_t n_atoms) {
-  if (end.is_cuda()) {
-    const auto sorted = at::sort(end.to(at::kInt), /*stable=*/true, /*dim=*/0, /*descending=*/false);
-    const Tensor atoms = at::arange(n_atoms + 1, end.options().dtype(at::kInt));
-    return {at::searchsorted(std::get<0>(sorted), atoms), std::get<1>(sorted)};
-  }
-  const int64_t n_edges = end.size(0);
-  Tensor starts = at::zeros({n_atoms + 1}, end.options()), edges = at::empty({n_edges}, end.options());
-  const int64_t* atom = end.data_ptr<int64_t>();
-  int64_t *start = starts.data_ptr<int64_t>(), *edge = edges.data_ptr<int64_t>();
-  for (int64_t e = 0; e < n_edges; ++e) ++start[atom[e] + 1];
-  for (int64_t i = 0; i < n_atoms; ++i) start[i + 1] += start[i];
-  std::vector<int64_t> next(start, start + n_atoms);
-  for (int64_t e = 0; e < n_edges; ++e) edge[next[atom[e]]++] = e;
-  return {starts, edges};
-}
-
 // For messages: edges by their centres, then by their neighbours.
 std::vector<Tensor> edge_order(const Tensor& edge_index, const Tensor& species) {
   const Tensor edges = edge_index.contiguous();

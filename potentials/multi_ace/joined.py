@@ -127,7 +127,7 @@ def joined_network(networks: Sequence[MultiAce]) -> MultiAce:
     if any(build != builds[0] for build in builds):
         raise ModelError("The networks differ in more than their weights.")
     layers = []
-    inputs: Irreps = (Block(0, 1, first.embedding.shape[1]),)
+    inputs = first.first_irreps
     for number in range(len(first.layers)):
         own: list[Any] = [network.layers[number] for network in members]
         layers.append(_joined_layer(members, own, inputs))

@@ -13,6 +13,7 @@
 #include <cmath>
 #include <vector>
 
+#include "edge_order.hpp"
 #include "harmonics.hpp"
 #include "lanes.hpp"
 
@@ -36,42 +37,27 @@ struct Coupling {
   T value;
 };
 
-// Everything that does not change between calls.
+// Paths, and the couplings of each with harmonics.
 template <typename T>
-struct Convolution {
+struct Coupled {
   std::vector<Path> paths;
   std::vector<Coupling<T>> couplings;
   int64_t n_couplings = 0;
-  const T* table;
-  const int64_t* pair;
-  int64_t n_species, n_intervals, per_interval, n_outputs;
-  double spacing;
-  Harmonics harmonics;
 
-  Convolution(const at::Tensor& path_table, const at::Tensor& triple_table, const at::Tensor& values,
-              const at::Tensor& splines, const at::Tensor& pairs, double spacing_, int64_t n_outputs_, int64_t max_ell)
-      : table(splines.data_ptr<T>()), pair(pairs.data_ptr<int64_t>()), n_species(pairs.size(0)),
-        n_intervals(splines.size(1)), per_interval(6 * PIECE * splines.size(2)), n_outputs(n_outputs_), spacing(spacing_),
-        harmonics(int(max_ell)) {
+  Coupled(const at::Tensor& path_table, const at::Tensor& triple_table, const at::Tensor& values) {
     const auto p = path_table.accessor<int64_t, 2>();
     const auto t = triple_table.accessor<int64_t, 2>();
     const auto v = values.accessor<double, 1>();
-    int64_t weight = 0;
     for (int64_t n = 0; n < p.size(0); ++n) {
-      const Path path{p[n][0], p[n][1], p[n][2], p[n][3], p[n][4], p[n][5], p[n][6], weight, p[n][8], p[n][9],
+      const Path path{p[n][0], p[n][1], p[n][2], p[n][3], p[n][4], p[n][5], p[n][6], p[n][7], p[n][8], p[n][9],
                       n_couplings};
       paths.push_back(path);
       for (int64_t k = path.first; k < path.last; ++k)
         couplings.push_back({int32_t(path.couplings + t[k][0] * path.target_rows + t[k][2]),
                              int32_t(path.edge_degree * path.edge_degree + t[k][1]), T(v[k])});
       n_couplings += path.rows * path.target_rows;
-      weight += 6 * PIECE * ((path.channels + PIECE - 1) / PIECE);
     }
-    TORCH_CHECK(splines.dim() == 5 && splines.size(3) == 6 && splines.size(4) == PIECE && weight == per_interval,
-                "halberd: radial weights are not in the order of a CPU");
   }
-
-  int n_harmonics() const { return (harmonics.l_max + 1) * (harmonics.l_max + 1); }
 
   // Couplings of all paths with the harmonics of one edge: rows of features to rows of what comes out.
   void couple(const T* y, T* b) const {
@@ -80,9 +66,30 @@ struct Convolution {
   }
 };
 
-// Edges by one of their ends: where those of every atom begin in a list of their numbers.
-struct Order {
-  const int64_t *start, *edge;
+// Everything that does not change between calls; weights of paths are where their coefficients begin in the table.
+template <typename T>
+struct Convolution : Coupled<T> {
+  const T* table;
+  const int64_t* pair;
+  int64_t n_species, n_intervals, per_interval, n_outputs;
+  double spacing;
+  Harmonics harmonics;
+
+  Convolution(const at::Tensor& path_table, const at::Tensor& triple_table, const at::Tensor& values,
+              const at::Tensor& splines, const at::Tensor& pairs, double spacing_, int64_t n_outputs_, int64_t max_ell)
+      : Coupled<T>(path_table, triple_table, values), table(splines.data_ptr<T>()), pair(pairs.data_ptr<int64_t>()),
+        n_species(pairs.size(0)), n_intervals(splines.size(1)), per_interval(6 * PIECE * splines.size(2)),
+        n_outputs(n_outputs_), spacing(spacing_), harmonics(int(max_ell)) {
+    int64_t weight = 0;
+    for (Path& path : this->paths) {
+      path.weight = weight;
+      weight += 6 * PIECE * ((path.channels + PIECE - 1) / PIECE);
+    }
+    TORCH_CHECK(splines.dim() == 5 && splines.size(3) == 6 && splines.size(4) == PIECE && weight == per_interval,
+                "halberd: radial weights are not in the order of a CPU");
+  }
+
+  int n_harmonics() const { return (harmonics.l_max + 1) * (harmonics.l_max + 1); }
 };
 
 // The tensors of one evaluation.

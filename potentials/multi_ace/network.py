@@ -18,7 +18,7 @@ from typing import Any
 
 import torch
 
-from halberd.potentials.multi_ace.irreps import Irreps
+from halberd.potentials.multi_ace.irreps import Block, Irreps
 from halberd.potentials.multi_ace.layers import Convolution, Gate, Mix, SymmetricProduct
 from halberd.potentials.multi_ace.radial import (
     DistanceTransform,
@@ -188,7 +188,7 @@ class Layer(torch.nn.Module):
         sent = features if self.up is None else self.up(features, species)
         weights = self.radial(edges.basis, edges.centre, edges.neighbour) * edges.envelope
         messages = self.convolution(sent, edges.harmonics, weights, edges.index)
-        messages = self._divided(messages, edges, species.shape[0])
+        messages = self.divided(messages, edges, species.shape[0])
         return self.updated(features, sent, messages, species, self.product)
 
     @property
@@ -235,7 +235,8 @@ class Layer(torch.nn.Module):
             messages = _sum(messages, self.skip(features, species))
         return messages if self.gate is None else self.gate(messages)
 
-    def _divided(self, messages: list[torch.Tensor], edges: Edges, n_atoms: int) -> list[torch.Tensor]:
+    def divided(self, messages: list[torch.Tensor], edges: Edges, n_atoms: int) -> list[torch.Tensor]:
+        """Sums over neighbours, divided by their number or density."""
         if self.density is None:
             return [each / self.divisor for each in messages]
         each_edge = torch.tanh(self.density(edges.basis, edges.centre, edges.neighbour) ** 2) * edges.envelope
@@ -297,6 +298,11 @@ class MultiAce(torch.nn.Module):
         self.scale_by_species = isinstance(scale, torch.Tensor) and scale.numel() > 1
         self.register_buffer("scale", torch.atleast_1d(torch.as_tensor(scale, dtype=embedding.dtype)))
         self.repulsion = repulsion
+
+    @property
+    def first_irreps(self) -> Irreps:
+        """Kinds of :meth:`first`."""
+        return (Block(0, 1, int(self.embedding.shape[1])),)
 
     def first(self, species: torch.Tensor) -> list[torch.Tensor]:
         """Features before the first layer."""

@@ -19,6 +19,7 @@ import torch
 from halberd.potentials.errors import RestartError, TrainingError
 from halberd.potentials.files import replacing
 from halberd.potentials.multi_ace.network import MultiAce
+from halberd.potentials.multi_ace.training_form import training_form
 from halberd.potentials.signals import undisturbed
 from halberd.potentials.training.averaging import MovingAverage
 from halberd.potentials.training.graphs import GraphSet, batches, groups
@@ -85,6 +86,7 @@ class Trainer:
         self.settings = settings
         self.dtype, self.device = DTYPES[settings.precision], torch.device(device)
         self.network = network.to(self.device, self.dtype)
+        self.evaluator = training_form(self.network)
         self.training, self.validation = training, validation
         names = trained_weights(self.network, settings.frozen)
         self.weights = [weight for name, weight in self.network.named_parameters() if name in names]
@@ -170,7 +172,9 @@ class Trainer:
 
     def _step(self, graph: Any) -> torch.Tensor:
         self.optimiser.zero_grad(set_to_none=True)
-        loss = loss_of(evaluated(self.network, graph, training=True), graph, self.loss_settings(len(self.history) + 1))
+        loss = loss_of(
+            evaluated(self.evaluator, graph, training=True), graph, self.loss_settings(len(self.history) + 1)
+        )
         loss.backward()
         if self.settings.clip is not None:
             torch.nn.utils.clip_grad_norm_(self.weights, self.settings.clip)
@@ -188,7 +192,7 @@ class Trainer:
         with averaged:
             for graph in batches(self.validation, self.settings.batch_size, self.settings.max_edges):
                 own = graph.to(self.device, self.dtype)
-                found = evaluated(self.network, own)
+                found = evaluated(self.evaluator, own)
                 total += float(loss_of(found, own, settings)) * own.n_frames
                 errors.add(found, own)
         return total / len(self.validation), errors.summary()
