@@ -16,6 +16,7 @@ from halberd.plugins.plumed.kernel import open_plumed
 from halberd.potentials.ace.compiled_operator import ACE_OPERATOR
 from halberd.potentials.errors import MissingDependencyError
 from halberd.potentials.multi_ace.compiled_operator import MULTI_ACE_OPERATOR
+from halberd.potentials.multi_ace.training_form import TRAINING_OPERATOR
 
 _PACKAGES = (
     "halberd-md",
@@ -64,7 +65,7 @@ def diagnose() -> dict[str, Any]:
     if plumed is not None:
         problems.append(f"plumed: {plumed} Only PLUMED-biased runs need it.")
     operators = {}
-    for operator in (ACE_OPERATOR, MULTI_ACE_OPERATOR):
+    for operator in (ACE_OPERATOR, MULTI_ACE_OPERATOR, TRAINING_OPERATOR):
         problem = operator.problem()
         operators[operator.name] = problem is None
         if problem is not None:
