@@ -95,7 +95,7 @@ def build_force(
         reduction = bias_module(model, list(atomic_numbers), options.bias, options.bias_width)
     insists = options.device is not None and backend == "torchforce"
     module = FORCE_MODULES[periodic, use](
-        StructureEnergy(model, species, float(options.skin), torch.get_num_threads()),
+        StructureEnergy(model, species, float(options.skin), torch.get_num_threads(), one_gradient=True),
         index,
         reduction=reduction or MeanEnergy(model.columns is Columns.MEAN_AND_SIGMA),
         offset=_offset(model, atomic_numbers, options.energy),

@@ -1,5 +1,6 @@
 """Several site models evaluated on one set of edges: a committee."""
 
+import functools
 from collections.abc import Sequence
 
 import numpy as np
@@ -79,9 +80,7 @@ def committee(models: Sequence[SiteModel], name: str | None = None) -> SiteModel
         )
     models = [model.restrict(common) for model in models]
     maps = [[model.atomic_numbers.index(z) for z in common] for model in models]
-    members = _evaluated_together(models, maps)
-    if members is None:
-        members = _one_by_one(models, maps)
+    members = _one_by_one(models, maps)
     e0s = np.stack([model.e0s[rows] for model, rows in zip(models, maps, strict=True)], axis=1)
 
     def restriction(wanted: Sequence[int]) -> SiteModel:
@@ -103,21 +102,16 @@ def committee(models: Sequence[SiteModel], name: str | None = None) -> SiteModel
         restriction=restriction,
     )
     made.conversion = conversion
+    joining = models[0].joining
+    if joining is not None and alike(maps, [model.cutoff for model in models]):
+        portable = getattr(members, "portable", members)
+        made.joined = functools.cache(lambda: joining([model.module for model in models], portable, maps[0]))
     return made
 
 
 def alike(species_maps: Sequence[Sequence[int]], cutoffs: Sequence[float]) -> bool:
-    """Whether all members number species as the committee does, and know the same edges."""
-    ordered = all(list(own) == list(range(len(own))) for own in species_maps)
-    return ordered and len(set(cutoffs)) == 1
-
-
-def _evaluated_together(models: Sequence[SiteModel], maps: list[list[int]]) -> torch.nn.Module | None:
-    cutoffs = [model.cutoff for model in models]
-    joining = models[0].joining
-    if joining is None or not alike(maps, cutoffs):
-        return None
-    return joining([model.module for model in models], lambda portables: CommitteeMembers(portables, maps, cutoffs))
+    """Whether all members number species alike, and know the same edges."""
+    return all(list(own) == list(species_maps[0]) for own in species_maps) and len(set(cutoffs)) == 1
 
 
 def _one_by_one(models: Sequence[SiteModel], maps: list[list[int]]) -> torch.nn.Module:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from typing import Any
 
 import torch
 
-from halberd.potentials.committees.committee import CommitteeMembers, alike
+from halberd.potentials.committees.committee import CommitteeMembers, alike, committee
 from halberd.potentials.mace.last_layer_sites import LastLayerSigmaSites, LastLayerSites
 from halberd.potentials.mace.network import prepared_mace
 from halberd.potentials.multi_ace.mace_weights import multi_ace_of
@@ -73,11 +74,13 @@ def on_operators(model: SiteModel) -> SiteModel:
     members = [each for _, each in module.members.named_children()] if hasattr(module, "members") else []
     if members and all(network_in(each) is not None for each in members):
         species_maps = module.species_maps.tolist()
-        if alike(species_maps, module.cutoffs) and (joined := together(members, lambda _: module)) is not None:
-            return model.replaced(joined)
         cutoffs = [model.cutoff if each < 0 else each for each in module.cutoffs]
         made = CommitteeMembers([_compiled(each) for each in members], species_maps, cutoffs)
-        return model.replaced(WithPortable(made, module))
+        found = model.replaced(WithPortable(made, module))
+        if alike(species_maps, cutoffs):
+            found.joined = functools.cache(lambda: together(members, module, species_maps[0]))
+        found.conversion = lambda dtype: _converted(model, [network_in(each) for each in members], species_maps, dtype)
+        return found
     return model
 
 
@@ -85,3 +88,19 @@ def _compiled(portable: Any) -> torch.nn.Module:
     sites = CompiledMultiAceSites(portable)
     sites.before_scripting()
     return script(sites)
+
+
+def _converted(
+    model: SiteModel, networks: Sequence[Any], species_maps: Sequence[Sequence[int]], dtype: torch.dtype
+) -> SiteModel:
+    """A committee that was read from a file in another precision: from weights, not from tables of the other one."""
+    members = []
+    for k, (network, own) in enumerate(zip(networks, species_maps, strict=True)):
+        numbers, e0s = [0] * len(own), [0.0] * len(own)
+        for place, (z, energies) in zip(own, zip(model.atomic_numbers, model.e0s, strict=True), strict=True):
+            numbers[place], e0s[place] = z, float(energies[k])
+        member = multi_ace_model(network, numbers, e0s=e0s, metadata=dict(model.metadata["members"][k]))
+        members.append(member.to(dtype))
+    made = committee(members, model.name)
+    made.metadata = model.metadata
+    return made

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
+from typing import Any
 
 import numpy as np
 import torch
@@ -378,6 +379,12 @@ class CompiledNetwork(torch.nn.Module):
             inputs = layer.outputs
         self.layers = torch.nn.ModuleList(layers)
         self.spline_error = max(layer.convolution.spline_error for layer in layers)
+
+    @property
+    def bytes_per_edge(self) -> int:
+        """What an edge reads of the radial weights of the layer that has most of them."""
+        layers: list[Any] = list(self.layers)
+        return max(int(layer.convolution.table[0, 0].nbytes) for layer in layers)
 
     @property
     def whole(self) -> MultiAce:

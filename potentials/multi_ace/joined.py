@@ -21,6 +21,8 @@ from halberd.potentials.multi_ace.splines import EdgeFunction, edge_weights, pai
 
 #: Radial weights of members may differ in size by so much: their splines are as good as the largest need.
 _ALIKE = 10.0
+#: Distances, in units of the cutoff, at which that is looked at.
+_SAMPLES = (0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
 _MAPS = ("up", "down", "after", "species_mix", "update", "skip", "own")
 
 
@@ -74,10 +76,11 @@ class JoinedRadial(torch.nn.Module):
     def check(self) -> None:
         """Raise if the weights of one member are so much smaller that splines for all would be bad for them."""
         edges: list[Any] = list(self.edges)
-        r = torch.linspace(0.1, 0.95, 18, dtype=torch.float64).unsqueeze(1) * edges[0].cutoff
-        species = torch.zeros(len(r), dtype=torch.int64)
+        pairs = torch.cartesian_prod(torch.arange(self.n_species), torch.arange(self.n_species))
+        ends = pairs.repeat_interleave(len(_SAMPLES), dim=0)
+        r = edges[0].cutoff * torch.tensor(_SAMPLES, dtype=torch.float64).repeat(len(pairs)).unsqueeze(1)
         sizes = [
-            float(edge_weights(own, radial, None)(r, species, species).abs().max()) / divisor
+            float(edge_weights(own, radial, None)(r, ends[:, 0], ends[:, 1]).abs().max()) / divisor
             for own, radial, divisor in zip(edges, self.radials, self.divisors, strict=True)
         ]
         if not max(sizes) <= _ALIKE * min(sizes):
@@ -135,7 +138,7 @@ def joined_network(networks: Sequence[MultiAce]) -> MultiAce:
     embedding = torch.cat([network.embedding.detach() for network in members], dim=1)
     joined = MultiAce(embedding, copy.deepcopy(first.edges), layers, [])
     joined.embedding_scale = 1.0
-    return joined
+    return joined.requires_grad_(False)
 
 
 def _joined_layer(networks: Sequence[MultiAce], layers: Sequence[Layer], inputs: Irreps) -> Layer:

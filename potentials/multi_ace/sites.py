@@ -15,7 +15,6 @@ from halberd.potentials.multi_ace.compiled import CompiledNetwork
 from halberd.potentials.multi_ace.compiled_operator import MULTI_ACE_OPERATOR
 from halberd.potentials.multi_ace.network import MultiAce
 from halberd.potentials.sites.cuda_kernels import make_kernels
-from halberd.potentials.sites.torchscript import script
 
 
 class Energies(torch.nn.Module):
@@ -171,15 +170,6 @@ def network_in(module: Any) -> MultiAce | None:
         return network
     blueprint = getattr(portable, "blueprint", None)
     return network_of(blueprint) if isinstance(blueprint, torch.Tensor) and blueprint.numel() else None
-
-
-def in_torchscript(portable: Any) -> torch.nn.Module:
-    """The portable form as TorchScript."""
-    if isinstance(portable, MultiAceSites):
-        portable.before_scripting()
-        return script(portable)
-    module: torch.nn.Module = portable
-    return module
 
 
 def on_kernels(

@@ -1,8 +1,6 @@
 """Committees of networks of one build, which are evaluated together."""
 
-from __future__ import annotations
-
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -12,7 +10,12 @@ from halberd.potentials.multi_ace.compiled import CompiledNetwork
 from halberd.potentials.multi_ace.compiled_operator import MULTI_ACE_OPERATOR
 from halberd.potentials.multi_ace.joined import features_of, joined_network
 from halberd.potentials.multi_ace.network import MultiAce
-from halberd.potentials.multi_ace.sites import ENERGIES, in_torchscript, network_in, on_kernels, recorded
+from halberd.potentials.multi_ace.sites import ENERGIES, network_in, on_kernels, recorded
+from halberd.potentials.sites.torchscript import script
+
+#: Bytes that an edge reads of a layer's radial weights, beyond which one member after the other is faster on CPUs: it
+#: has the more of its table in the cache.
+MOST_READ = 64_000
 
 
 class CommitteeEnergies(torch.nn.Module):
@@ -52,43 +55,60 @@ class TogetherSites(torch.nn.Module):
     on_gpu : torch.nn.Module, optional
         The same on kernels.
     portable : torch.nn.Module
-        What does the same anywhere; it is what model files hold.
+        What does the same anywhere.
+    species_map : sequence of int
+        The members' species by the committee's.
     """
 
-    def __init__(self, compiled: torch.nn.Module, on_gpu: torch.nn.Module | None, portable: torch.nn.Module) -> None:
+    species_map: torch.Tensor
+
+    def __init__(
+        self,
+        compiled: torch.nn.Module,
+        on_gpu: torch.nn.Module | None,
+        portable: torch.nn.Module,
+        species_map: Sequence[int],
+    ) -> None:
         super().__init__()
         self.compiled = compiled
         self.on_gpu = on_gpu
         self.portable = portable
+        self.register_buffer("species_map", torch.tensor(list(species_map), dtype=torch.int64))
 
     def forward(self, species: torch.Tensor, edge_index: torch.Tensor, edge_vectors: torch.Tensor) -> torch.Tensor:
         """Evaluate the contract."""
         if edge_vectors.is_cuda:
             if self.on_gpu is not None:
-                return self.on_gpu(species, edge_index, edge_vectors)
+                return self.on_gpu(self.species_map.index_select(0, species), edge_index, edge_vectors)
             return self.portable(species, edge_index, edge_vectors)
-        return self.compiled(species, edge_index, edge_vectors)
+        return self.compiled(self.species_map.index_select(0, species), edge_index, edge_vectors)
 
 
 def together(
-    members: Sequence[torch.nn.Module], committee: Callable[[list[torch.nn.Module]], torch.nn.Module]
+    members: Sequence[torch.nn.Module], portable: torch.nn.Module, species_map: Sequence[int]
 ) -> torch.nn.Module | None:
     """One module for a committee, shape (N, K).
+
+    The gradient of something of all columns takes less time than one after the other. That of a single column takes as
+    long as that of all: those who need every member's forces evaluate members one by one.
 
     Parameters
     ----------
     members : sequence of torch.nn.Module
         Of site models, which number their species alike and know the same edges.
-    committee : callable
-        Makes the committee of their portable forms, in TorchScript.
+    portable : torch.nn.Module
+        The committee in its portable form, in TorchScript.
+    species_map : sequence of int
+        The members' species by the committee's.
 
     Returns
     -------
     torch.nn.Module or None
-        ``None`` if the networks differ in more than weights, or cannot be compiled here.
+        TorchScript. ``None`` if the networks differ in more than weights, are too large for that, or cannot be
+        compiled here.
     """
     portables: list[Any] = [getattr(each, "portable", each) for each in members]
-    networks = [network for each in portables if (network := network_in(each)) is not None]
+    networks = [network.requires_grad_(False) for each in portables if (network := network_in(each)) is not None]
     what = {getattr(each, "what", None) for each in portables}
     if len(networks) < len(members) or len(members) < 2 or what != {ENERGIES}:
         return None
@@ -98,9 +118,11 @@ def together(
         evaluator = CompiledNetwork(joined_network(networks))
     except ModelError:
         return None
+    if not torch.cuda.is_available() and evaluator.bytes_per_edge > MOST_READ:
+        return None
 
     def outputs(joined: CompiledNetwork) -> torch.nn.Module:
         return CommitteeEnergies(joined, networks)
 
     compiled, on_gpu = recorded(outputs(evaluator), networks[0]), on_kernels(evaluator, outputs)
-    return TogetherSites(compiled, on_gpu, committee([in_torchscript(each) for each in portables]))
+    return script(TogetherSites(compiled, on_gpu, portable, species_map))

@@ -44,10 +44,8 @@ FORMAT_VERSION = 1
 _DTYPES = {"single": torch.float32, "double": torch.float64}
 
 Restriction = Callable[[Sequence[int]], "SiteModel"]
-#: From members' modules, and what makes a committee of their portable forms, to the module of the committee.
-Joining = Callable[
-    [Sequence[torch.nn.Module], Callable[[list[torch.nn.Module]], torch.nn.Module]], torch.nn.Module | None
-]
+#: From members' modules, the committee's portable one and the members' species numbers to one module, or none.
+Joining = Callable[[Sequence[torch.nn.Module], torch.nn.Module, Sequence[int]], torch.nn.Module | None]
 
 
 class Columns(enum.Enum):
@@ -147,9 +145,10 @@ class SiteModel:
         self.restriction = restriction
         #: Makes the model anew in another precision, where rounding what is there would not do.
         self.conversion: Callable[[torch.dtype], SiteModel] | None = None
-        #: Makes one module of those of a committee, if that is faster than one after the other; see
-        #: :func:`halberd.potentials.multi_ace.together.together`.
+        #: How committees of such models are evaluated as one, see :mod:`halberd.potentials.multi_ace.together`; and, of
+        #: a committee, what makes its module of that kind: faster for one gradient, slower for one of every column.
         self.joining: Joining | None = None
+        self.joined: Callable[[], torch.nn.Module | None] | None = None
         if not np.isfinite(self.cutoff) or self.cutoff <= 0:
             raise ModelError(f"A site model needs a positive cutoff in angstrom, got {cutoff!r}.")
         if len(set(self.atomic_numbers)) != len(self.atomic_numbers) or not self.atomic_numbers:

@@ -21,11 +21,23 @@ class StructureEnergy(torch.nn.Module):
         Verlet skin, angstrom.
     n_threads : int
         CPU threads of the neighbour search.
+    one_gradient : bool
+        Whether something of all columns is differentiated, and not every column: committees of networks are then
+        evaluated as one.
     """
 
-    def __init__(self, model: SiteModel, species: torch.Tensor, skin: float = 0.5, n_threads: int = 1) -> None:
+    def __init__(
+        self,
+        model: SiteModel,
+        species: torch.Tensor,
+        skin: float = 0.5,
+        n_threads: int = 1,
+        *,
+        one_gradient: bool = False,
+    ) -> None:
         super().__init__()
-        self.model = model.scripted()
+        joined = model.joined() if one_gradient and model.joined is not None else None
+        self.model = model.scripted() if joined is None else joined
         self.neighbors = NeighborList(model.cutoff, skin, n_threads)
         self.register_buffer("species", species)
         # Edge vectors are formed in the precision of the positions and rounded only then, so that single precision
