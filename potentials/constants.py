@@ -10,6 +10,9 @@ from __future__ import annotations
 #: One electronvolt in kJ/mol (elementary charge times Avogadro's number).
 EV_IN_KJ_PER_MOL = 96.48533212331
 
+#: One hartree in eV.
+HARTREE_IN_EV = 27.211386245988
+
 #: One nanometre in angstrom.
 NM_IN_ANGSTROM = 10.0
 

@@ -92,6 +92,7 @@ def _e0s(text: str, option: str) -> str | dict[str, float]:
     Flag("keys.energy", name="energy-key", help="Where the energy is kept."),
     Flag("keys.forces", name="forces-key", help="Where the forces are kept."),
     Flag("keys.virial", name="virial-key", help="Where the virial is kept."),
+    Flag("keys.unit", name="energy-unit", help="eV, kcal/mol, kJ/mol or hartree."),
     "state",
     "extend",
     "plots",

@@ -6,12 +6,15 @@ import dataclasses
 import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 from ase import Atoms
 from ase.stress import voigt_6_to_full_3x3_stress
 
+from halberd.potentials.constants import EV_IN_KJ_PER_MOL, HARTREE_IN_EV
 from halberd.potentials.errors import DataError
+from halberd.potentials.frames.arrays import read_arrays
 from halberd.potentials.frames.images import read_images
 from halberd.potentials.validation import conform
 
@@ -19,6 +22,8 @@ from halberd.potentials.validation import conform
 ENERGY_KEYS = ("REF_energy", "energy")
 FORCES_KEYS = ("REF_forces", "forces")
 VIRIAL_KEYS = ("REF_virial", "virial")
+#: In eV.
+UNITS = {"eV": 1.0, "kcal/mol": 4.184 / EV_IN_KJ_PER_MOL, "kJ/mol": 1.0 / EV_IN_KJ_PER_MOL, "hartree": HARTREE_IN_EV}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,11 +32,18 @@ class LabelKeys:
 
     The usual ones are ``REF_energy``, ``REF_forces``, ``REF_virial``, then ``energy``, ``forces``, ``virial``,
     ``stress``, then the results of the frame's ASE calculator.
+
+    Attributes
+    ----------
+    energy, forces, virial : str, optional
+    unit : {'eV', 'kcal/mol', 'kJ/mol', 'hartree'}
+        Of energies and virials; forces are in the same per angstrom. Labels are converted to eV.
     """
 
     energy: str | None = None
     forces: str | None = None
     virial: str | None = None
+    unit: Literal["eV", "kcal/mol", "kJ/mol", "hartree"] = "eV"
 
     def __post_init__(self) -> None:
         conform(self)
@@ -65,7 +77,7 @@ def read_frames(path: str | os.PathLike[str], keys: LabelKeys | None = None, ind
     Parameters
     ----------
     path : path-like
-        Usually extended XYZ.
+        Usually extended XYZ; ``.npz`` as of rMD17 is read, too.
     keys : LabelKeys, optional
     index : str
         ASE's slice.
@@ -82,7 +94,7 @@ def read_frames(path: str | os.PathLike[str], keys: LabelKeys | None = None, ind
     """
     keys = keys or LabelKeys()
     file = Path(path)
-    images = read_images(file, index)
+    images = read_arrays(file, index) if file.suffix == ".npz" else read_images(file, index)
     frames = [_frame(atoms, keys, f"structure {number} of '{file}'") for number, atoms in enumerate(images)]
     for name in ("energy", "forces", "virial"):
         key = getattr(keys, name)
@@ -95,11 +107,13 @@ def read_frames(path: str | os.PathLike[str], keys: LabelKeys | None = None, ind
 def _frame(atoms: Atoms, keys: LabelKeys, where: str) -> Frame:
     energy = _find(atoms, keys.energy, ENERGY_KEYS, "energy")
     forces = _find(atoms, keys.forces, FORCES_KEYS, "forces")
+    virial = _virial(atoms, keys.virial, f"The virial of {where}")
+    unit = UNITS[keys.unit]
     return Frame(
         atoms,
-        None if energy is None else float(_numbers(energy, (), f"The energy of {where}")),
-        None if forces is None else _numbers(forces, (len(atoms), 3), f"The forces of {where}"),
-        _virial(atoms, keys.virial, f"The virial of {where}"),
+        None if energy is None else unit * float(_numbers(energy, (), f"The energy of {where}")),
+        None if forces is None else unit * _numbers(forces, (len(atoms), 3), f"The forces of {where}"),
+        None if virial is None else unit * virial,
         str(atoms.info.get("config_type", "default")),
     )
 

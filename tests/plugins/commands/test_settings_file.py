@@ -40,6 +40,7 @@ WORDS = {
         "precision": "double",
         "reporter": "xtc",
         "device": "cuda",
+        "energy-unit": "hartree",
         "heavy-atoms": "5",
     },
     **{

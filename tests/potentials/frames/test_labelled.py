@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from ase import Atoms
+from ase import Atoms, units
 from ase.calculators.singlepoint import SinglePointCalculator
+from ase.db import connect
 from ase.io import write
 
-from halberd.potentials.errors import DataError
+from halberd.potentials.errors import ConfigurationError, DataError
 from halberd.potentials.frames.error_table import Prediction, error_report
 from halberd.potentials.frames.labelled import Frame, LabelKeys, read_frames
 
@@ -81,3 +82,53 @@ def test_error_report_by_hand():
         "n_labelled": {"energy": 1, "forces": 0, "virial": 0},
         "energy": {"mae": pytest.approx(0.3), "rmse": pytest.approx(0.3)},
     }
+
+
+def test_units_are_converted(tmp_path):
+    atoms = crystal()
+    atoms.info.update(REF_energy=-1.5, REF_virial=VIRIAL)
+    atoms.arrays["REF_forces"] = FORCES
+    write(tmp_path / "a.xyz", atoms, format="extxyz")
+    for unit, factor in (("kcal/mol", units.kcal / units.mol), ("kJ/mol", units.kJ / units.mol), ("hartree", units.Ha)):
+        (frame,) = read_frames(tmp_path / "a.xyz", LabelKeys(unit=unit))
+        assert frame.energy == pytest.approx(-1.5 * factor, rel=1e-6)
+        np.testing.assert_allclose(frame.forces, FORCES * factor, rtol=1e-6)
+        np.testing.assert_allclose(frame.virial, VIRIAL * factor, rtol=1e-6)
+    with pytest.raises(ConfigurationError, match="unit"):
+        LabelKeys(unit="kcal")
+
+
+def test_arrays_of_one_molecule(tmp_path):
+    generator = np.random.default_rng(0)
+    positions, forces, energies = generator.normal(size=(4, 2, 3)), generator.normal(size=(4, 2, 3)), np.arange(4.0)
+    numbers = np.array([8, 1], dtype=np.uint8)
+    np.savez(tmp_path / "r.npz", nuclear_charges=numbers, coords=positions, energies=energies, forces=forces)
+    frames = read_frames(tmp_path / "r.npz", LabelKeys(unit="kcal/mol"))
+    assert len(frames) == 4
+    assert frames[3].atoms.get_chemical_symbols() == ["O", "H"]
+    np.testing.assert_allclose(frames[3].atoms.positions, positions[3])
+    np.testing.assert_allclose(frames[3].forces, forces[3] * units.kcal / units.mol, rtol=1e-6)
+    assert len(read_frames(tmp_path / "r.npz", index="1:3")) == 2
+    np.savez(tmp_path / "md17.npz", z=numbers, R=positions, E=energies[:, None], F=forces)
+    assert read_frames(tmp_path / "md17.npz")[2].energy == 2.0
+    np.savez(tmp_path / "bad.npz", z=numbers, R=positions[:3], E=energies, F=forces)
+    with pytest.raises(DataError, match=r"must have the shape \(4, 2, 3\)"):
+        read_frames(tmp_path / "bad.npz")
+    np.savez(tmp_path / "other.npz", z=numbers, R=positions)
+    with pytest.raises(DataError, match="no array energies or E; it has z, R"):
+        read_frames(tmp_path / "other.npz")
+    (tmp_path / "cut.npz").write_bytes((tmp_path / "r.npz").read_bytes()[:200])
+    for name in ("cut.npz", "absent.npz"):
+        with pytest.raises(DataError, match="cannot be read"):
+            read_frames(tmp_path / name)
+
+
+def test_an_ase_database(tmp_path):
+    atoms = crystal()
+    atoms.calc = SinglePointCalculator(atoms, energy=-2.0, forces=FORCES)
+    with connect(tmp_path / "a.db") as database:
+        database.write(atoms)
+        database.write(atoms)
+    frames = read_frames(tmp_path / "a.db")
+    assert [frame.energy for frame in frames] == [-2.0, -2.0]
+    np.testing.assert_allclose(frames[1].forces, FORCES)
