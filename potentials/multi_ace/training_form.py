@@ -48,9 +48,16 @@ class TrainingConvolution:
     ) -> list[torch.Tensor]:
         """As the convolution, given the order of edges by their ends."""
         sums = torch.ops.halberd.summed_messages(
-            in_rows(features), harmonics, weights, edge_index, order, self.paths, self.triples, self.values,
-            self.n_outputs,
-        )  # fmt: skip
+            features=in_rows(features),
+            harmonics=harmonics,
+            weights=weights,
+            edge_index=edge_index,
+            order=order,
+            paths=self.paths,
+            triples=self.triples,
+            values=self.values,
+            n_outputs=self.n_outputs,
+        )
         return by_kinds(sums, self.outputs)
 
 
@@ -89,7 +96,12 @@ class TrainingProduct:
         self.mixing = self.mixing.to(weights.dtype)
         entries = torch.matmul(self.mixing, weights)
         products = torch.ops.halberd.weighted_products(
-            torch.cat(features, dim=1), entries, species, self.nodes, self.entries, self.n_rows
+            features=torch.cat(features, dim=1),
+            weights=entries,
+            species=species,
+            nodes=self.nodes,
+            entries=self.entries,
+            n_rows=self.n_rows,
         )
         return list(torch.split(products, self.sizes, dim=1))
 
