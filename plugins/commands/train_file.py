@@ -128,7 +128,7 @@ def _member(
     if settings.start_from is None:
         start = new_network(settings.network, frames, settings.e0s, own.seed)
     else:
-        start = network_of_model(load(settings.start_from), frames)
+        start = network_of_model(load(settings.start_from), frames, settings.e0s)
     return start, trainer_for(start, frames, own, validation, settings.device)
 
 

@@ -33,7 +33,8 @@ class TrainSettings:
         A model whose network is trained further, in place of a new one: a name or a file that halberd loads.
     training : TrainingSettings
     e0s : mapping or str, optional
-        Self-energies: ``isolated``, ``average``, or energies of the elements in eV.
+        Self-energies: ``isolated``, ``average``, or energies of the elements in eV. With ``start_from``, those of that
+        model if left out.
     keys : LabelKeys
     committee : int
         Networks, of different seeds and shares of the frames, in one model.
@@ -69,10 +70,8 @@ class TrainSettings:
 
     def __post_init__(self) -> None:
         conform(self)
-        if self.start_from is not None and (self.network or self.e0s is not None):
-            raise ConfigurationError(
-                "start_from brings its own network and self-energies: leave network and e0s away, or start_from."
-            )
+        if self.start_from is not None and self.network:
+            raise ConfigurationError("start_from brings its own network: leave network away, or start_from.")
         if self.max_hours is not None and not self.max_hours > 0:
             raise ConfigurationError(f"max_hours is {self.max_hours}; it must be positive.")
         if self.device.partition(":")[0] not in ("cpu", "cuda"):

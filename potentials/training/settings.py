@@ -196,6 +196,10 @@ class TrainingSettings:
             raise ConfigurationError(f"average is {self.average}; it must be between 0 and 1, or none.")
         if not 0 < self.validation < 1:
             raise ConfigurationError(f"validation is {self.validation}; it must be a share between 0 and 1.")
+        if self.second_phase is not None and self.second_phase.loss.per_config_type:
+            raise ConfigurationError(
+                "Weights of config types are those of the first phase in the second one, too: leave them away there."
+            )
         if self.second_phase is not None and self.second_phase.start > self.epochs:
             raise ConfigurationError(
                 f"The second phase starts with epoch {self.second_phase.start}, of {self.epochs}: it would not come."

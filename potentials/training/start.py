@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -15,7 +16,7 @@ from halberd.potentials.frames.labelled import Frame
 from halberd.potentials.frames.training_set import self_energies
 from halberd.potentials.multi_ace.building import build
 from halberd.potentials.multi_ace.network import MultiAce
-from halberd.potentials.multi_ace.settings import MultiAceSettings, preset
+from halberd.potentials.multi_ace.settings import preset
 from halberd.potentials.multi_ace.sites import network_in
 from halberd.potentials.sites.elements import atomic_number_of
 from halberd.potentials.sites.site_model import SiteModel
@@ -84,8 +85,18 @@ def new_network(
     return Start(network, settings.numbers, energies, {"settings": settings.to_dict(), "e0_source": source})
 
 
-def network_of_model(model: SiteModel, frames: Sequence[Frame]) -> Start:
+def network_of_model(
+    model: SiteModel, frames: Sequence[Frame], e0s: Mapping[str | int, float] | str | None = None
+) -> Start:
     """The network of a model that is there, to be trained further.
+
+    Parameters
+    ----------
+    model : SiteModel
+    frames : sequence of Frame
+    e0s : mapping or str, optional
+        Self-energies of the frames' elements, if their energies are of another reference than the model's; see
+        :func:`halberd.potentials.frames.training_set.self_energies`. Those of the model if omitted.
 
     Raises
     ------
@@ -103,13 +114,12 @@ def network_of_model(model: SiteModel, frames: Sequence[Frame]) -> Start:
     if unknown:
         raise ConfigurationError(f"'{model.name}' does not know the elements with the numbers {unknown}.")
     own = {key: value for key, value in model.metadata.items() if key != "settings"}
-    return Start(network.double(), model.atomic_numbers, model.e0s, {**own, "started_from": model.name})
-
-
-def trained_settings(metadata: Mapping[str, Any]) -> MultiAceSettings | None:
-    """Choices of a network that was made here."""
-    values = metadata.get("settings")
-    return None if values is None else MultiAceSettings(**values)
+    energies = model.e0s.copy()
+    if e0s is not None:
+        elements = sorted(present)
+        found, own["e0_source"] = self_energies(frames, elements, e0s)
+        energies[[model.atomic_numbers.index(z) for z in elements]] = found
+    return Start(copy.deepcopy(network).double(), model.atomic_numbers, energies, {**own, "started_from": model.name})
 
 
 def _mean_neighbours(frames: Sequence[Frame], cutoff: float) -> float:

@@ -66,6 +66,8 @@ def trainer_for(
     copies = set(check_frames(frames))
     own = [frame for number, frame in enumerate(frames) if number not in copies]
     check_labels(own, settings.loss)
+    if settings.second_phase is not None:
+        check_labels(own, settings.second_phase.loss)
     if validation is None:
         own, kept = set_aside(own, settings.validation, settings.seed)
     else:

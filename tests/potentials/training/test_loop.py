@@ -11,8 +11,9 @@ import torch
 
 from halberd.plugins.hosts.ase_calculator import HalberdCalculator
 from halberd.potentials import load
-from halberd.potentials.errors import ConfigurationError, RestartError, TrainingError
+from halberd.potentials.errors import ConfigurationError, DataError, RestartError, TrainingError
 from halberd.potentials.multi_ace.model import multi_ace_model
+from halberd.potentials.multi_ace.sites import network_in
 from halberd.potentials.training.losses import evaluated
 from halberd.potentials.training.settings import (
     LossSettings,
@@ -154,8 +155,17 @@ def test_training_further_begins_with_the_errors_of_the_model():
     train(own)
     model = trained_model(start, own, "first")
     again = network_of_model(model, FRAMES)
+    weights = [weight.clone() for weight in network_in(model.module).parameters()]
+    train(trainer_for(network_of_model(model, FRAMES), FRAMES, TrainingSettings(epochs=1)))
+    assert all(map(torch.equal, weights, network_in(model.module).parameters()))  # the model stays what it is
     further = trainer_for(again, FRAMES, TrainingSettings(validation=0.25, learning_rate=1e-12, epochs=1))
     assert further.validated()[0] == pytest.approx(own.history[own.best - 1].validation, rel=1e-9)
+    # Frames of another reference: their own self-energies, and the errors of the model all the same.
+    shifted = [dataclasses.replace(frame, energy=frame.energy + 5.0 * len(frame.atoms)) for frame in FRAMES]
+    moved = network_of_model(model, shifted, "isolated")
+    assert moved.e0s == pytest.approx(np.array(model.e0s) + 5.0)
+    other = trainer_for(moved, shifted, TrainingSettings(validation=0.25, epochs=1))
+    assert other.validated()[0] == pytest.approx(own.history[own.best - 1].validation, rel=1e-6)
     frozen = trainer_for(
         network_of_model(model, FRAMES), FRAMES, TrainingSettings(epochs=1, frozen=("layers",), average=None)
     )
@@ -172,6 +182,15 @@ def test_training_further_begins_with_the_errors_of_the_model():
     with pytest.raises(ConfigurationError, match="numbers"):
         network_of_model(model, carbon)
     assert isinstance(multi_ace_model(again.network, again.atomic_numbers).name, str)
+
+
+def test_second_phases_are_checked():
+    with pytest.raises(ConfigurationError, match="would not come"):
+        TrainingSettings(epochs=3, second_phase=SecondPhase(4))
+    with pytest.raises(ConfigurationError, match="config types"):
+        TrainingSettings(second_phase=SecondPhase(4, LossSettings(per_config_type={"a": 1.0})))
+    with pytest.raises(DataError, match="on the stress"):
+        trainer(second_phase=SecondPhase(2, LossSettings(stress=1.0)))
 
 
 def test_frames_are_set_aside_by_the_seed():
