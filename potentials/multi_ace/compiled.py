@@ -381,10 +381,10 @@ class CompiledNetwork(torch.nn.Module):
         self.spline_error = max(layer.convolution.spline_error for layer in layers)
 
     @property
-    def bytes_per_edge(self) -> int:
-        """What an edge reads of the radial weights of the layer that has most of them."""
+    def table_bytes(self) -> int:
+        """Size of the largest table of radial weights of a layer."""
         layers: list[Any] = list(self.layers)
-        return max(int(layer.convolution.table[0, 0].nbytes) for layer in layers)
+        return max(int(layer.convolution.table.nbytes) for layer in layers)
 
     @property
     def whole(self) -> MultiAce:

@@ -13,9 +13,9 @@ from halberd.potentials.multi_ace.network import MultiAce
 from halberd.potentials.multi_ace.sites import ENERGIES, network_in, on_kernels, recorded
 from halberd.potentials.sites.torchscript import script
 
-#: Bytes that an edge reads of a layer's radial weights, beyond which one member after the other is faster on CPUs: it
-#: has the more of its table in the cache.
-MOST_READ = 64_000
+#: Bytes of a layer's radial weights beyond which one member after the other is faster on CPUs: it has the more of its
+#: table in the cache. Tables of double precision, with ten times the intervals, are beyond.
+LARGEST_TABLE = 10_000_000
 
 
 class CommitteeEnergies(torch.nn.Module):
@@ -118,7 +118,7 @@ def together(
         evaluator = CompiledNetwork(joined_network(networks))
     except ModelError:
         return None
-    if not torch.cuda.is_available() and evaluator.bytes_per_edge > MOST_READ:
+    if not torch.cuda.is_available() and evaluator.table_bytes > LARGEST_TABLE:
         return None
 
     def outputs(joined: CompiledNetwork) -> torch.nn.Module:
