@@ -33,6 +33,7 @@ FILES: dict[str, tuple[str, type]] = {
 #: Sections that are mappings in the settings, and what describes them.
 MAPPINGS: dict[tuple[str, str], type] = {
     ("ModelSettings", "basis"): AceSettings,
+    ("ModelSettings", "network"): MultiAceSettings,
     ("TrainSettings", "network"): MultiAceSettings,
 }
 #: Fields that the settings get from elsewhere, and that a file may not hold.

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from halberd.samplers.generation.relaxation import relax
     from halberd.samplers.generation.settings import GenerationSettings
     from halberd.samplers.hal.loop import run_hal
-    from halberd.samplers.hal.model import ModelSettings
+    from halberd.samplers.hal.model import ModelSettings, RefitSettings
     from halberd.samplers.hal.settings import HALSettings
     from halberd.samplers.hal.tau_control import TauController
     from halberd.samplers.hal.walker_settings import BiasedSettings
@@ -36,6 +36,7 @@ _HOMES = {
     "HALSettings": "hal.settings",
     "MDSettings": "md.settings",
     "ModelSettings": "hal.model",
+    "RefitSettings": "hal.model",
     "SamplerOptions": "generation.annealing",
     "StochasticHeunIntegrator": "generation.integrators",
     "TauController": "hal.tau_control",
@@ -58,6 +59,7 @@ __all__ = [
     "HALSettings",
     "MDSettings",
     "ModelSettings",
+    "RefitSettings",
     "SamplerOptions",
     "StochasticHeunIntegrator",
     "TauController",

@@ -76,7 +76,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     ),
     "samplers/hal": (
         *("potentials/sites", "potentials/frames", "potentials/committees", "potentials/regression", "potentials/ace"),
-        *("potentials/mace", "potentials/loading"),
+        *("potentials/mace", "potentials/multi_ace", "potentials/training", "potentials/loading"),
         *("plugins/forces", "plugins/labelling", "plugins/hosts", "plugins/reporters", "plugins/evaluation"),
         *("plugins/commands", "samplers/runs"),
     ),

@@ -27,10 +27,10 @@ from halberd.potentials.files import check_writable, replacing
 from halberd.potentials.frames.error_table import error_report
 from halberd.potentials.frames.labelled import Frame, read_frames
 from halberd.potentials.loading import load
-from halberd.potentials.sites.site_model import SiteModel
+from halberd.potentials.sites.site_model import Columns, SiteModel
 from halberd.potentials.sites.torchscript import set_threads
 from halberd.potentials.training.loop import Epoch, Trainer
-from halberd.potentials.training.start import Start, network_of_model, new_network
+from halberd.potentials.training.start import Start, network_of_model, networks_of_committee, new_network
 from halberd.potentials.training.training import train, trained_model, trainer_for
 
 #: Training frames that errors are printed of; more would take longer than they tell.
@@ -128,8 +128,23 @@ def _member(
     if settings.start_from is None:
         start = new_network(settings.network, frames, settings.e0s, own.seed)
     else:
-        start = network_of_model(load(settings.start_from), frames, settings.e0s)
+        start = _further(settings, frames, number)
     return start, trainer_for(start, frames, own, validation, settings.device)
+
+
+def _further(settings: TrainSettings, frames: Sequence[Frame], number: int) -> Start:
+    """What a member starts from: the network of a model, or the same member of a committee."""
+    assert settings.start_from is not None
+    model = load(settings.start_from)
+    if model.columns is not Columns.MEMBERS:
+        return network_of_model(model, frames, settings.e0s)
+    starts = networks_of_committee(model, frames, settings.e0s)
+    if len(starts) != settings.committee:
+        raise ConfigurationError(
+            f"'{model.name}' has {len(starts)} members, and committee is {settings.committee}: give "
+            f"committee: {len(starts)} to train all of them further."
+        )
+    return starts[number]
 
 
 def _trained(settings: TrainSettings, trainers: Sequence[Trainer], progress: bool) -> TrainingError | None:

@@ -30,7 +30,8 @@ class TrainSettings:
     network : mapping
         ``preset``, and choices of :class:`halberd.potentials.multi_ace.settings.MultiAceSettings`.
     start_from : str, optional
-        A model whose network is trained further, in place of a new one: a name or a file that halberd loads.
+        A model whose network is trained further, in place of a new one: a name or a file that halberd loads. Of a
+        committee every member is, if ``committee`` says as many.
     training : TrainingSettings
     e0s : mapping or str, optional
         Self-energies: ``isolated``, ``average``, or energies of the elements in eV. With ``start_from``, those of that

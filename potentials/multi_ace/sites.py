@@ -172,6 +172,20 @@ def network_in(module: Any) -> MultiAce | None:
     return network_of(blueprint) if isinstance(blueprint, torch.Tensor) and blueprint.numel() else None
 
 
+def networks_in(module: Any) -> list[tuple[MultiAce, list[int]]] | None:
+    """The networks of a committee's module, with the number that each gives the committee's species.
+
+    ``None`` if a member is no network of the family, or the module no committee.
+    """
+    portable = getattr(module, "portable", module)
+    members, maps = getattr(portable, "members", None), getattr(portable, "species_maps", None)
+    if not isinstance(members, torch.nn.Module) or not isinstance(maps, torch.Tensor):
+        return None
+    networks = [network_in(member) for _, member in members.named_children()]
+    found = [(network, each) for network, each in zip(networks, maps.tolist(), strict=True) if network is not None]
+    return found if len(found) == len(networks) else None
+
+
 def on_kernels(
     evaluator: CompiledNetwork, outputs: Callable[[CompiledNetwork], torch.nn.Module]
 ) -> torch.nn.Module | None:

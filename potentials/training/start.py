@@ -17,9 +17,9 @@ from halberd.potentials.frames.training_set import self_energies
 from halberd.potentials.multi_ace.building import build
 from halberd.potentials.multi_ace.network import MultiAce
 from halberd.potentials.multi_ace.settings import preset
-from halberd.potentials.multi_ace.sites import network_in
+from halberd.potentials.multi_ace.sites import network_in, networks_in
 from halberd.potentials.sites.elements import atomic_number_of
-from halberd.potentials.sites.site_model import SiteModel
+from halberd.potentials.sites.site_model import Columns, SiteModel
 from halberd.potentials.sites.verlet_list import NeighborList, edges_of_atoms
 
 #: Frames that the average number of neighbours is counted in.
@@ -109,17 +109,72 @@ def network_of_model(
             f"'{model.name}' cannot be trained further: it is no single network of the family (MACE, SevenNet, or one "
             "that halberd trained)."
         )
+    return _further(Start(network, model.atomic_numbers, model.e0s, model.metadata), model.name, frames, e0s)
+
+
+def networks_of_committee(
+    model: SiteModel, frames: Sequence[Frame], e0s: Mapping[str | int, float] | str | None = None
+) -> list[Start]:
+    """The networks of a committee, to be trained further.
+
+    Parameters
+    ----------
+    model : SiteModel
+    frames, e0s
+        As for :func:`network_of_model`.
+
+    Raises
+    ------
+    ConfigurationError
+        If the model is no committee of networks of the family.
+    """
+    found = networks_in(model.module) if model.columns is Columns.MEMBERS else None
+    if found is None:
+        raise ConfigurationError(f"'{model.name}' is no committee of networks that could be trained further.")
+    starts = []
+    for number, (network, places) in enumerate(found):
+        order = np.argsort(places)
+        if len(order) != len(network.embedding):
+            raise ConfigurationError(f"Members of '{model.name}' know elements that others do not.")
+        numbers = tuple(model.atomic_numbers[k] for k in order)
+        own = Start(network, numbers, model.e0s[order, number], model.metadata)
+        starts.append(_further(own, model.name, frames, e0s))
+    return starts
+
+
+def _further(known: Start, name: str, frames: Sequence[Frame], e0s: Mapping[str | int, float] | str | None) -> Start:
+    """A start with a copy of the network, and self-energies of the frames if they are asked for."""
+    numbers = known.atomic_numbers
     present = {int(z) for frame in frames for z in frame.atoms.numbers}
-    unknown = sorted(present - set(model.atomic_numbers))
+    unknown = sorted(present - set(numbers))
     if unknown:
-        raise ConfigurationError(f"'{model.name}' does not know the elements with the numbers {unknown}.")
-    own = {key: value for key, value in model.metadata.items() if key != "settings"}
-    energies = model.e0s.copy()
+        raise ConfigurationError(f"'{name}' does not know the elements with the numbers {unknown}.")
+    own = {key: value for key, value in known.metadata.items() if key not in ("settings", "members")}
+    energies = known.e0s.copy()
     if e0s is not None:
         elements = sorted(present)
         found, own["e0_source"] = self_energies(frames, elements, e0s)
-        energies[[model.atomic_numbers.index(z) for z in elements]] = found
-    return Start(copy.deepcopy(network).double(), model.atomic_numbers, energies, {**own, "started_from": model.name})
+        energies[[numbers.index(z) for z in elements]] = found
+    return Start(copy.deepcopy(known.network).double(), numbers, energies, {**own, "started_from": name})
+
+
+@torch.no_grad()
+def perturbed(start: Start, size: float, seed: int) -> Start:
+    """The same with noise on all weights that are trained, so that networks which began alike come to differ.
+
+    Parameters
+    ----------
+    start : Start
+    size : float
+        Standard deviation of the noise, as a part of the root of the mean square of each tensor.
+    seed : int
+    """
+    network = copy.deepcopy(start.network)
+    generator = torch.Generator().manual_seed(seed)
+    for weight in network.parameters():
+        noise = torch.randn(weight.shape, generator=generator, dtype=weight.dtype)
+        weight.add_(size * weight.square().mean().sqrt() * noise)
+    return dataclasses.replace(start, network=network)
 
 
 def _mean_neighbours(frames: Sequence[Frame], cutoff: float) -> float:

@@ -40,7 +40,7 @@ class Iteration:
     held : int
         Trajectories in a row, up to its end, for which the final tolerance held.
     model, drive, state : str
-        The current model, what drives walkers, and the state of the fit.
+        The current model, what drives walkers, and the state of the fit; ``None`` if the model is all of it.
     n_functions, n_rows : int
     walkers : list of dict
         Outcomes, with ``first_step`` and ``start`` of the trajectory.
@@ -61,7 +61,7 @@ class Iteration:
     held: int
     model: str
     drive: str
-    state: str
+    state: str | None
     n_functions: int
     n_rows: int
     walkers: list[dict[str, Any]]
@@ -128,6 +128,10 @@ class RunFolder:
         """Folder of an iteration."""
         return self.path / "iterations" / f"{number:04d}"
 
+    def final(self, number: int) -> Path:
+        """Folder of a last fit after an iteration; made by whoever fits."""
+        return self.path / "iterations" / f"{number:04d}-final"
+
     def finished(self) -> list[Iteration]:
         """Iterations that are complete, in order."""
         done: list[Iteration] = []
@@ -142,7 +146,7 @@ class RunFolder:
         self.publish(every)
         # States are large; only the last one is ever read.
         for old in every[:-1]:
-            if old.state != iteration.state:
+            if old.state is not None and old.state != iteration.state:
                 (self.path / old.state).unlink(missing_ok=True)
 
     def publish(self, history: Sequence[Iteration]) -> None:
@@ -151,8 +155,12 @@ class RunFolder:
             images = [to_atoms(frame) for frame in self.frames(history, name)]
             with replacing(self.path / f"{name}.extxyz") as temporary:
                 ase.io.write(temporary, images, format="extxyz")
+        self.publish_model(self.path / history[-1].model)
+
+    def publish_model(self, model: Path) -> None:
+        """Make a model the one of the run."""
         with replacing(self.path / "model.pt") as temporary:
-            shutil.copyfile(self.path / history[-1].model, temporary)
+            shutil.copyfile(model, temporary)
 
     def frames(self, history: Sequence[Iteration], name: str) -> list[Frame]:
         """Labelled frames of the fit or the test set, in the order they came."""

@@ -18,6 +18,7 @@ import ase.data
 import ase.io
 import numpy as np
 from ase import Atoms
+from numpy.typing import NDArray
 from rich.console import Console
 from threadpoolctl import threadpool_limits
 
@@ -29,11 +30,10 @@ from halberd.potentials.files import replacing
 from halberd.potentials.frames.distance_guard import DistanceGuard
 from halberd.potentials.frames.error_table import error_report
 from halberd.potentials.frames.labelled import Frame, read_frames, to_atoms
-from halberd.potentials.sites.site_model import SiteModel
 from halberd.potentials.sites.torchscript import set_threads
 from halberd.samplers.hal.folder import Iteration, RunFolder, write_json
-from halberd.samplers.hal.frame_selection import select_frames
-from halberd.samplers.hal.model import Fit, Fitted, ModelFitter
+from halberd.samplers.hal.learners import learner_for
+from halberd.samplers.hal.learning import Current, Lesson
 from halberd.samplers.hal.report import describe, draw_learning, report_iteration
 from halberd.samplers.hal.settings import HALSettings
 from halberd.samplers.hal.tasks import WalkerTask, run_walker
@@ -71,12 +71,10 @@ class HyperactiveLearning:
             raise DataError("There is no structure of two atoms or more to start from; give starts.")
         elements = {int(z) for frame in self.initial for z in frame.atoms.numbers}
         self._check_starts(elements)
-        self.fitter = ModelFitter(settings.model, sorted(elements))
-        self.fitter.check([frame.atoms for frame in self.initial])
+        self.learner = learner_for(settings, sorted(elements))
+        self.learner.check([frame.atoms for frame in self.initial])
         self.folder = RunFolder(Path(settings.output))
         self._executor = executor
-        self._fit: Fit | None = None
-        self._fitted: Fitted | None = None
 
     def _check_starts(self, elements: set[int]) -> None:
         for number, atoms in enumerate(self.starts):
@@ -131,6 +129,7 @@ class HyperactiveLearning:
             try:
                 while not history or not self._ended(history):
                     history.append(self._iterate(executor, history))
+                final = self._finish(executor, history)
             except BrokenExecutor as error:
                 raise HalberdError(
                     f"A worker process died ({error}). Nothing is lost: the same command goes on. If it dies again, "
@@ -140,7 +139,7 @@ class HyperactiveLearning:
                 if self._executor is None:
                     executor.shutdown(cancel_futures=True)
             draw_learning(history, self.settings, self.folder.path / "learning.png")
-            return self._report(history, time.perf_counter() - start)
+            return self._report(history, final, time.perf_counter() - start)
 
     def _ended(self, history: Sequence[Iteration]) -> str | None:
         """Why the run is over, or ``None``."""
@@ -180,7 +179,7 @@ class HyperactiveLearning:
             whole = task.first_step == 0 and tolerance <= self.settings.md.tolerance
             held = held + whole if outcome.held else 0
         with self.console.status(f"iteration {number}: fitting"):
-            iteration = self._fit_model(history, fit_files, test_files, folder)
+            iteration, closest = self._learn(executor, history, fit_files, test_files)
             iteration = dataclasses.replace(
                 iteration,
                 n_failed=n_failed,
@@ -193,7 +192,7 @@ class HyperactiveLearning:
                 ],
                 seconds={"md": walked - begun, "label": labelled - walked, "fit": time.perf_counter() - labelled},
             )
-            report_iteration(iteration, self.settings, folder, self._fit, self.folder.path / iteration.model)
+            report_iteration(iteration, self.settings, folder, closest, self.folder.path / iteration.model)
         self.folder.finish(iteration, history)
         line = describe(iteration, [*history, iteration], self.settings)
         self.console.print(line, markup=False, soft_wrap=True)
@@ -260,20 +259,13 @@ class HyperactiveLearning:
                 atoms.arrays["forces"] = atoms.get_forces()
                 names.append(f"walker{walker}")
                 candidates.append(atoms)
-        chosen = list(range(len(candidates)))
-        if len(candidates) > 1:
-            fit, fitted = self._current(history)
-            weight = fit.weights.forces
-            if fitted.posterior.factor is not None and weight > 0 and fitted.posterior.noise > 0:
-                chosen = select_frames(
-                    candidates,
-                    fit.frame_rows,
-                    force_weight=weight,
-                    factor=fitted.posterior.factor,
-                    noise=fitted.posterior.noise,
-                    tolerance=self._tolerance(history),
-                    epsilon=settings.md.epsilon,
-                )
+        current = Current(
+            made=int(Path(history[-1].model).parent.name),
+            model=self.folder.path / history[-1].model,
+            state=self._state(history),
+        )
+        tolerance = self._tolerance(history)
+        chosen = self.learner.choose(candidates, current, tolerance, settings.md.epsilon) if candidates else []
         n_duplicates = len(candidates) - len(chosen)
         left = settings.max_labels - sum(len(it.fit) + len(it.test) for it in history)
         frames = {names[k]: Frame(candidates[k], None, None, None, "hal") for k in sorted(chosen[:left])}
@@ -314,41 +306,25 @@ class HyperactiveLearning:
 
     # -- fit ----------------------------------------------------------------------------------------------------
 
-    def _fit_model(
-        self, history: Sequence[Iteration], fit_files: list[str], test_files: list[str], folder: Path
-    ) -> Iteration:
-        settings, number = self.settings.model, len(history)
+    def _learn(
+        self, executor: Executor, history: Sequence[Iteration], fit_files: list[str], test_files: list[str]
+    ) -> tuple[Iteration, NDArray[np.float64] | None]:
+        """The iteration with its fit, and the shortest distances of the frames if there is a new one."""
+        number = len(history)
         new = [frame for file in fit_files for frame in self.folder.read(file)]
         test = [*self.folder.frames(history, "test"), *(f for file in test_files for f in self.folder.read(file))]
         if history and not new:
             last = history[-1]
             errors = last.errors
             if test_files:
-                errors = {**errors, "test": self._errors(test, self.folder.path / last.model)}
-            return dataclasses.replace(last, number=number, fit=[], test=test_files, errors=errors)
+                errors = {**errors, **_errors({"test": test}, self.folder.path / last.model)}
+            return dataclasses.replace(last, number=number, fit=[], test=test_files, errors=errors), None
         if not history and not new:
             raise DataError("No initial frame could be labelled; see the .failed.json files for the reasons.")
         frames = [*self.folder.frames(history, "fit"), *new]
-        select = number == 0 or (settings.select_every > 0 and number % settings.select_every == 0)
-        if not history or (select and settings.select_degrees):
-            fit = self.fitter.new(frames, select)
-        else:
-            # By way of the file, so that a resumed run computes the same bits.
-            fit = self.fitter.load(self.folder.path / history[-1].state)
-            fit.add(new)
-        fit.save(folder / "fit_state.npz")
-        fit = self.fitter.load(folder / "fit_state.npz")
-        fitted = self.fitter.solve(fit, self.settings.seed + number, f"hal-{number:04d}")
-        fitted.model.save(folder / "model.pt")
-        drive = "model.pt"
-        if settings.sigma == "exact":
-            drive = "drive.pt"
-            fitted.with_exact_sigma().save(folder / drive)
-        self._fit, self._fitted = fit, fitted
-        errors = {"fit": self._errors(frames, fitted.model)}
-        if test:
-            errors["test"] = self._errors(test, fitted.model)
-        return Iteration(
+        learnt = self.learner.learn(self._lesson(history, frames, new, self.folder.iteration(number)), executor)
+        errors = _errors({"fit": frames, "test": test}, learnt.model)
+        iteration = Iteration(
             number=number,
             fit=fit_files,
             test=test_files,
@@ -356,29 +332,42 @@ class HyperactiveLearning:
             n_duplicates=0,
             tolerance=0.0,
             held=0,
-            model=self.folder.relative(folder / "model.pt"),
-            drive=self.folder.relative(folder / drive),
-            state=self.folder.relative(folder / "fit_state.npz"),
-            n_functions=len(fitted.coefficients),
-            n_rows=fit.n_rows,
+            model=self.folder.relative(learnt.model),
+            drive=self.folder.relative(learnt.drive),
+            state=None if learnt.state is None else self.folder.relative(learnt.state),
+            n_functions=learnt.n_functions,
+            n_rows=learnt.n_rows,
             walkers=[],
             errors=errors,
             seconds={},
-            details={**fitted.posterior.details, "notes": fitted.notes},
+            details=learnt.details,
+        )
+        return iteration, learnt.closest
+
+    def _lesson(
+        self, history: Sequence[Iteration], frames: Sequence[Frame], new: Sequence[Frame], folder: Path
+    ) -> Lesson:
+        model = self.folder.path / history[-1].model if history else None
+        return Lesson(
+            number=len(history), frames=frames, new=new, folder=folder, model=model, state=self._state(history)
         )
 
-    def _current(self, history: Sequence[Iteration]) -> tuple[Fit, Fitted]:
-        """The fit behind the current model; solved again after a restart."""
-        if self._fit is None or self._fitted is None:
-            self._fit = self.fitter.load(self.folder.path / history[-1].state)
-            made = int(Path(history[-1].model).parent.name)
-            self._fitted = self.fitter.solve(self._fit, self.settings.seed + made, f"hal-{made:04d}")
-        return self._fit, self._fitted
+    def _state(self, history: Sequence[Iteration]) -> Path | None:
+        state = history[-1].state if history else None
+        return None if state is None else self.folder.path / state
 
-    def _errors(self, frames: Sequence[Frame], model: SiteModel | Path) -> dict[str, Any]:
-        return error_report(frames, predict(HalberdCalculator(model), frames))
+    def _finish(self, executor: Executor, history: Sequence[Iteration]) -> dict[str, Any] | None:
+        """What the learner makes of the whole database in the end: errors of its model, ``None`` if it made none."""
+        folder = self.folder.final(history[-1].number)
+        frames = self.folder.frames(history, "fit")
+        with self.console.status("a last fit"):
+            model = self.learner.finish(self._lesson(history, frames, (), folder), executor)
+        if model is None:
+            return None
+        self.folder.publish_model(model)
+        return _errors({"fit": frames, "test": self.folder.frames(history, "test")}, model)
 
-    def _report(self, history: Sequence[Iteration], seconds: float) -> dict[str, Any]:
+    def _report(self, history: Sequence[Iteration], final: dict[str, Any] | None, seconds: float) -> dict[str, Any]:
         parts = {key: sum(it.seconds[key] for it in history) for key in ("md", "label", "fit")}
         n_fit, n_test = (sum(len(getattr(it, name)) for it in history) for name in ("fit", "test"))
         result = {
@@ -392,12 +381,18 @@ class HyperactiveLearning:
             "iterations": history[-1].number,
             "converged": history[-1].held >= self.settings.converged_after,
             "ended": self._ended(history),
-            "errors": history[-1].errors,
+            "errors": final or history[-1].errors,
             "seconds": {**parts, "total": sum(parts.values()), "this_call": seconds},
             "figure": str(self.folder.path / "learning.png"),
         }
         write_json(self.folder.path / "report.json", result)
         return result
+
+
+def _errors(sets: dict[str, list[Frame]], model: Path) -> dict[str, Any]:
+    """Error reports of a model, by the name of the frames; none where there are no frames."""
+    calculator = HalberdCalculator(model)
+    return {name: error_report(frames, predict(calculator, frames)) for name, frames in sets.items() if frames}
 
 
 def _bare(atoms: Atoms) -> Atoms:

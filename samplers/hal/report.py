@@ -7,13 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from halberd.plugins.evaluation.dimer_curves import draw_dimers
 from halberd.plugins.evaluation.figures import BLUE, GREY, RED, new_figure, save_figure
 from halberd.potentials.files import replacing
 from halberd.potentials.loading import load
 from halberd.samplers.hal.folder import Iteration
-from halberd.samplers.hal.model import Fit
 from halberd.samplers.hal.settings import HALSettings
 from halberd.samplers.hal.walker import LOG
 
@@ -50,15 +50,19 @@ def describe(iteration: Iteration, history: Sequence[Iteration], settings: HALSe
 
 
 def report_iteration(
-    iteration: Iteration, settings: HALSettings, folder: Path, fit: Fit | None, model_file: Path
+    iteration: Iteration,
+    settings: HALSettings,
+    folder: Path,
+    closest: NDArray[np.float64] | None,
+    model_file: Path,
 ) -> None:
     """Leave the error table, the walkers' logs as a figure and, where there is a new model, its dimer curves."""
     write_error_table(iteration.errors, folder / "errors.csv")
     logs = [_read_log(folder / f"walker{k}" / LOG) for k in range(len(iteration.walkers))]
     if logs:
         draw_walkers([log for log in logs if log is not None], settings, iteration.tolerance, folder / "walkers.png")
-    if fit is not None and model_file.parent == folder:
-        draw_dimers(load(model_file), fit.closest, folder / "dimers.png", points=60)
+    if closest is not None:
+        draw_dimers(load(model_file), closest, folder / "dimers.png", points=60)
 
 
 def write_error_table(errors: Mapping[str, Any], path: Path) -> None:

@@ -141,8 +141,9 @@ class HALSettings:
                 words = shlex.split(label["command"])
                 found = [str((file.parent / w).absolute()) if (file.parent / w).is_file() else w for w in words]
                 label["command"] = shlex.join(found).replace("'{input}'", "{input}").replace("'{output}'", "{output}")
-        if isinstance(model, dict) and (file.parent / str(model.get("base"))).is_file():
-            model["base"] = str(file.parent / model["base"])
+        for key in ("base", "start_from"):
+            if isinstance(model, dict) and (file.parent / str(model.get(key))).is_file():
+                model[key] = str(file.parent / model[key])
         return cls.from_mapping(merged(values, overrides or {}), f"'{file}'")
 
     def to_dict(self) -> dict[str, Any]:

@@ -21,7 +21,7 @@ from halberd.potentials.validation import Count, Seed, conform, from_mapping
 from halberd.samplers.generation.annealing import SamplerOptions
 from halberd.samplers.generation.finishing import FinishOptions
 from halberd.samplers.generation.settings import GenerationSettings
-from halberd.samplers.hal.model import ModelSettings
+from halberd.samplers.hal.model import ModelSettings, RefitSettings
 from halberd.samplers.hal.settings import HALSettings
 from halberd.samplers.hal.walker_settings import BiasedSettings
 from halberd.samplers.md.settings import MDSettings
@@ -40,6 +40,7 @@ NEEDED: dict[type, dict[str, typing.Any]] = {
     FinishOptions: {},
     GenerationSettings: {},
     ModelSettings: {},
+    RefitSettings: {},
     HALSettings: {"initial": "a.xyz", "label": {"calculator": "emt"}},
     BiasedSettings: {},
     MDSettings: {"structure": "a.xyz"},

@@ -19,6 +19,7 @@ from PIL import Image
 from halberd.plugins import HalberdCalculator
 from halberd.potentials import load
 from halberd.potentials.frames.labelled import to_atoms
+from halberd.potentials.multi_ace.sites import networks_in
 from tests.conftest import call
 from tests.potentials.training.frames import alone, molecules
 
@@ -131,6 +132,28 @@ def test_a_model_is_trained_further(data, tmp_path, capsys, monkeypatch):
     assert code == 0
     before = json.loads((tmp_path / "water.json").read_text())
     assert json.loads(out)["validation"]["forces"] == pytest.approx(before["validation"]["forces"], rel=1e-4)
+
+
+def test_a_committee_is_trained_further_member_by_member(data, tmp_path, capsys, monkeypatch):
+    file = config(data, tmp_path, epochs=2)
+    file.write_text(file.read_text() + "committee: 2\n")
+    assert call(capsys, monkeypatch, "train", file, "--json")[0] == 0
+    text = (
+        f"train: {data}/train.xyz\noutput: {tmp_path}/further.pt\nstart_from: {tmp_path}/water.pt\nthreads: 1\n"
+        "training: {epochs: 1, learning_rate: 1.0e-9, validation: 0.25, average: null}\n"
+    )
+    further = tmp_path / "further.yaml"
+    further.write_text(text + "committee: 3\n")
+    code, _, err = call(capsys, monkeypatch, "train", further)
+    assert code == 2
+    assert "has 2 members, and committee is 3" in err
+    further.write_text(text + "committee: 2\n")
+    assert call(capsys, monkeypatch, "train", further, "--json")[0] == 0
+    before, after = (networks_in(load(tmp_path / f"{name}.pt").module) for name in ("water", "further"))
+    for (one, _), (other, _) in zip(before, after, strict=True):
+        for weight, moved in zip(one.parameters(), other.parameters(), strict=True):
+            assert torch.allclose(weight, moved, atol=1e-6)
+    assert not torch.allclose(before[0][0].embedding, before[1][0].embedding, atol=1e-3)
 
 
 @pytest.mark.parametrize(

@@ -368,7 +368,11 @@ def test_last_layer_of_a_mace(mace_files, ethanol, tmp_path):
     [
         ({"model": {"basis": {**BASIS, "degree": 16, "order": 3}}}, ConfigurationError, "too few for a basis of"),
         ({"model": {"basis": {"cutof": 4.0}}}, ConfigurationError, "Unknown key 'cutof' in basis. Did you mean"),
-        ({"model": {"kind": "last_layer"}}, ConfigurationError, "basis and select_degrees|needs the MACE"),
+        (
+            {"model": {"kind": "last_layer"}},
+            ConfigurationError,
+            "basis belongs to kind .ace., and kind is .last_layer.|needs the MACE",
+        ),
         ({"md": {"min_distance": 3.0}}, GeometryError, r"Start 0 \(from 0\) cannot be used: atoms"),
         ({"md": {"tau_rel": 3.0}}, ConfigurationError, "tau_rel is 3.0"),
         ({"md": {"tolerance": -1.0}}, ConfigurationError, "tolerance is -1.0"),
