@@ -23,7 +23,7 @@ MODULES = [path for room in ROOMS for path in sorted((ROOT / room).rglob("*.py")
 CODE = [path for path in MODULES if path.name != "__init__.py"]
 
 #: What everything in a room may use: single files at its root, which use only each other.
-GROUND = {"potentials": ("faces", "errors", "constants", "files", "cache", "signals", "validation")}
+GROUND = {"potentials": ("faces", "errors", "constants", "files", "locks", "cache", "signals", "validation")}
 
 #: Folder, or file at the root of a room -> what it may import beside GROUND.
 #: A folder that is not here may not be.

@@ -27,6 +27,7 @@ from halberd.potentials.files import check_writable, replacing
 from halberd.potentials.frames.error_table import error_report
 from halberd.potentials.frames.labelled import Frame, read_frames
 from halberd.potentials.loading import load
+from halberd.potentials.locks import locked
 from halberd.potentials.sites.site_model import Columns, SiteModel
 from halberd.potentials.sites.torchscript import set_threads
 from halberd.potentials.training.loop import Epoch, Trainer
@@ -56,15 +57,20 @@ def train_file(settings: TrainSettings, *, progress: bool = True) -> dict[str, A
     Raises
     ------
     DataError, ConfigurationError, OutputError
-        As far as possible before anything is computed.
+        As far as possible before anything is computed; also if another process trains the same model.
     RestartError
         If there is a checkpoint of another training.
     TrainingError
         If a training diverged, after what was best has been written.
     """
-    begun = time.perf_counter()
     output = Path(settings.output)
     _check(settings, output)
+    with locked(output.parent, f".{output.name}.lock"):
+        return _train_file(settings, output, progress)
+
+
+def _train_file(settings: TrainSettings, output: Path, progress: bool) -> dict[str, Any]:
+    begun = time.perf_counter()
     set_threads(settings.threads)
     frames = [frame for file in settings.train_files for frame in read_frames(file, settings.keys)]
     validation = None if settings.validation is None else read_frames(settings.validation, settings.keys)

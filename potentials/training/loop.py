@@ -22,7 +22,7 @@ from halberd.potentials.multi_ace.network import MultiAce
 from halberd.potentials.multi_ace.training_form import training_form
 from halberd.potentials.signals import undisturbed
 from halberd.potentials.training.averaging import MovingAverage
-from halberd.potentials.training.graphs import GraphSet, batches, groups
+from halberd.potentials.training.graphs import GraphSet, batches, groups, joined
 from halberd.potentials.training.losses import Errors, evaluated, loss_of
 from halberd.potentials.training.optimisers import optimiser_of, schedule_of, trained_weights
 from halberd.potentials.training.settings import LossSettings, TrainingSettings
@@ -96,6 +96,7 @@ class Trainer:
         self.history: list[Epoch] = []
         self.best = 0
         self._best_weights: dict[str, torch.Tensor] = {}
+        self._set_within(0, 0.0)
         self._fingerprint = self._described()
 
     # -- epochs -------------------------------------------------------------------------------------------------
@@ -122,16 +123,18 @@ class Trainer:
         """
         number = len(self.history) + 1
         self._begin(number)
-        order = self._order(number)
-        n_batches = len(groups(self.training.n_edges, self.settings.batch_size, self.settings.max_edges, order))
-        total = torch.zeros((), dtype=torch.float64, device=self.device)
+        plan = groups(
+            self.training.n_edges, self.settings.batch_size, self.settings.max_edges, order=self._order(number)
+        )
         rate = self.optimiser.param_groups[0]["lr"]
-        batch = batches(self.training, self.settings.batch_size, self.settings.max_edges, order)
-        for done, graph in enumerate(batch):
-            total += self._step(graph.to(self.device, self.dtype)).detach()
+        for chosen in plan[self._batches_done :]:
+            graph = joined([self.training[each] for each in chosen])
+            self._loss_sum += self._step(graph.to(self.device, self.dtype)).detach()
+            self._batches_done += 1
             if each_batch is not None:
-                each_batch(done + 1, n_batches)
-        loss = float(total) / n_batches
+                each_batch(self._batches_done, len(plan))
+        loss = float(self._loss_sum) / len(plan)
+        self._set_within(0, 0.0)
         validation, errors = self.validated()
         result = Epoch(number, loss, validation, errors, rate)
         self._judge(result)
@@ -143,6 +146,11 @@ class Trainer:
         elif self.schedule is not None:
             self.schedule.step()
         return result
+
+    def _set_within(self, batches_done: int, loss_sum: float) -> None:
+        """How far an epoch is, and the sum of its losses up to there; on the device, so that nobody waits for it."""
+        self._batches_done = batches_done
+        self._loss_sum = torch.tensor(loss_sum, dtype=torch.float64, device=self.device)
 
     def _begin(self, number: int) -> None:
         phase = self.settings.second_phase
@@ -246,7 +254,7 @@ class Trainer:
         return digest.hexdigest()
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Write everything that :meth:`resume` needs, under a temporary name that is then renamed."""
+        """Write, between two batches, everything that :meth:`resume` needs, under a temporary name that is then renamed."""
         state = {
             "format": _FORMAT,
             "fingerprint": self._fingerprint,
@@ -257,6 +265,7 @@ class Trainer:
             "history": [dataclasses.asdict(each) for each in self.history],
             "best": self.best,
             "best_weights": self._best_weights,
+            "within": (self._batches_done, float(self._loss_sum)),
         }
         buffer = io.BytesIO()
         with undisturbed():
@@ -294,3 +303,4 @@ class Trainer:
             self.average.set_state(state["average"])
         self.history = [Epoch(**each) for each in state["history"]]
         self.best, self._best_weights = state["best"], state["best_weights"]
+        self._set_within(*state.get("within", (0, 0.0)))

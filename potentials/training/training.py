@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -18,6 +19,9 @@ from halberd.potentials.training.graphs import GraphSet
 from halberd.potentials.training.loop import DTYPES, Epoch, Trainer
 from halberd.potentials.training.settings import TrainingSettings
 from halberd.potentials.training.start import Start
+
+#: Seconds between checkpoints within an epoch.
+EVERY = 300.0
 
 
 def set_aside(frames: Sequence[Frame], share: float, seed: int) -> tuple[list[Frame], list[Frame]]:
@@ -102,7 +106,8 @@ def train(
     ----------
     trainer : Trainer
     checkpoint : path-like, optional
-        Written after every epoch; a training that finds it goes on from it.
+        Written after every epoch and, where epochs are long, every five minutes; a training that finds it goes on from
+        it.
     each_epoch, each_batch : callable, optional
         Told what came out, and how far an epoch is.
     stop : callable, optional
@@ -117,10 +122,21 @@ def train(
     """
     if checkpoint is not None and Path(checkpoint).exists():
         trainer.resume(checkpoint)
+    written = time.monotonic()
+
+    def after_batch(done: int, count: int) -> None:
+        nonlocal written
+        if each_batch is not None:
+            each_batch(done, count)
+        if checkpoint is not None and done < count and time.monotonic() - written > EVERY:
+            trainer.save(checkpoint)
+            written = time.monotonic()
+
     while not trainer.done:
-        result = trainer.epoch(each_batch)
+        result = trainer.epoch(after_batch)
         if checkpoint is not None:
             trainer.save(checkpoint)
+            written = time.monotonic()
         if each_epoch is not None:
             each_epoch(result)
         if stop is not None and stop():

@@ -28,6 +28,7 @@ from halberd.plugins.molecules.shapes import parse_shape, read_host
 from halberd.potentials.errors import ConfigurationError, RestartError
 from halberd.potentials.files import check_writable, replacing
 from halberd.potentials.loading import load
+from halberd.potentials.locks import locked
 from halberd.potentials.mace.descriptor import mace_descriptor
 from halberd.potentials.simgen.guidance import GaussianPrior, HostWall, PointCloudPrior
 from halberd.potentials.simgen.reference_set import ReferenceSet, shipped_references
@@ -38,7 +39,6 @@ from halberd.samplers.generation.element_sweep import ElementSweep
 from halberd.samplers.generation.finishing import Candidate, finish, hydrogenate
 from halberd.samplers.generation.scaffold import Scaffold
 from halberd.samplers.generation.settings import GenerationSettings
-from halberd.samplers.runs.processes import locked
 
 #: Cause of failure beside those of :mod:`halberd.samplers.generation.finishing`.
 DUPLICATE = "duplicate"

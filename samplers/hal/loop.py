@@ -30,6 +30,7 @@ from halberd.potentials.files import replacing
 from halberd.potentials.frames.distance_guard import DistanceGuard
 from halberd.potentials.frames.error_table import error_report
 from halberd.potentials.frames.labelled import Frame, read_frames, to_atoms
+from halberd.potentials.locks import locked
 from halberd.potentials.sites.torchscript import set_threads
 from halberd.samplers.hal.folder import Iteration, RunFolder, write_json
 from halberd.samplers.hal.learners import learner_for
@@ -38,7 +39,7 @@ from halberd.samplers.hal.report import describe, draw_learning, report_iteratio
 from halberd.samplers.hal.settings import HALSettings
 from halberd.samplers.hal.tasks import WalkerTask, run_walker
 from halberd.samplers.hal.walker import SELECTED, Outcome
-from halberd.samplers.runs.processes import locked, make_executor
+from halberd.samplers.runs.processes import make_executor
 
 
 class HyperactiveLearning:

@@ -25,6 +25,7 @@ from halberd.plugins.forces.topology import read_structure
 from halberd.potentials.constants import GAS_CONSTANT_KJ_PER_MOL_K
 from halberd.potentials.errors import ConfigurationError, OutputError, RestartError, missing_dependency
 from halberd.potentials.files import make_folder, replacing
+from halberd.potentials.locks import locked
 from halberd.potentials.sites.site_model import SiteModel
 from halberd.samplers.md.fingerprint import fingerprint_of
 from halberd.samplers.md.folder import REPORT, check_folder
@@ -34,7 +35,6 @@ from halberd.samplers.md.system import build_system
 from halberd.samplers.runs.interruption import Interruption
 from halberd.samplers.runs.log import mean_and_error
 from halberd.samplers.runs.platforms import find_platform
-from halberd.samplers.runs.processes import locked
 from halberd.samplers.runs.restart import InexactRestartWarning
 
 

@@ -26,6 +26,7 @@ from halberd.plugins.reporters.uncertainty_guard import UncertaintyGuard
 from halberd.potentials.constants import NM_IN_ANGSTROM
 from halberd.potentials.errors import BackendError, ConfigurationError, RunStopped, StabilityError
 from halberd.potentials.files import make_folder, replacing
+from halberd.potentials.locks import locked
 from halberd.potentials.sites.torchscript import warm_up
 from halberd.samplers.md.fingerprint import fingerprint_of
 from halberd.samplers.md.folder import CHECKPOINT, OUTPUTS, REPORT, check_folder, refuse_to_overwrite
@@ -44,7 +45,6 @@ from halberd.samplers.md.system import (
 )
 from halberd.samplers.runs.interruption import Interruption
 from halberd.samplers.runs.platforms import find_platform
-from halberd.samplers.runs.processes import locked
 from halberd.samplers.runs.restart import (
     Checkpoint,
     InexactRestartWarning,

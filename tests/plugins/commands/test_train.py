@@ -19,6 +19,7 @@ from PIL import Image
 from halberd.plugins import HalberdCalculator
 from halberd.potentials import load
 from halberd.potentials.frames.labelled import to_atoms
+from halberd.potentials.locks import locked
 from halberd.potentials.multi_ace.sites import networks_in
 from tests.conftest import call
 from tests.potentials.training.frames import alone, molecules
@@ -119,6 +120,16 @@ def test_time_that_is_over_ends_a_training_which_goes_on(data, tmp_path, capsys,
     assert (tmp_path / "water.pt").exists()
     code, out, _ = call(capsys, monkeypatch, "train", file, "--json")
     assert (code, json.loads(out)["epochs"]) == (0, [3])
+
+
+def test_two_trainings_of_one_model_keep_out_of_each_others_way(data, tmp_path, capsys, monkeypatch):
+    file = config(data, tmp_path, epochs=1)
+    with locked(tmp_path, ".water.pt.lock"):
+        code, _, err = call(capsys, monkeypatch, "train", file)
+    assert code == 2
+    assert "Another run is at work" in err
+    assert call(capsys, monkeypatch, "train", file, "--json")[0] == 0
+    assert not list(tmp_path.glob(".*lock"))
 
 
 def test_a_model_is_trained_further(data, tmp_path, capsys, monkeypatch):

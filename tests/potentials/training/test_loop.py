@@ -85,6 +85,39 @@ def test_a_training_goes_on_to_the_same_bits(kind, tmp_path):
     assert start.network is part.network
 
 
+def test_a_training_goes_on_within_an_epoch(tmp_path, monkeypatch):
+    """Ended after every batch: what comes out are the bits of a training that never was."""
+    monkeypatch.setattr("halberd.potentials.training.training.EVERY", 0.0)
+    settings = {"epochs": 2, "batch_size": 2}
+    _, whole = trainer(**settings)
+    train(whole)
+    file = tmp_path / "a.checkpoint"
+
+    class EndedError(Exception):
+        pass
+
+    def end(done, count):
+        if ran[0] == 1:  # the batch before has been saved
+            raise EndedError
+        ran[0] += 1
+
+    ends = 0
+    while True:
+        _, part = trainer(**settings)
+        ran = [0]
+        try:
+            train(part, checkpoint=file, each_batch=end)
+        except EndedError:
+            ends += 1
+            assert ends < 40
+            continue
+        break
+    assert ends >= 8
+    assert numbers(part) == numbers(whole)
+    for one, other in zip(part.network.parameters(), whole.network.parameters(), strict=True):
+        assert torch.equal(one, other)
+
+
 def test_ten_frames_are_learned_to_a_millielectronvolt_per_angstrom():
     frames = molecules(14, spread=0.03) + alone()
     network = {**SMALL, "hidden": "32x0e", "layers": 1, "correlation": 3, "max_ell": 1, "radial_widths": (64, 64, 64)}

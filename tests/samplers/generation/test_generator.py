@@ -14,12 +14,12 @@ from rdkit.Chem import AllChem
 from halberd.plugins.molecules.bonding import is_valid, perceive_molecule
 from halberd.plugins.molecules.files import read_molecules
 from halberd.potentials.errors import ConfigurationError, DataError, OutputError, RestartError, UnknownElementError
+from halberd.potentials.locks import locked
 from halberd.samplers.generation.annealing import SamplerOptions, SimilaritySampler
 from halberd.samplers.generation.element_sweep import ElementSweep
 from halberd.samplers.generation.finishing import FinishOptions
 from halberd.samplers.generation.generator import DUPLICATE, Generator, generate
 from halberd.samplers.generation.settings import GenerationSettings
-from halberd.samplers.runs.processes import locked
 from tests.conftest import call
 
 SAMPLER = SamplerOptions(particles=3, n_levels=24, strength=0.8)

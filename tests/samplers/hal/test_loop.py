@@ -23,9 +23,9 @@ from halberd.potentials.ace.fit import AceFit
 from halberd.potentials.ace.settings import AceSettings
 from halberd.potentials.errors import ConfigurationError, DataError, GeometryError, OutputError, RestartError
 from halberd.potentials.frames.labelled import read_frames
+from halberd.potentials.locks import locked
 from halberd.samplers.hal.loop import HyperactiveLearning, run_hal
 from halberd.samplers.hal.settings import HALSettings
-from halberd.samplers.runs.processes import locked
 from tests.conftest import call, topology_of
 from tests.samplers.conftest import BASIS, copper_gold, emt_frame
 

@@ -13,8 +13,8 @@ import openmm
 import pytest
 
 from halberd.potentials.errors import OutputError, RestartError
+from halberd.potentials.locks import UnlockedFolderWarning, locked
 from halberd.samplers.md.production import run_md
-from halberd.samplers.runs.processes import UnlockedFolderWarning, locked
 from halberd.samplers.runs.restart import InexactRestartWarning, cut_outputs, read_checkpoint
 from tests.samplers.md.conftest import dimer, settings
 
