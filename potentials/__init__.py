@@ -28,8 +28,9 @@ if TYPE_CHECKING:
     from halberd.potentials.simgen.score import SimilarityScore
     from halberd.potentials.sites.lennard_jones import lennard_jones
     from halberd.potentials.sites.site_model import Columns, SiteModel
+    from halberd.potentials.training.replay import replayed
     from halberd.potentials.training.settings import LossSettings, TrainingSettings, named_loss
-    from halberd.potentials.training.start import network_of_model, new_network
+    from halberd.potentials.training.start import network_of_model, networks_of_committee, new_network
     from halberd.potentials.training.training import train, trained_model, trainer_for
 
 #: Public name -> module.
@@ -59,10 +60,12 @@ _HOMES = {
     "mace_descriptor": "mace.descriptor",
     "named_loss": "training.settings",
     "network_of_model": "training.start",
+    "networks_of_committee": "training.start",
     "new_network": "training.start",
     "pretrained": "pretrained_models",
     "pretrained_names": "pretrained_models",
     "read_frames": "frames.labelled",
+    "replayed": "training.replay",
     "select_degree": "ace.model_selection",
     "train": "training.training",
     "trained_model": "training.training",
@@ -97,10 +100,12 @@ __all__ = [
     "mace_descriptor",
     "named_loss",
     "network_of_model",
+    "networks_of_committee",
     "new_network",
     "pretrained",
     "pretrained_names",
     "read_frames",
+    "replayed",
     "select_degree",
     "train",
     "trained_model",

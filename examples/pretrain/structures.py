@@ -34,7 +34,7 @@ KEPT_ASIDE = {
     "ethylenediol": ("OCCO", 1.11),
 }
 #: g/mol over angstrom^3 to g/cm^3.
-_GRAMS = 1.66054
+GRAMS = 1.66054
 #: Sizes of rattles, angstrom.
 RATTLES = (0.03, 0.06, 0.1, 0.15, 0.2, 0.3)
 QM9_SEED = 5
@@ -148,7 +148,7 @@ def cluster(
     Where there is no room, molecules may come ever closer.
     """
     weight = sum(masses[m.numbers].sum() for m in molecules)
-    radius = (3 * weight * _GRAMS / density / (4 * np.pi)) ** (1 / 3)
+    radius = (3 * weight * GRAMS / density / (4 * np.pi)) ** (1 / 3)
     placed: list[Atoms] = []
     for molecule in molecules:
         limit, size, tries = closest, radius, 0

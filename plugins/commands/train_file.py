@@ -7,7 +7,7 @@ import dataclasses
 import json
 import time
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +31,7 @@ from halberd.potentials.locks import locked
 from halberd.potentials.sites.site_model import Columns, SiteModel
 from halberd.potentials.sites.torchscript import set_threads
 from halberd.potentials.training.loop import Epoch, Trainer
+from halberd.potentials.training.replay import replayed
 from halberd.potentials.training.start import Start, network_of_model, networks_of_committee, new_network
 from halberd.potentials.training.training import train, trained_model, trainer_for
 
@@ -131,20 +132,26 @@ def _member(
 ) -> tuple[Start, Trainer]:
     """One network of a committee, with a seed of its own."""
     own = dataclasses.replace(settings.training, seed=settings.training.seed + number)
+    replay = None
     if settings.start_from is None:
         start = new_network(settings.network, frames, settings.e0s, own.seed)
     else:
-        start = _further(settings, frames, number)
-    return start, trainer_for(start, frames, own, validation, settings.device)
+        start = _further(settings, frames, settings.e0s, number)
+        if settings.replay is not None:
+            known = _further(settings, (), None, number)
+            replay = replayed(known, read_frames(settings.replay, settings.replay_keys))
+    return start, trainer_for(start, frames, own, validation, device=settings.device, replay=replay)
 
 
-def _further(settings: TrainSettings, frames: Sequence[Frame], number: int) -> Start:
+def _further(
+    settings: TrainSettings, frames: Sequence[Frame], e0s: Mapping[str | int, float] | str | None, number: int
+) -> Start:
     """What a member starts from: the network of a model, or the same member of a committee."""
     assert settings.start_from is not None
     model = load(settings.start_from)
     if model.columns is not Columns.MEMBERS:
-        return network_of_model(model, frames, settings.e0s)
-    starts = networks_of_committee(model, frames, settings.e0s)
+        return network_of_model(model, frames, e0s)
+    starts = networks_of_committee(model, frames, e0s)
     if len(starts) != settings.committee:
         raise ConfigurationError(
             f"'{model.name}' has {len(starts)} members, and committee is {settings.committee}: give "

@@ -32,6 +32,11 @@ class TrainSettings:
     start_from : str, optional
         A model whose network is trained further, in place of a new one: a name or a file that halberd loads. Of a
         committee every member is, if ``committee`` says as many.
+    replay : str, optional
+        Frames that the network of ``start_from`` knew, which it goes on seeing, with read-outs of their own, so that it
+        forgets less; it labels those that have no labels. ``training.replay`` says how many.
+    replay_keys : LabelKeys
+        Where the labels of these are.
     training : TrainingSettings
     e0s : mapping or str, optional
         Self-energies: ``isolated``, ``average``, or energies of the elements in eV. With ``start_from``, those of that
@@ -60,6 +65,8 @@ class TrainSettings:
     test: Mapping[str, str] | str | None = None
     network: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     start_from: str | None = None
+    replay: str | None = None
+    replay_keys: LabelKeys = dataclasses.field(default_factory=LabelKeys)
     training: TrainingSettings = dataclasses.field(default_factory=TrainingSettings)
     e0s: Mapping[str | int, float] | str | None = None
     keys: LabelKeys = dataclasses.field(default_factory=LabelKeys)
@@ -73,6 +80,8 @@ class TrainSettings:
         conform(self)
         if self.start_from is not None and self.network:
             raise ConfigurationError("start_from brings its own network: leave network away, or start_from.")
+        if self.replay is not None and self.start_from is None:
+            raise ConfigurationError("replay is for a network that is trained further: give start_from, too.")
         if self.max_hours is not None and not self.max_hours > 0:
             raise ConfigurationError(f"max_hours is {self.max_hours}; it must be positive.")
         if self.device.partition(":")[0] not in ("cpu", "cuda"):

@@ -25,6 +25,7 @@ from halberd.potentials.training.averaging import MovingAverage
 from halberd.potentials.training.graphs import GraphSet, batches, groups, joined
 from halberd.potentials.training.losses import Errors, evaluated, loss_of
 from halberd.potentials.training.optimisers import optimiser_of, schedule_of, trained_weights
+from halberd.potentials.training.replay import Replay
 from halberd.potentials.training.settings import LossSettings, TrainingSettings
 
 DTYPES = {"single": torch.float32, "double": torch.float64}
@@ -67,6 +68,8 @@ class Trainer:
     training, validation : GraphSet
     settings : TrainingSettings
     device : str
+    replay : GraphSet, optional
+        Frames that the network knew, see :mod:`halberd.potentials.training.replay`.
 
     Attributes
     ----------
@@ -82,6 +85,7 @@ class Trainer:
         validation: GraphSet,
         settings: TrainingSettings,
         device: str = "cpu",
+        replay: GraphSet | None = None,
     ) -> None:
         self.settings = settings
         self.dtype, self.device = DTYPES[settings.precision], torch.device(device)
@@ -90,7 +94,10 @@ class Trainer:
         self.training, self.validation = training, validation
         names = trained_weights(self.network, settings.frozen)
         self.weights = [weight for name, weight in self.network.named_parameters() if name in names]
-        self.optimiser = optimiser_of(self.network, names, settings)
+        self.replay = None if replay is None else Replay(self.network, replay)
+        further = [] if self.replay is None else self.replay.weights
+        self.weights.extend(further)
+        self.optimiser = optimiser_of(self.network, names, settings, further)
         self.schedule = schedule_of(self.optimiser, settings)
         self.average = None if settings.average is None else MovingAverage(self.weights, settings.average)
         self.history: list[Epoch] = []
@@ -123,16 +130,22 @@ class Trainer:
         """
         number = len(self.history) + 1
         self._begin(number)
-        plan = groups(
-            self.training.n_edges, self.settings.batch_size, self.settings.max_edges, order=self._order(number)
-        )
+        plan, again = self._plan(number)
         rate = self.optimiser.param_groups[0]["lr"]
-        for chosen in plan[self._batches_done :]:
-            graph = joined([self.training[each] for each in chosen])
-            self._loss_sum += self._step(graph.to(self.device, self.dtype)).detach()
+        for batch in range(self._batches_done, len(plan) + len(again)):
+            # What is replayed comes evenly in between.
+            whole = len(plan) + len(again)
+            place = batch * len(again) // whole
+            if (batch + 1) * len(again) // whole > place:
+                assert self.replay is not None
+                graph = joined([self.replay.graphs[each] for each in again[place]])
+                self._step(graph.to(self.device, self.dtype), self.replay.evaluator)
+            else:
+                graph = joined([self.training[each] for each in plan[batch - place]])
+                self._loss_sum += self._step(graph.to(self.device, self.dtype)).detach()
             self._batches_done += 1
             if each_batch is not None:
-                each_batch(self._batches_done, len(plan))
+                each_batch(self._batches_done, whole)
         loss = float(self._loss_sum) / len(plan)
         self._set_within(0, 0.0)
         validation, errors = self.validated()
@@ -172,17 +185,24 @@ class Trainer:
         phase = self.settings.second_phase
         return phase.loss if phase is not None and self._in_second_phase(number) else self.settings.loss
 
-    def _order(self, number: int) -> list[int]:
-        """Of the frames in an epoch: of the seed and its number alone, so that a training goes on as it would have."""
-        generator = torch.Generator().manual_seed((self.settings.seed * 1_000_003 + number) % 2**63)
-        order: list[int] = torch.randperm(len(self.training), generator=generator).tolist()
-        return order
+    def _plan(self, number: int) -> tuple[list[list[int]], list[list[int]]]:
+        """Batches of an epoch, and those that are replayed.
 
-    def _step(self, graph: Any) -> torch.Tensor:
+        Of the seed and the number of the epoch alone, so that a training goes on as it would have.
+        """
+        settings = self.settings
+        generator = torch.Generator().manual_seed((settings.seed * 1_000_003 + number) % 2**63)
+        order: list[int] = torch.randperm(len(self.training), generator=generator).tolist()
+        plan = groups(self.training.n_edges, settings.batch_size, settings.max_edges, order=order)
+        if self.replay is None:
+            return plan, []
+        drawn = self.replay.drawn(max(1, round(settings.replay * len(self.training))), generator)
+        return plan, groups(self.replay.graphs.n_edges, settings.batch_size, settings.max_edges, order=drawn)
+
+    def _step(self, graph: Any, evaluator: Any = None) -> torch.Tensor:
         self.optimiser.zero_grad(set_to_none=True)
-        loss = loss_of(
-            evaluated(self.evaluator, graph, training=True), graph, self.loss_settings(len(self.history) + 1)
-        )
+        found = evaluated(evaluator or self.evaluator, graph, training=True)
+        loss = loss_of(found, graph, self.loss_settings(len(self.history) + 1))
         loss.backward()
         if self.settings.clip is not None:
             torch.nn.utils.clip_grad_norm_(self.weights, self.settings.clip)
@@ -244,7 +264,8 @@ class Trainer:
         if self.settings.schedule.kind != "cosine":
             del described["epochs"], described["early_stop"]
         digest = hashlib.sha256(json.dumps(described, sort_keys=True).encode())
-        for graphs in (self.training, self.validation):
+        again = () if self.replay is None else (self.replay.graphs,)
+        for graphs in (self.training, self.validation, *again):
             for number in range(len(graphs)):
                 graph = graphs[number]
                 for each in (graph.species, graph.edge_vectors, graph.energy, graph.forces, graph.weight):
@@ -254,7 +275,7 @@ class Trainer:
         return digest.hexdigest()
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Write, between two batches, everything that :meth:`resume` needs, under a temporary name that is then renamed."""
+        """Write all that :meth:`resume` needs, between two batches, under a temporary name that is then renamed."""
         state = {
             "format": _FORMAT,
             "fingerprint": self._fingerprint,
@@ -265,6 +286,7 @@ class Trainer:
             "history": [dataclasses.asdict(each) for each in self.history],
             "best": self.best,
             "best_weights": self._best_weights,
+            "replay": None if self.replay is None else self.replay.network.readouts.state_dict(),
             "within": (self._batches_done, float(self._loss_sum)),
         }
         buffer = io.BytesIO()
@@ -303,4 +325,6 @@ class Trainer:
             self.average.set_state(state["average"])
         self.history = [Epoch(**each) for each in state["history"]]
         self.best, self._best_weights = state["best"], state["best_weights"]
+        if self.replay is not None:
+            self.replay.network.readouts.load_state_dict(state["replay"])
         self._set_within(*state.get("within", (0, 0.0)))

@@ -40,11 +40,13 @@ def _begins(name: str, beginning: str) -> bool:
     return name == beginning or name.startswith(beginning.rstrip(".") + ".")
 
 
-def optimiser_of(network: MultiAce, names: Sequence[str], settings: TrainingSettings) -> torch.optim.Optimizer:
-    """The optimiser of some weights."""
+def optimiser_of(
+    network: MultiAce, names: Sequence[str], settings: TrainingSettings, further: Sequence[torch.Tensor] = ()
+) -> torch.optim.Optimizer:
+    """The optimiser of some weights of a network, and of further ones that are not its own."""
     by_name = dict(network.named_parameters())
     decayed = [by_name[name] for name in names if _DECAYED.match(name)]
-    others = [by_name[name] for name in names if not _DECAYED.match(name)]
+    others = [*(by_name[name] for name in names if not _DECAYED.match(name)), *further]
     groups = [
         {"params": weights, "weight_decay": decay}
         for weights, decay in ((decayed, settings.weight_decay), (others, 0.0))

@@ -155,6 +155,8 @@ class TrainingSettings:
         Epochs without a smaller validation loss after which to stop.
     validation : float
         Share of the frames that are kept aside to tell when a network is best, unless frames for that are given.
+    replay : float
+        Frames of an epoch that are replayed, as a part of those that are trained on, if there are frames to replay.
     precision : {'single', 'double'}
     frozen : tuple of str
         Parts that stay as they are: the beginnings of their names, such as ``embedding`` or ``layers.0``.
@@ -180,6 +182,7 @@ class TrainingSettings:
     second_phase: SecondPhase | None = None
     early_stop: Count | None = None
     validation: float = 0.1
+    replay: float = 1.0
     precision: Literal["single", "double"] = "double"
     frozen: tuple[str, ...] = ()
     seed: Seed = 0
@@ -194,6 +197,8 @@ class TrainingSettings:
             raise ConfigurationError(f"weight_decay is {self.weight_decay}; it must not be negative.")
         if self.average is not None and not 0 < self.average < 1:
             raise ConfigurationError(f"average is {self.average}; it must be between 0 and 1, or none.")
+        if not self.replay > 0:
+            raise ConfigurationError(f"replay is {self.replay}; it must be positive.")
         if not 0 < self.validation < 1:
             raise ConfigurationError(f"validation is {self.validation}; it must be a share between 0 and 1.")
         if self.second_phase is not None and self.second_phase.loss.per_config_type:

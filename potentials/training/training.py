@@ -44,6 +44,7 @@ def trainer_for(
     settings: TrainingSettings,
     validation: Sequence[Frame] | None = None,
     device: str = "cpu",
+    replay: GraphSet | None = None,
 ) -> Trainer:
     """Everything that a training needs, from frames.
 
@@ -56,6 +57,8 @@ def trainer_for(
     validation : sequence of Frame, optional
         A share of the others, chosen by the seed, if omitted.
     device : str
+    replay : GraphSet, optional
+        What :func:`halberd.potentials.training.replay.replayed` makes of frames that the network knew.
 
     Raises
     ------
@@ -89,7 +92,7 @@ def trainer_for(
         )
         for each in (own, kept)
     )
-    return Trainer(start.network, training, kept_aside, settings, device)
+    return Trainer(start.network, training, kept_aside, settings, device=device, replay=replay)
 
 
 def train(

@@ -14,6 +14,7 @@ import ase.io
 import numpy as np
 import pytest
 import torch
+from ase import Atoms
 from PIL import Image
 
 from halberd.plugins import HalberdCalculator
@@ -143,6 +144,25 @@ def test_a_model_is_trained_further(data, tmp_path, capsys, monkeypatch):
     assert code == 0
     before = json.loads((tmp_path / "water.json").read_text())
     assert json.loads(out)["validation"]["forces"] == pytest.approx(before["validation"]["forces"], rel=1e-4)
+
+
+def test_what_was_known_is_replayed(data, tmp_path, capsys, monkeypatch):
+    assert call(capsys, monkeypatch, "train", config(data, tmp_path, epochs=2), "--json")[0] == 0
+    ase.io.write(tmp_path / "old.xyz", [frame.atoms for frame in molecules(6, seed=5)])
+    further = tmp_path / "further.yaml"
+    text = f"train: {data}/train.xyz\noutput: {tmp_path}/further.pt\nreplay: {tmp_path}/old.xyz\nthreads: 1\n"
+    further.write_text(text + "training: {epochs: 1}\n")
+    code, _, err = call(capsys, monkeypatch, "train", further)
+    assert code == 2
+    assert "give start_from, too" in err
+    further.write_text(text + f"start_from: {tmp_path}/water.pt\ntraining: {{epochs: 1, replay: 2.0}}\n")
+    assert call(capsys, monkeypatch, "train", further, "--json")[0] == 0
+    assert load(tmp_path / "further.pt").n_columns is None
+    ase.io.write(tmp_path / "old.xyz", Atoms("CH4", np.arange(15.0).reshape(5, 3)))
+    further.write_text(further.read_text().replace("further.pt", "other.pt"))
+    code, _, err = call(capsys, monkeypatch, "train", further)
+    assert code == 2
+    assert "holds C, which the network does not know" in err
 
 
 def test_a_committee_is_trained_further_member_by_member(data, tmp_path, capsys, monkeypatch):
