@@ -26,6 +26,7 @@ from halberd.potentials.errors import ConfigurationError, OutputError, TrainingE
 from halberd.potentials.files import check_writable, replacing
 from halberd.potentials.frames.error_table import error_report
 from halberd.potentials.frames.labelled import Frame, read_frames
+from halberd.potentials.frames.stored import stored_frames
 from halberd.potentials.loading import load
 from halberd.potentials.locks import locked
 from halberd.potentials.sites.site_model import Columns, SiteModel
@@ -73,7 +74,7 @@ def train_file(settings: TrainSettings, *, progress: bool = True) -> dict[str, A
 def _train_file(settings: TrainSettings, output: Path, progress: bool) -> dict[str, Any]:
     begun = time.perf_counter()
     set_threads(settings.threads)
-    frames = [frame for file in settings.train_files for frame in read_frames(file, settings.keys)]
+    frames = _frames(settings, output)
     validation = None if settings.validation is None else read_frames(settings.validation, settings.keys)
     tests = {name: read_frames(file, settings.keys) for name, file in settings.test_files.items()}
     with warnings.catch_warnings(record=True) as caught:
@@ -98,7 +99,7 @@ def _train_file(settings: TrainSettings, output: Path, progress: bool) -> dict[s
         "metadata": model.metadata,
         "notes": notes,
     }
-    groups = {
+    groups: dict[str, Sequence[Frame]] = {
         "train": trainers[0].training.frames[:: max(1, len(trainers[0].training) // _SHOWN)],
         "validation": trainers[0].validation.frames,
         **tests,
@@ -125,6 +126,13 @@ def _check(settings: TrainSettings, output: Path) -> None:
             raise ConfigurationError(f"Test files cannot be called '{name}'; take another name.")
     if settings.device.startswith("cuda") and not torch.cuda.is_available():
         raise ConfigurationError("device is cuda, but torch finds no GPU here. Take device: cpu.")
+
+
+def _frames(settings: TrainSettings, output: Path) -> Sequence[Frame]:
+    """To train on, in memory or on disk."""
+    if settings.stream:
+        return stored_frames(settings.train_files, output.with_suffix(".frames"), settings.keys)
+    return [frame for file in settings.train_files for frame in read_frames(file, settings.keys)]
 
 
 def _member(
@@ -236,7 +244,9 @@ def _model(members: list[SiteModel]) -> SiteModel:
     return members[0] if len(members) == 1 else committee(members, members[0].name)
 
 
-def _errors(model: SiteModel, groups: dict[str, list[Frame]], output: Path, plots: bool) -> dict[str, dict[str, Any]]:
+def _errors(
+    model: SiteModel, groups: dict[str, Sequence[Frame]], output: Path, plots: bool
+) -> dict[str, dict[str, Any]]:
     """Errors of all groups of frames; parity of the last one."""
     calculator = HalberdCalculator(model)
     found = {}

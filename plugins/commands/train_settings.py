@@ -42,6 +42,9 @@ class TrainSettings:
         Self-energies: ``isolated``, ``average``, or energies of the elements in eV. With ``start_from``, those of that
         model if left out.
     keys : LabelKeys
+    stream : bool
+        Keep the frames to train on in flat files, in ``NAME.frames`` beside the output, and read them as they are
+        needed: for more frames than memory holds.
     committee : int
         Networks, of different seeds and shares of the frames, in one model.
     device : str
@@ -70,6 +73,7 @@ class TrainSettings:
     training: TrainingSettings = dataclasses.field(default_factory=TrainingSettings)
     e0s: Mapping[str | int, float] | str | None = None
     keys: LabelKeys = dataclasses.field(default_factory=LabelKeys)
+    stream: bool = False
     committee: Count = 1
     device: str = "cpu"
     threads: Count | None = None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import collections
 import itertools
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import ase.io
@@ -50,10 +51,40 @@ def read_images(path: str | os.PathLike[str], index: str = ":") -> list[Atoms]:
     if not images:
         raise DataError(f"'{file}' holds no structure.")
     for number, atoms in enumerate(images):
-        problem = _problem(atoms)
-        if problem is not None:
-            raise DataError(f"Structure {number} of '{file}' {problem}.")
+        _check_image(atoms, number, file)
     return images
+
+
+def iterate_images(path: str | os.PathLike[str]) -> Iterator[Atoms]:
+    """Read structures one by one, as :func:`read_images` does: of a file that memory would not hold.
+
+    Raises
+    ------
+    DataError
+        As :func:`read_images`, when the structure in question comes.
+    """
+    file = Path(path)
+    if not file.is_file():
+        raise DataError(f"Structure file '{file}' does not exist.")
+    _check_counts(file)
+    number = -1
+    try:
+        for number, atoms in enumerate(ase.io.iread(file, index=":")):
+            _check_image(atoms, number, file)
+            yield atoms
+    except DataError:
+        raise
+    except Exception as error:  # ASE's readers raise anything
+        first = (str(error).strip().splitlines() or [""])[0]
+        raise DataError(f"'{file}' cannot be read after structure {number}: {type(error).__name__}: {first}") from error
+    if number < 0:
+        raise DataError(f"'{file}' holds no structure.")
+
+
+def _check_image(atoms: Atoms, number: int, file: Path) -> None:
+    problem = _problem(atoms)
+    if problem is not None:
+        raise DataError(f"Structure {number} of '{file}' {problem}.")
 
 
 def _check_counts(file: Path) -> None:

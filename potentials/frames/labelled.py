@@ -15,7 +15,7 @@ from ase.stress import voigt_6_to_full_3x3_stress
 from halberd.potentials.constants import EV_IN_KJ_PER_MOL, HARTREE_IN_EV
 from halberd.potentials.errors import DataError
 from halberd.potentials.frames.arrays import read_arrays
-from halberd.potentials.frames.images import read_images
+from halberd.potentials.frames.images import iterate_images, read_images
 from halberd.potentials.validation import conform
 
 #: Where labels are looked for, in this order, before the frame's own ASE results.
@@ -102,6 +102,20 @@ def read_frames(path: str | os.PathLike[str], keys: LabelKeys | None = None, ind
             known = sorted({k for frame in frames for k in [*frame.atoms.info, *frame.atoms.arrays]})
             raise DataError(f"'{file}' has no {name} under '{key}'; it has {', '.join(known)}.")
     return frames
+
+
+def iterate_frames(path: str | os.PathLike[str], keys: LabelKeys | None = None) -> Iterator[Frame]:
+    """Read structures and their labels one by one, as :func:`read_frames` does.
+
+    Raises
+    ------
+    DataError
+        If the file is missing or cannot be read, or what is under a key are no labels.
+    """
+    keys, file = keys or LabelKeys(), Path(path)
+    images = iter(read_arrays(file)) if file.suffix == ".npz" else iterate_images(file)
+    for number, atoms in enumerate(images):
+        yield _frame(atoms, keys, f"structure {number} of '{file}'")
 
 
 def _frame(atoms: Atoms, keys: LabelKeys, where: str) -> Frame:

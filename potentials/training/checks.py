@@ -13,6 +13,8 @@ from halberd.potentials.training.settings import LossSettings
 
 #: Pairs of frames that energies are compared with forces in.
 _PAIRS = 400
+#: Frames, evenly spread, that pairs are looked for in.
+_LOOKED_AT = 20_000
 #: Differences of energies are as forces say to within this factor, where the two go together as well as this.
 _SLOPE, _CORRELATION = 1.25, 0.9
 
@@ -82,7 +84,8 @@ def energy_over_work(frames: Sequence[Frame]) -> float | None:
         Slope of a line through zero; ``None`` if there are few pairs, or they scatter.
     """
     groups: dict[bytes, list[Frame]] = {}
-    for frame in frames:
+    for number in np.unique(np.linspace(0, len(frames) - 1, min(len(frames), _LOOKED_AT)).astype(int)):
+        frame = frames[int(number)]
         if frame.energy is not None and frame.forces is not None and len(frame.atoms) > 1:
             key = frame.atoms.numbers.tobytes() + np.array(frame.atoms.cell).tobytes()
             groups.setdefault(key, []).append(frame)

@@ -108,7 +108,7 @@ class GraphSet:
     ) -> None:
         if not frames:
             raise DataError("There are no frames to train on, or none to validate on. Give more.")
-        self.frames = list(frames)
+        self.frames = frames
         self.weights = dict(weights or {})
         self._species = {int(z): number for number, z in enumerate(atomic_numbers)}
         self._e0s = np.asarray(e0s, dtype=float)

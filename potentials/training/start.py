@@ -195,11 +195,14 @@ def _mean_neighbours(frames: Sequence[Frame], cutoff: float) -> float:
 def _scale_and_shift(frames: Sequence[Frame], numbers: Sequence[int], e0s: NDArray[np.float64]) -> tuple[float, float]:
     """Root of the mean square of force components, eV/angstrom, and mean energy per atom without self-energies, eV."""
     by_number = dict(zip(numbers, e0s, strict=True))
-    forces = [np.ravel(frame.forces) for frame in frames if frame.forces is not None and len(frame.atoms) > 1]
-    energies = [
-        (frame.energy - sum(by_number[int(z)] for z in frame.atoms.numbers)) / len(frame.atoms)
-        for frame in frames
-        if frame.energy is not None and len(frame.atoms) > 1
-    ]
-    scale = float(np.sqrt(np.mean(np.concatenate(forces) ** 2))) if forces else 0.0
+    squares = n_forces = 0.0
+    energies = []
+    for frame in frames:
+        if len(frame.atoms) > 1:
+            if frame.forces is not None:
+                squares, n_forces = squares + float(np.sum(frame.forces**2)), n_forces + frame.forces.size
+            if frame.energy is not None:
+                alone = sum(by_number[int(z)] for z in frame.atoms.numbers)
+                energies.append((frame.energy - alone) / len(frame.atoms))
+    scale = float(np.sqrt(squares / n_forces)) if n_forces else 0.0
     return scale or 1.0, float(np.mean(energies)) if energies else 0.0

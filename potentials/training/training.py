@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from halberd.potentials.frames.labelled import Frame
+from halberd.potentials.frames.stored import picked
 from halberd.potentials.frames.training_set import check_frames
 from halberd.potentials.multi_ace.model import multi_ace_model
 from halberd.potentials.sites.site_model import SiteModel
@@ -24,7 +25,7 @@ from halberd.potentials.training.start import Start
 EVERY = 300.0
 
 
-def set_aside(frames: Sequence[Frame], share: float, seed: int) -> tuple[list[Frame], list[Frame]]:
+def set_aside(frames: Sequence[Frame], share: float, seed: int) -> tuple[Sequence[Frame], Sequence[Frame]]:
     """Split frames into those that are trained on, and a share for validation.
 
     Frames of one atom stay with the former: they say what self-energies are.
@@ -33,8 +34,8 @@ def set_aside(frames: Sequence[Frame], share: float, seed: int) -> tuple[list[Fr
     count = min(max(1, round(share * len(usable))), len(usable) - 1)
     chosen = set(np.random.default_rng(seed).permutation(usable)[:count].tolist()) if count > 0 else set()
     return (
-        [frame for number, frame in enumerate(frames) if number not in chosen],
-        [frame for number, frame in enumerate(frames) if number in chosen],
+        picked(frames, lambda number, _: number not in chosen),
+        picked(frames, lambda number, _: number in chosen),
     )
 
 
@@ -71,7 +72,7 @@ def trainer_for(
     LabelWarning
     """
     copies = set(check_frames(frames))
-    own = [frame for number, frame in enumerate(frames) if number not in copies]
+    own = picked(frames, lambda number, _: number not in copies)
     check_labels(own, settings.loss)
     if settings.second_phase is not None:
         check_labels(own, settings.second_phase.loss)
@@ -79,12 +80,12 @@ def trainer_for(
         own, kept = set_aside(own, settings.validation, settings.seed)
     else:
         check_frames(validation)
-        kept = list(validation)
+        kept = validation
     cutoff = start.network.edges.cutoff
     training, kept_aside = (
         # An atom alone has no forces, and its energy is its self-energy.
         GraphSet(
-            [frame for frame in each if len(frame.atoms) > 1 or frame.atoms.pbc.any()],
+            picked(each, lambda _, frame: len(frame.atoms) > 1 or bool(frame.atoms.pbc.any())),
             start.atomic_numbers,
             start.e0s,
             cutoff,

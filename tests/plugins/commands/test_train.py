@@ -146,6 +146,20 @@ def test_a_model_is_trained_further(data, tmp_path, capsys, monkeypatch):
     assert json.loads(out)["validation"]["forces"] == pytest.approx(before["validation"]["forces"], rel=1e-4)
 
 
+def test_frames_on_disk_give_the_same_bits(data, tmp_path, capsys, monkeypatch):
+    folders = [tmp_path / "memory", tmp_path / "disk"]
+    for folder in folders:
+        folder.mkdir()
+        file = config(data, folder, epochs=2)
+        file.write_text(file.read_text() + f"stream: {str(folder.name == 'disk').lower()}\n")
+        assert call(capsys, monkeypatch, "train", file, "--json")[0] == 0
+    assert (folders[1] / "water.frames" / "frames.json").exists()
+    assert not (folders[0] / "water.frames").exists()
+    found, expected = (load(folder / "water.pt").scripted() for folder in folders)
+    for one, other in zip(found.state_dict().values(), expected.state_dict().values(), strict=True):
+        assert torch.equal(one, other)
+
+
 def test_what_was_known_is_replayed(data, tmp_path, capsys, monkeypatch):
     assert call(capsys, monkeypatch, "train", config(data, tmp_path, epochs=2), "--json")[0] == 0
     ase.io.write(tmp_path / "old.xyz", [frame.atoms for frame in molecules(6, seed=5)])
