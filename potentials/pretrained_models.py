@@ -9,18 +9,26 @@ from halberd.potentials.errors import ConfigurationError, did_you_mean
 from halberd.potentials.mace.on_the_family import on_operators
 from halberd.potentials.sites.site_model import SiteModel, dtype_of
 
-#: Name -> file in the package's ``data`` folder.
-_MODELS = {"gfn2-chnof": "gfn2-chnof.pt"}
+#: Name -> files of its versions in the package's ``data`` folder, the first one first.
+_MODELS = {"gfn2-chnof": ("gfn2-chnof.pt",)}
+
+
+def _files() -> dict[str, str]:
+    """Name -> file: the last version has the name alone, every version ``NAME@1`` and so on."""
+    found = {name: files[-1] for name, files in _MODELS.items()}
+    for name, files in _MODELS.items():
+        found.update({f"{name}@{number}": file for number, file in enumerate(files, start=1)})
+    return found
 
 
 def is_pretrained(name: str) -> bool:
     """Whether halberd ships a model of this name."""
-    return name in _MODELS
+    return name in _files()
 
 
 def pretrained_names() -> tuple[str, ...]:
-    """Names that :func:`pretrained` knows."""
-    return tuple(_MODELS)
+    """Names that :func:`pretrained` knows, those of versions last."""
+    return tuple(_files())
 
 
 def pretrained_path(name: str) -> Path:
@@ -31,11 +39,12 @@ def pretrained_path(name: str) -> Path:
     ConfigurationError
         If there is no such model.
     """
-    if name not in _MODELS:
+    files = _files()
+    if name not in files:
         raise ConfigurationError(
-            f"There is no pretrained model '{name}'; there is {', '.join(_MODELS)}.{did_you_mean(name, _MODELS)}"
+            f"There is no pretrained model '{name}'; there is {', '.join(files)}.{did_you_mean(name, files)}"
         )
-    return Path(str(resources.files("halberd.potentials") / "data" / _MODELS[name]))
+    return Path(str(resources.files("halberd.potentials") / "data" / files[name]))
 
 
 def pretrained(name: str = "gfn2-chnof", precision: str | None = None) -> SiteModel:

@@ -19,6 +19,9 @@ def test_pretrained_by_name_and_by_function():
     assert load("gfn2-chnof").atomic_numbers == pretrained("gfn2-chnof").atomic_numbers == (1, 6, 7, 8, 9)
     assert pretrained(precision="double").dtype == torch.float64
     assert "gfn2-chnof" in pretrained_names()
+    assert load("gfn2-chnof@1").symbols == load("gfn2-chnof").symbols
+    with pytest.raises(ConfigurationError, match=r"there is gfn2-chnof, gfn2-chnof@1"):
+        pretrained("gfn2-chnof@9")
     with pytest.raises(ConfigurationError, match="Did you mean 'gfn2-chnof'"):
         pretrained("gfn2-chno")
 
