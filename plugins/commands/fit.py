@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
-from halberd.plugins.commands.options import Flag, offers
+from halberd.plugins.commands.options import LABEL_FLAGS, Flag, offers
 from halberd.plugins.commands.output import JsonOption, console, error_table, print_json
 from halberd.potentials.errors import ConfigurationError
 from halberd.potentials.validation import from_mapping
@@ -89,10 +89,7 @@ def _e0s(text: str, option: str) -> str | dict[str, float]:
     Flag("prior_power", read=_prior_power),
     "committee",
     "seed",
-    Flag("keys.energy", name="energy-key", help="Where the energy is kept."),
-    Flag("keys.forces", name="forces-key", help="Where the forces are kept."),
-    Flag("keys.virial", name="virial-key", help="Where the virial is kept."),
-    Flag("keys.unit", name="energy-unit", help="eV, kcal/mol, kJ/mol or hartree."),
+    *LABEL_FLAGS,
     "state",
     "extend",
     "plots",

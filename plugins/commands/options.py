@@ -67,6 +67,15 @@ class Flag:
         return "--" + (self.name or self.path.rpartition(".")[2]).replace("_", "-")
 
 
+#: Where labels are, of settings with a section ``keys``.
+LABEL_FLAGS = (
+    Flag("keys.energy", name="energy-key", help="Where the energy is kept."),
+    Flag("keys.forces", name="forces-key", help="Where the forces are kept."),
+    Flag("keys.virial", name="virial-key", help="Where the virial is kept."),
+    Flag("keys.unit", name="energy-unit", help="eV, kcal/mol, kJ/mol or hartree."),
+)
+
+
 @dataclasses.dataclass(frozen=True)
 class Offer:
     """What a command takes from its settings; see :func:`offers`."""

@@ -8,11 +8,10 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
-from halberd.plugins.commands.options import Flag, offers
+from halberd.plugins.commands.options import LABEL_FLAGS, Flag, offers
 from halberd.plugins.commands.output import JsonOption, console, error_table, print_json
 from halberd.plugins.commands.settings_file import merged, read_yaml
-from halberd.potentials.errors import ConfigurationError
-from halberd.potentials.training.settings import LOSSES
+from halberd.potentials.training.settings import named_losses
 from halberd.potentials.validation import from_mapping
 
 
@@ -27,10 +26,7 @@ from halberd.potentials.validation import from_mapping
     "training.learning_rate",
     "training.seed",
     "training.precision",
-    Flag("keys.energy", name="energy-key", help="Where the energy is kept."),
-    Flag("keys.forces", name="forces-key", help="Where the forces are kept."),
-    Flag("keys.virial", name="virial-key", help="Where the virial is kept."),
-    Flag("keys.unit", name="energy-unit", help="eV, kcal/mol, kJ/mol or hartree."),
+    *LABEL_FLAGS,
     "committee",
     "device",
     "threads",
@@ -64,28 +60,3 @@ def train(
     if not report["done"]:
         console.print("The time was over before the training: the same command goes on.", markup=False)
         raise typer.Exit(3)
-
-
-def named_losses(values: dict[str, Any]) -> dict[str, Any]:
-    """Settings in which the name of a loss stands for its numbers: ``loss: botnet``, or ``loss: {like: botnet}``."""
-    training = values.get("training")
-    if not isinstance(training, dict):
-        return values
-    changed = dict(training)
-    if "loss" in changed:
-        changed["loss"] = _loss(changed["loss"])
-    second = changed.get("second_phase")
-    if isinstance(second, dict) and "loss" in second:
-        changed["second_phase"] = {**second, "loss": _loss(second["loss"])}
-    return {**values, "training": changed}
-
-
-def _loss(value: Any) -> Any:
-    if isinstance(value, str):
-        value = {"like": value}
-    if not isinstance(value, dict) or "like" not in value:
-        return value
-    rest = {key: each for key, each in value.items() if key != "like"}
-    if value["like"] not in LOSSES:
-        raise ConfigurationError(f"There is no loss '{value['like']}'; there are {', '.join(LOSSES)}.")
-    return {**LOSSES[value["like"]], **rest}

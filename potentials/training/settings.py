@@ -78,11 +78,41 @@ def named_loss(name: str, **changes: Any) -> LossSettings:
     ConfigurationError
         If there is no such loss.
     """
+    return LossSettings(**{**_numbers(name), **changes})
+
+
+def _numbers(name: str) -> dict[str, Any]:
     if name not in LOSSES:
         raise ConfigurationError(
             f"There is no loss '{name}'; there are {', '.join(LOSSES)}.{did_you_mean(name, LOSSES)}"
         )
-    return LossSettings(**{**LOSSES[name], **changes})
+    return LOSSES[name]
+
+
+def named_losses(values: dict[str, Any]) -> dict[str, Any]:
+    """Values with a section ``training`` in which the name of a loss stood for its numbers.
+
+    ``loss: botnet``, or ``loss: {like: botnet}`` with some of the numbers changed.
+    """
+    training = values.get("training")
+    if not isinstance(training, dict):
+        return values
+    changed = dict(training)
+    if "loss" in changed:
+        changed["loss"] = _loss(changed["loss"])
+    second = changed.get("second_phase")
+    if isinstance(second, dict) and "loss" in second:
+        changed["second_phase"] = {**second, "loss": _loss(second["loss"])}
+    return {**values, "training": changed}
+
+
+def _loss(value: Any) -> Any:
+    if isinstance(value, str):
+        value = {"like": value}
+    if not isinstance(value, dict) or "like" not in value:
+        return value
+    rest = {key: each for key, each in value.items() if key != "like"}
+    return {**_numbers(value["like"]), **rest}
 
 
 @dataclasses.dataclass(frozen=True)

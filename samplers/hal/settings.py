@@ -12,6 +12,7 @@ from typing import Any
 from halberd.plugins.commands.settings_file import merged, read_yaml
 from halberd.plugins.labelling.settings import LabelSettings
 from halberd.potentials.errors import ConfigurationError
+from halberd.potentials.training.settings import named_losses
 from halberd.potentials.validation import Seed, conform, from_mapping
 from halberd.samplers.hal.model import ModelSettings
 from halberd.samplers.hal.walker_settings import BiasedSettings
@@ -144,6 +145,8 @@ class HALSettings:
         for key in ("base", "start_from"):
             if isinstance(model, dict) and (file.parent / str(model.get(key))).is_file():
                 model[key] = str(file.parent / model[key])
+        if isinstance(model, dict):
+            values["model"] = named_losses(model)
         return cls.from_mapping(merged(values, overrides or {}), f"'{file}'")
 
     def to_dict(self) -> dict[str, Any]:

@@ -215,6 +215,13 @@ def test_bad_settings(initial_file, tmp_path, changes, message):
         HALSettings.from_mapping(values_of(initial_file, tmp_path, model={**MODEL, **changes}))
 
 
+def test_losses_have_names_in_files(tmp_path):
+    model = {**MODEL, "training": {"loss": {"like": "botnet", "forces": 3.0}}}
+    (tmp_path / "hal.yaml").write_text(yaml.safe_dump(values_of("a.xyz", "run", model=model)))
+    loss = HALSettings.from_file(tmp_path / "hal.yaml").model.training.loss
+    assert (loss.energy, loss.forces, loss.energy_power) == (27.0, 3.0, 0.5)
+
+
 def test_too_few_frames_and_starts_that_do_not_fit(initial_file, tmp_path):
     ase.io.write(tmp_path / "one.xyz", copper_gold(0))
     with pytest.raises(ConfigurationError, match="two initial frames or more"):
