@@ -24,6 +24,7 @@ from structures import GRAMS, KEPT_ASIDE, LIQUIDS, bonds, solvents, turned
 
 from halberd.plugins import HalberdCalculator
 from halberd.potentials import load
+from halberd.potentials.errors import StabilityError
 from halberd.samplers import MDSettings, run_md
 
 mpl.use("Agg")
@@ -51,8 +52,10 @@ def box_of(name: str, count: int, seed: int) -> Atoms:
     return box
 
 
-def run(model: str, name: str, box: Atoms, folder: Path, picoseconds: float, temperature: float) -> Path:
-    """Relax, heat and run at one bar; where the run is."""
+def run(
+    model: str, name: str, box: Atoms, folder: Path, picoseconds: float, temperature: float
+) -> tuple[Path, str | None]:
+    """Relax, heat and run at one bar; where the run is, and how it blew up if it did."""
     folder.mkdir(parents=True, exist_ok=True)
     start = folder / f"{name}.xyz"
     if not start.exists():
@@ -72,8 +75,11 @@ def run(model: str, name: str, box: Atoms, folder: Path, picoseconds: float, tem
         checkpoint_interval=2000,
         reporters=["csv", "extxyz"],
     )
-    run_md(settings, start_or_restart=True)
-    return output
+    try:
+        run_md(settings, start_or_restart=True)
+    except StabilityError as error:
+        return output, str(error)
+    return output, None
 
 
 def broken(frames: list[Atoms], size: int) -> int:
@@ -162,12 +168,16 @@ def main() -> None:
     arguments = parser.parse_args()
     name, size = arguments.liquid, len(solvents()[arguments.liquid])
     box = box_of(name, arguments.molecules, arguments.seed)
-    output = run(arguments.model, name, box, arguments.output, arguments.picoseconds, arguments.temperature)
+    output, blown_up = run(arguments.model, name, box, arguments.output, arguments.picoseconds, arguments.temperature)
+    if not (output / "frames.extxyz").exists():
+        print(f"blew up while it was heated: {blown_up}")
+        return
     frames = ase.io.read(output / "frames.extxyz", ":")
     densities = np.array([frame.get_masses().sum() * GRAMS / frame.get_volume() for frame in frames])
     later = frames[len(frames) // 4 :]
     result = {
         "picoseconds": 0.1 * (len(frames) - 1),
+        "blown_up": blown_up,
         "density": float(densities[len(frames) // 4 :].mean()),
         "density_spread": float(densities[len(frames) // 4 :].std()),
         "experiment": (LIQUIDS | KEPT_ASIDE)[name][1],
