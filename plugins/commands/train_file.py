@@ -213,7 +213,7 @@ def _trained(settings: TrainSettings, trainers: Sequence[Trainer], progress: boo
                     console.print(_line(trainer.history[-1]), markup=False, highlight=False, soft_wrap=True)
                 if trainer.done:
                     running.remove(number)
-            _write_history(trainers, output.with_suffix(".history.csv"))
+            write_history(trainers, output.with_suffix(".history.csv"))
     return trouble
 
 
@@ -228,7 +228,8 @@ def _line(epoch: Epoch) -> str:
     return f"epoch {epoch.number}: loss {epoch.loss:.4g}, validation {epoch.validation:.4g}; RMSE {', '.join(parts)}"
 
 
-def _write_history(trainers: Sequence[Trainer], path: Path) -> None:
+def write_history(trainers: Sequence[Trainer], path: Path) -> None:
+    """Write losses and errors of all epochs of some networks, as CSV."""
     with replacing(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as handle:
         table = csv.writer(handle)
         errors = ("energy", "forces", "stress")

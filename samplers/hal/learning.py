@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
 from pathlib import Path
 from typing import Any, Protocol
@@ -13,6 +13,10 @@ from ase import Atoms
 from numpy.typing import NDArray
 
 from halberd.potentials.frames.labelled import Frame
+
+
+def silent(_: str) -> None:
+    """Tell nobody."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,6 +35,8 @@ class Lesson:
         Of the iteration.
     model, state : pathlib.Path, optional
         Files of the fit before; none in the first lesson.
+    tell : callable
+        Told in words how far a long fit is.
     """
 
     number: int
@@ -39,6 +45,7 @@ class Lesson:
     folder: Path
     model: Path | None = None
     state: Path | None = None
+    tell: Callable[[str], None] = silent
 
 
 @dataclasses.dataclass(frozen=True)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import BrokenExecutor, Executor
 from pathlib import Path
 from typing import Any
@@ -34,7 +34,7 @@ from halberd.potentials.locks import locked
 from halberd.potentials.sites.torchscript import set_threads
 from halberd.samplers.hal.folder import Iteration, RunFolder, write_json
 from halberd.samplers.hal.learners import learner_for
-from halberd.samplers.hal.learning import Current, Lesson
+from halberd.samplers.hal.learning import Current, Lesson, silent
 from halberd.samplers.hal.report import describe, draw_learning, report_iteration
 from halberd.samplers.hal.settings import HALSettings
 from halberd.samplers.hal.tasks import WalkerTask, run_walker
@@ -76,6 +76,7 @@ class HyperactiveLearning:
         self.learner.check([frame.atoms for frame in self.initial])
         self.folder = RunFolder(Path(settings.output))
         self._executor = executor
+        self._tell: Callable[[str], None] = silent
 
     def _check_starts(self, elements: set[int]) -> None:
         for number, atoms in enumerate(self.starts):
@@ -130,7 +131,9 @@ class HyperactiveLearning:
             try:
                 while not history or not self._ended(history):
                     history.append(self._iterate(executor, history))
+                finishing = time.perf_counter()
                 final = self._finish(executor, history)
+                finishing = time.perf_counter() - finishing
             except BrokenExecutor as error:
                 raise HalberdError(
                     f"A worker process died ({error}). Nothing is lost: the same command goes on. If it dies again, "
@@ -140,7 +143,7 @@ class HyperactiveLearning:
                 if self._executor is None:
                     executor.shutdown(cancel_futures=True)
             draw_learning(history, self.settings, self.folder.path / "learning.png")
-            return self._report(history, final, time.perf_counter() - start)
+            return self._report(history, final, (finishing, time.perf_counter() - start))
 
     def _ended(self, history: Sequence[Iteration]) -> str | None:
         """Why the run is over, or ``None``."""
@@ -179,7 +182,8 @@ class HyperactiveLearning:
         for task, outcome in zip(tasks, outcomes, strict=True):
             whole = task.first_step == 0 and tolerance <= self.settings.md.tolerance
             held = held + whole if outcome.held else 0
-        with self.console.status(f"iteration {number}: fitting"):
+        with self.console.status(f"iteration {number}: fitting") as status:
+            self._tell = lambda text: status.update(f"iteration {number}: {text}")
             iteration, closest = self._learn(executor, history, fit_files, test_files)
             iteration = dataclasses.replace(
                 iteration,
@@ -350,7 +354,13 @@ class HyperactiveLearning:
     ) -> Lesson:
         model = self.folder.path / history[-1].model if history else None
         return Lesson(
-            number=len(history), frames=frames, new=new, folder=folder, model=model, state=self._state(history)
+            number=len(history),
+            frames=frames,
+            new=new,
+            folder=folder,
+            model=model,
+            state=self._state(history),
+            tell=self._tell,
         )
 
     def _state(self, history: Sequence[Iteration]) -> Path | None:
@@ -361,15 +371,19 @@ class HyperactiveLearning:
         """What the learner makes of the whole database in the end: errors of its model, ``None`` if it made none."""
         folder = self.folder.final(history[-1].number)
         frames = self.folder.frames(history, "fit")
-        with self.console.status("a last fit"):
+        with self.console.status("a last fit") as status:
+            self._tell = lambda text: status.update(f"a last fit: {text}")
             model = self.learner.finish(self._lesson(history, frames, (), folder), executor)
         if model is None:
             return None
         self.folder.publish_model(model)
         return _errors({"fit": frames, "test": self.folder.frames(history, "test")}, model)
 
-    def _report(self, history: Sequence[Iteration], final: dict[str, Any] | None, seconds: float) -> dict[str, Any]:
+    def _report(
+        self, history: Sequence[Iteration], final: dict[str, Any] | None, seconds: tuple[float, float]
+    ) -> dict[str, Any]:
         parts = {key: sum(it.seconds[key] for it in history) for key in ("md", "label", "fit")}
+        parts["fit"] += seconds[0]
         n_fit, n_test = (sum(len(getattr(it, name)) for it in history) for name in ("fit", "test"))
         result = {
             "database": str(self.folder.path / "fit.extxyz"),
@@ -383,7 +397,7 @@ class HyperactiveLearning:
             "converged": history[-1].held >= self.settings.converged_after,
             "ended": self._ended(history),
             "errors": final or history[-1].errors,
-            "seconds": {**parts, "total": sum(parts.values()), "this_call": seconds},
+            "seconds": {**parts, "total": sum(parts.values()), "this_call": seconds[1]},
             "figure": str(self.folder.path / "learning.png"),
         }
         write_json(self.folder.path / "report.json", result)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
-from concurrent.futures import Executor
+from concurrent.futures import Executor, Future, wait
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,8 @@ import numpy as np
 import torch
 from ase import Atoms
 
+from halberd.plugins.commands.train_file import write_history
+from halberd.plugins.evaluation.loss_curve import loss_curve
 from halberd.potentials.committees.committee import committee
 from halberd.potentials.errors import ConfigurationError, TrainingError
 from halberd.potentials.frames.labelled import Frame
@@ -31,6 +33,8 @@ from halberd.potentials.training.training import train, trained_model, trainer_f
 from halberd.samplers.hal.learning import Learnt, Lesson
 from halberd.samplers.hal.model import ModelSettings
 
+#: Seconds.
+_TOLD_EVERY = 2.0
 #: Where the learning rate of later trainings ends, as a part of where it begins.
 _LAST_RATE = 0.01
 
@@ -97,9 +101,10 @@ def _train(task: TrainingTask, output: Path) -> None:
         [frames[number] for number in sorted(kept)],
     )
     checkpoint = output.with_suffix(".checkpoint")
+    history = output.with_suffix(".history.csv")
     note = None
     try:
-        train(trainer, checkpoint=checkpoint)
+        train(trainer, checkpoint=checkpoint, each_epoch=lambda _: write_history([trainer], history))
     except TrainingError as error:  # what was best up to there goes on
         if trainer.best == 0:
             raise
@@ -109,6 +114,7 @@ def _train(task: TrainingTask, output: Path) -> None:
     weights = sum(weight.numel() for weight in trainer.network.parameters())
     model.metadata["training"].update(validation=best.validation, errors=best.errors, weights=weights, note=note)
     model.save(output)
+    loss_curve([trainer.history], output.with_suffix(".loss.png"), f"{model.name}, network {task.member + 1}")
     checkpoint.unlink(missing_ok=True)
 
 
@@ -138,6 +144,19 @@ def _start(task: TrainingTask, frames: Sequence[Frame]) -> Start:
             return networks_of_committee(model, frames, settings.e0s)[task.member]
         return perturbed(network_of_model(model, frames, settings.e0s), settings.refit.perturbation, seed)
     return new_network({**settings.network, "elements": task.elements}, task.frames, settings.e0s, seed)
+
+
+def _awaited(futures: Sequence[Future[str]], tasks: Sequence[TrainingTask], lesson: Lesson) -> list[str]:
+    """Results of all trainings; meanwhile it is told how far they are."""
+    while wait(futures, timeout=_TOLD_EVERY).not_done:
+        epochs = []
+        for task in tasks:
+            history = lesson.folder / f"member{task.member}.history.csv"
+            rows = history.read_text(encoding="utf-8").splitlines() if history.is_file() else [""]
+            epochs.append(str(len(rows) - 1))
+        of = tasks[0].epochs or tasks[0].settings.training.epochs
+        lesson.tell(f"training, epochs {', '.join(epochs)} of {of}")
+    return [future.result() for future in futures]
 
 
 def kept_aside(count: int, share: float, seed: int, member: int) -> set[int]:
@@ -239,7 +258,7 @@ class NetworkLearner:
         ]
         output = lesson.folder / "model.pt"
         if not output.is_file():
-            files = [future.result() for future in [executor.submit(run_training, task) for task in tasks]]
+            files = _awaited([executor.submit(run_training, task) for task in tasks], tasks, lesson)
             committee([SiteModel.load(file) for file in files], f"hal-{lesson.number:04d}").save(output)
         for task in tasks:
             (lesson.folder / f"member{task.member}.pt").unlink(missing_ok=True)

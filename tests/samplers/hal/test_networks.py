@@ -86,7 +86,9 @@ def test_a_run_leaves_a_committee_and_a_last_fit(finished):
     assert epochs == [[12, 12], [6, 6], [6, 6]]
     final = folder / "iterations" / "0002-final"
     assert (folder / "model.pt").read_bytes() == (final / "model.pt").read_bytes()
-    assert [path.name for path in final.iterdir()] == ["model.pt"]
+    left = {f"member{k}.{end}" for k in range(2) for end in ("history.csv", "loss.png")}
+    assert {path.name for path in final.iterdir()} == {"model.pt", *left}
+    assert len((final / "member1.history.csv").read_text().splitlines()) == 1 + MODEL["refit"]["final_epochs"]
     members = weights_in(folder / "model.pt")
     assert (members[0] - members[1]).norm() > 0.1 * members[0].norm()
     model = load(folder / "model.pt")
