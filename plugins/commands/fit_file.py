@@ -24,6 +24,7 @@ from halberd.potentials.errors import ConfigurationError, OutputError, did_you_m
 from halberd.potentials.files import check_writable, replacing
 from halberd.potentials.frames.error_table import error_report
 from halberd.potentials.frames.labelled import Frame, read_frames
+from halberd.potentials.frames.oddities import oddities
 from halberd.potentials.sites.elements import atomic_number_of
 from halberd.potentials.sites.site_model import SiteModel
 from halberd.potentials.sites.torchscript import set_threads
@@ -44,7 +45,7 @@ def fit_file(settings: FitSettings, *, progress: bool = True) -> dict[str, Any]:
     dict
         ``model``, ``n_basis``, ``n_rows``, ``train`` and ``test`` (see
         :func:`halberd.potentials.frames.error_table.error_report`), ``seconds`` {``assemble``, ``solve``, ``total``},
-        ``peak_memory_mb``, and what was chosen.
+        ``peak_memory_mb``, ``oddities`` of the training frames (printed before the fit), and what was chosen.
 
     Raises
     ------
@@ -70,6 +71,9 @@ def fit_file(settings: FitSettings, *, progress: bool = True) -> dict[str, Any]:
     groups = {"train": read_frames(settings.train, settings.keys)}
     if settings.test is not None:
         groups["test"] = read_frames(settings.test, settings.keys)
+    odd = oddities(groups["train"])
+    for sentence in odd:
+        Console(stderr=True).print(f"note: {sentence}", markup=False, highlight=False, soft_wrap=True)
     fit = _prepare(settings, groups["train"])
     # A test frame of an unknown element is found now, not after the fit.
     for frame in groups.get("test", []):
@@ -95,6 +99,7 @@ def fit_file(settings: FitSettings, *, progress: bool = True) -> dict[str, Any]:
     fitted.model.save(output)
 
     report = _report(settings, fit, fitted, copies)
+    report["oddities"] = odd
     report.update(_evaluate(fitted.model, groups, figures, progress))
     if settings.plots:
         draw_dimers(fitted.model, fit.closest, figures[1])

@@ -69,9 +69,9 @@ class Flag:
 
 #: Where labels are, of settings with a section ``keys``.
 LABEL_FLAGS = (
-    Flag("keys.energy", name="energy-key", help="Where the energy is kept."),
-    Flag("keys.forces", name="forces-key", help="Where the forces are kept."),
-    Flag("keys.virial", name="virial-key", help="Where the virial is kept."),
+    Flag("keys.energy", name="energy-key", help="Where the energy is kept. Default: REF_energy, energy."),
+    Flag("keys.forces", name="forces-key", help="Where the forces are kept. Default: REF_forces, forces."),
+    Flag("keys.virial", name="virial-key", help="Where the virial is kept. Default: REF_virial, virial, stress."),
     Flag("keys.unit", name="energy-unit", help="eV, kcal/mol, kJ/mol or hartree."),
 )
 

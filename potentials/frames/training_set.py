@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 import ase.data
 import numpy as np
 import torch
+from ase import Atoms
 from numpy.typing import NDArray
 
 from halberd.potentials.errors import ConfigurationError, DataError, UnknownElementError
@@ -15,6 +16,8 @@ from halberd.potentials.frames.labelled import Frame
 from halberd.potentials.sites.elements import atomic_number_of
 from halberd.potentials.sites.verlet_list import NeighborList, edges_of_atoms
 
+#: angstrom. An atom whose images are nearer is a crystal.
+_ALONE = 8.0
 #: Frames named in a message before it says "and so on".
 _NAMED = 8
 
@@ -110,6 +113,13 @@ def composition(frames: Sequence[Frame], elements: Sequence[int]) -> NDArray[np.
     return counts
 
 
+def is_isolated(atoms: Atoms) -> bool:
+    """Whether a structure is one atom by itself: in open space, or far from its periodic images."""
+    if len(atoms) != 1:
+        return False
+    return not atoms.pbc.any() or edges_of_atoms(NeighborList(_ALONE, 0.0), atoms)[0].shape[1] == 0
+
+
 def self_energies(
     frames: Sequence[Frame], elements: Sequence[int], given: Mapping[str | int, float] | str | None = None
 ) -> tuple[NDArray[np.float64], str]:
@@ -145,7 +155,7 @@ def self_energies(
         raise ConfigurationError(f"e0s is {given!r}; give energies by element, 'isolated' or 'average'.")
     energies = np.full(len(elements), np.nan)
     for frame in frames:
-        if len(frame.atoms) == 1 and frame.energy is not None:
+        if frame.energy is not None and is_isolated(frame.atoms):
             energies[list(elements).index(int(frame.atoms.numbers[0]))] = frame.energy
     absent = [symbol for symbol, value in zip(symbols, energies, strict=True) if np.isnan(value)]
     if given == "isolated" and absent:
@@ -154,7 +164,7 @@ def self_energies(
         )
     if given != "average" and not absent:
         return energies, "isolated"
-    labelled = [frame for frame in frames if frame.energy is not None and len(frame.atoms) > 1]
+    labelled = [frame for frame in frames if frame.energy is not None and not is_isolated(frame.atoms)]
     if not labelled:
         return np.zeros(len(elements)), "average"
     counts = composition(labelled, elements)

@@ -128,6 +128,23 @@ def test_copies_are_left_out_and_said(data, tmp_path, capsys, monkeypatch):
     assert json.loads(out)["left_out"] == [22]
 
 
+def test_labels_under_another_name_are_pointed_at(data, tmp_path, capsys, monkeypatch):
+    frames = ase.io.read(data / "train.xyz", ":20")
+    for frame in frames:
+        frame.arrays["force"] = frame.arrays.pop("REF_forces")
+    write(tmp_path / "named.xyz", frames)
+    given = (*BASIS[:2], "--degree", 4, *BASIS[4:], "--no-plots", "--json")
+    code, out, err = call(capsys, monkeypatch, "fit", tmp_path / "named.xyz", "-o", tmp_path / "m.pt", *given)
+    assert code == 0
+    assert "say --forces-key force" in " ".join(err.split())
+    (said,) = json.loads(out)["oddities"]
+    assert "'force' looks like it" in said
+    found = call(
+        capsys, monkeypatch, "fit", tmp_path / "named.xyz", "-o", tmp_path / "m.pt", "--forces-key", "force", *given
+    )
+    assert json.loads(found[1])["oddities"] == []
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

@@ -11,8 +11,9 @@ import torch
 from ase import Atoms
 
 from halberd.potentials.errors import ConfigurationError, DataError
+from halberd.potentials.frames.oddities import energy_over_work
 from halberd.potentials.training.averaging import MovingAverage
-from halberd.potentials.training.checks import LabelWarning, check_labels, energy_over_work
+from halberd.potentials.training.checks import LabelWarning, check_labels
 from halberd.potentials.training.graphs import GraphSet, groups, joined
 from halberd.potentials.training.losses import Errors, Evaluated, evaluated, loss_of
 from halberd.potentials.training.optimisers import optimiser_of, trained_weights
