@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from halberd.potentials.ace.settings import AceSettings
     from halberd.potentials.committees.committee import committee
     from halberd.potentials.conformance import check_site_model
-    from halberd.potentials.errors import HalberdError, RunStopped
+    from halberd.potentials.errors import HalberdError, RunStopped, StabilityError
     from halberd.potentials.frames.labelled import Frame, LabelKeys, read_frames
     from halberd.potentials.loading import load
     from halberd.potentials.mace.descriptor import mace_descriptor
@@ -52,6 +52,7 @@ _HOMES = {
     "RunStopped": "errors",
     "SimilarityScore": "simgen.score",
     "SiteModel": "sites.site_model",
+    "StabilityError": "errors",
     "TrainingSettings": "training.settings",
     "check_site_model": "conformance",
     "committee": "committees.committee",
@@ -92,6 +93,7 @@ __all__ = [
     "RunStopped",
     "SimilarityScore",
     "SiteModel",
+    "StabilityError",
     "TrainingSettings",
     "check_site_model",
     "committee",

@@ -23,8 +23,7 @@ from make_data import calculator
 from structures import GRAMS, KEPT_ASIDE, LIQUIDS, bonds, solvents, turned
 
 from halberd.plugins import HalberdCalculator
-from halberd.potentials import load
-from halberd.potentials.errors import StabilityError
+from halberd.potentials import StabilityError, load
 from halberd.samplers import MDSettings, run_md
 
 mpl.use("Agg")
