@@ -190,6 +190,8 @@ def _far_from_the_rest(frames: Sequence[Frame]) -> str | None:
     counts = np.array([[(frames[n].atoms.numbers == z).sum() for z in elements] for n in used], dtype=float)
     sizes = counts.sum(axis=1)
     energies = np.array([frames[n].energy for n in used]) / sizes
+    if not np.isfinite(energies).all():
+        return None  # refused by those who fit
     rest = energies - np.median(energies)
     if len(elements) > 1:
         shares = counts / sizes[:, None]

@@ -117,6 +117,8 @@ def is_isolated(atoms: Atoms) -> bool:
     """Whether a structure is one atom by itself: in open space, or far from its periodic images."""
     if len(atoms) != 1:
         return False
+    if (np.linalg.norm(atoms.cell.array, axis=1)[atoms.pbc] < 1e-6).any():
+        return True  # no cell to have images in; refused by those who fit
     return not atoms.pbc.any() or edges_of_atoms(NeighborList(_ALONE, 0.0), atoms)[0].shape[1] == 0
 
 

@@ -100,6 +100,11 @@ def test_one_atom_in_a_cell_is_a_crystal_and_in_a_large_one_alone():
     assert self_energies(molecules(3) + alone(), [1, 8])[0] == pytest.approx([E0S["H"], E0S["O"]])
 
 
+def test_damaged_frames_are_left_to_those_who_refuse_them():
+    broken = dataclasses.replace(GOOD[3], energy=np.nan)
+    oddities([*GOOD, broken, Frame(Atoms("Cu", pbc=True), 1.0, None, None, "default")])
+
+
 def test_structures_with_two_answers():
     other = dataclasses.replace(GOOD[3], energy=GOOD[3].energy + 1e-3)
     (sentence,) = oddities([*GOOD, other, GOOD[4]])
