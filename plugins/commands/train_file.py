@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import ase.data
 import numpy as np
 import torch
 from rich.console import Console
@@ -31,6 +32,7 @@ from halberd.potentials.loading import load
 from halberd.potentials.locks import locked
 from halberd.potentials.sites.site_model import Columns, SiteModel
 from halberd.potentials.sites.torchscript import set_threads
+from halberd.potentials.training.checks import LabelWarning
 from halberd.potentials.training.loop import Epoch, Trainer
 from halberd.potentials.training.replay import replayed
 from halberd.potentials.training.start import Start, network_of_model, networks_of_committee, new_network
@@ -80,11 +82,14 @@ def _train_file(settings: TrainSettings, output: Path, progress: bool) -> dict[s
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         members = [_member(settings, frames, validation, number) for number in range(settings.committee)]
-    notes = list(dict.fromkeys(str(each.message) for each in caught))
+    notes = list(dict.fromkeys(str(each.message) for each in caught if issubclass(each.category, LabelWarning)))
+    _check_elements(members[0][0].atomic_numbers, {**tests, "validation": validation or []})
     for note in notes:
         Console(stderr=True).print(f"note: {note}", markup=False)
 
     trouble = _trained(settings, [trainer for _, trainer in members], progress)
+    if trouble is not None and not all(trainer.best for _, trainer in members):
+        raise trouble
     seconds = time.perf_counter() - begun
     model = _model([trained_model(start, trainer, output.stem) for start, trainer in members])
     model.save(output)
@@ -101,9 +106,13 @@ def _train_file(settings: TrainSettings, output: Path, progress: bool) -> dict[s
     }
     groups: dict[str, Sequence[Frame]] = {
         "train": trainers[0].training.frames[:: max(1, len(trainers[0].training) // _SHOWN)],
-        "validation": trainers[0].validation.frames,
+        **({"validation": trainers[0].validation.frames} if len(trainers) == 1 or validation is not None else {}),
         **tests,
     }
+    # Members keep other frames aside: together they have seen nearly all.
+    report["members"] = [
+        {"validation": trainer.history[trainer.best - 1].errors if trainer.best else None} for trainer in trainers
+    ]
     report.update(_errors(model, groups, output, settings.plots))
     if settings.plots:
         loss_curve([trainer.history for trainer in trainers], output.with_suffix(".loss.png"), output.stem)
@@ -120,12 +129,25 @@ def _check(settings: TrainSettings, output: Path) -> None:
         raise OutputError(f"'{output}' names no file for the model: call it NAME.pt.")
     for suffix in (".pt", ".json", ".history.csv", ".loss.png", ".parity.png", ".checkpoint"):
         check_writable(output.with_suffix(suffix))
-    taken = {"train", "validation", "model", "epochs", "done", "seconds", "notes", "settings", "metadata", "weights"}
+    taken = {"train", "validation", "members", "model", "epochs", "best_epoch", "done", "seconds", "notes"}
+    taken |= {"settings", "metadata", "weights"}
     for name in settings.test_files:
         if name in taken:
             raise ConfigurationError(f"Test files cannot be called '{name}'; take another name.")
+    if settings.start_from is not None and Path(settings.start_from).absolute() == output.absolute():
+        raise ConfigurationError(
+            f"'{output}' is what the training starts from, and would be lost: name another output."
+        )
     if settings.device.startswith("cuda") and not torch.cuda.is_available():
         raise ConfigurationError("device is cuda, but torch finds no GPU here. Take device: cpu.")
+
+
+def _check_elements(known: Sequence[int], groups: dict[str, Sequence[Frame]]) -> None:
+    for name, frames in groups.items():
+        others = {int(z) for frame in frames for z in frame.atoms.numbers} - set(known)
+        if others:
+            symbols = ", ".join(ase.data.chemical_symbols[z] for z in sorted(others))
+            raise ConfigurationError(f"Frames of '{name}' hold {symbols}, which the network does not know.")
 
 
 def _frames(settings: TrainSettings, output: Path) -> Sequence[Frame]:

@@ -22,6 +22,7 @@ from halberd.potentials.validation import conform
 ENERGY_KEYS = ("REF_energy", "energy")
 FORCES_KEYS = ("REF_forces", "forces")
 VIRIAL_KEYS = ("REF_virial", "virial")
+_LABELS = ("energy", "forces", "virial")
 #: In eV.
 UNITS = {"eV": 1.0, "kcal/mol": 4.184 / EV_IN_KJ_PER_MOL, "kJ/mol": 1.0 / EV_IN_KJ_PER_MOL, "hartree": HARTREE_IN_EV}
 
@@ -36,6 +37,7 @@ class LabelKeys:
     Attributes
     ----------
     energy, forces, virial : str, optional
+        A virial under a key that has ``stress`` in it is taken for a stress, and multiplied by minus the volume.
     unit : {'eV', 'kcal/mol', 'kJ/mol', 'hartree'}
         Of energies and virials; forces are in the same per angstrom. Labels are converted to eV.
     """
@@ -96,12 +98,15 @@ def read_frames(path: str | os.PathLike[str], keys: LabelKeys | None = None, ind
     file = Path(path)
     images = read_arrays(file, index) if file.suffix == ".npz" else read_images(file, index)
     frames = [_frame(atoms, keys, f"structure {number} of '{file}'") for number, atoms in enumerate(images)]
-    for name in ("energy", "forces", "virial"):
+    for name in _LABELS:
         key = getattr(keys, name)
         if key is not None and all(getattr(frame, name) is None for frame in frames):
-            known = sorted({k for frame in frames for k in [*frame.atoms.info, *frame.atoms.arrays]})
-            raise DataError(f"'{file}' has no {name} under '{key}'; it has {', '.join(known)}.")
+            raise _no_label(file, name, key, {k for f in frames for k in [*f.atoms.info, *f.atoms.arrays]})
     return frames
+
+
+def _no_label(file: Path, name: str, key: str, known: set[str]) -> DataError:
+    return DataError(f"'{file}' has no {name} under '{key}'; it has {', '.join(sorted(known))}.")
 
 
 def iterate_frames(path: str | os.PathLike[str], keys: LabelKeys | None = None) -> Iterator[Frame]:
@@ -114,8 +119,16 @@ def iterate_frames(path: str | os.PathLike[str], keys: LabelKeys | None = None) 
     """
     keys, file = keys or LabelKeys(), Path(path)
     images = iter(read_arrays(file)) if file.suffix == ".npz" else iterate_images(file)
+    missing = {name for name in _LABELS if getattr(keys, name) is not None}
+    known: set[str] = set()
     for number, atoms in enumerate(images):
-        yield _frame(atoms, keys, f"structure {number} of '{file}'")
+        frame = _frame(atoms, keys, f"structure {number} of '{file}'")
+        missing -= {name for name in missing if getattr(frame, name) is not None}
+        if missing:
+            known |= {*atoms.info, *atoms.arrays}
+        yield frame
+    for name in sorted(missing):
+        raise _no_label(file, name, getattr(keys, name), known)
 
 
 def _frame(atoms: Atoms, keys: LabelKeys, where: str) -> Frame:
@@ -155,9 +168,10 @@ def _find(atoms: Atoms, key: str | None, usual: Sequence[str], name: str) -> np.
 
 
 def _virial(atoms: Atoms, key: str | None, what: str) -> np.ndarray | None:
-    virial = _find(atoms, key, VIRIAL_KEYS, "virial")
-    if virial is None and key in (None, "stress"):
-        stress = _find(atoms, None, ("stress",), "stress")
+    named_stress = key is not None and "stress" in key.lower()
+    virial = None if named_stress else _find(atoms, key, VIRIAL_KEYS, "virial")
+    if virial is None and (key is None or named_stress):
+        stress = _find(atoms, key, ("stress",), "stress")
         if stress is not None and atoms.cell.rank == 3:
             return np.asarray(-atoms.get_volume() * _tensor(stress, what))
     if virial is None:

@@ -44,7 +44,7 @@ def check_frames(frames: Sequence[Frame]) -> list[int]:
         raise DataError("There are no frames to fit. Give a file with labelled structures.")
     check_finite(frames)
     unlabelled, celled = [], []
-    seen: dict[bytes, int] = {}
+    seen: set[bytes] = set()
     copies = []
     for number, frame in enumerate(frames):
         atoms = frame.atoms
@@ -55,11 +55,10 @@ def check_frames(frames: Sequence[Frame]) -> list[int]:
         lengths = np.linalg.norm(np.array(atoms.cell), axis=1)
         if (atoms.pbc & (lengths < 1e-6)).any() or (atoms.pbc.all() and abs(np.linalg.det(atoms.cell)) < 1e-6):
             celled.append(number)
-        digest = hashlib.sha256(b"".join(np.ascontiguousarray(array).tobytes() for array in arrays))
-        digest.update(atoms.numbers.tobytes() + atoms.pbc.tobytes())
-        if digest.digest() in seen:
+        digest = _digest(frame, arrays)
+        if digest in seen:
             copies.append(number)
-        seen.setdefault(digest.digest(), number)
+        seen.add(digest)
     if unlabelled:
         known = sorted({key for i in unlabelled for key in [*frames[i].atoms.info, *frames[i].atoms.arrays]})
         raise DataError(
@@ -72,6 +71,19 @@ def check_frames(frames: Sequence[Frame]) -> list[int]:
             "Correct their cell or their pbc."
         )
     return copies
+
+
+def copies_of(frames: Sequence[Frame], others: Sequence[Frame]) -> int:
+    """How many frames are exact copies of some of the others; these are checked as by :func:`check_frames`."""
+    check_frames(others)
+    known = {_digest(frame, _arrays(frame)) for frame in others}
+    return sum(_digest(frame, _arrays(frame)) in known for frame in frames)
+
+
+def _digest(frame: Frame, arrays: Sequence[NDArray[np.float64]]) -> bytes:
+    digest = hashlib.sha256(b"".join(np.ascontiguousarray(array).tobytes() for array in arrays))
+    digest.update(frame.atoms.numbers.tobytes() + frame.atoms.pbc.tobytes())
+    return digest.digest()
 
 
 def check_finite(frames: Sequence[Frame]) -> None:
@@ -157,7 +169,7 @@ def self_energies(
         raise ConfigurationError(f"e0s is {given!r}; give energies by element, 'isolated' or 'average'.")
     energies = np.full(len(elements), np.nan)
     for frame in frames:
-        if frame.energy is not None and is_isolated(frame.atoms):
+        if frame.energy is not None and is_isolated(frame.atoms) and int(frame.atoms.numbers[0]) in elements:
             energies[list(elements).index(int(frame.atoms.numbers[0]))] = frame.energy
     absent = [symbol for symbol, value in zip(symbols, energies, strict=True) if np.isnan(value)]
     if given == "isolated" and absent:

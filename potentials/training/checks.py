@@ -10,17 +10,20 @@ from halberd.potentials.frames.labelled import Frame
 from halberd.potentials.frames.oddities import unit_problem
 from halberd.potentials.training.settings import LossSettings
 
+_FLAGS = {"energy": "energy", "forces": "forces", "stress": "virial"}
+
 
 class LabelWarning(UserWarning):
     """Energies and forces do not look as if they belonged together."""
 
 
-def check_labels(frames: Sequence[Frame], loss: LossSettings) -> None:
+def check_labels(frames: Sequence[Frame], validation: Sequence[Frame], loss: LossSettings) -> None:
     """Make sure that there are the labels that a loss asks for.
 
     Parameters
     ----------
-    frames : sequence of Frame
+    frames, validation : sequence of Frame
+        To train on, and to tell by when a network is best.
     loss : LossSettings
 
     Raises
@@ -33,19 +36,9 @@ def check_labels(frames: Sequence[Frame], loss: LossSettings) -> None:
     LabelWarning
         If energies change otherwise than forces say, by a factor of units, say.
     """
-    missing = {
-        "energy": all(frame.energy is None for frame in frames),
-        "forces": all(frame.forces is None for frame in frames),
-        "stress": all(frame.virial is None or not frame.atoms.pbc.all() for frame in frames),
-    }
-    for name, absent in missing.items():
-        if absent and getattr(loss, name) > 0:
-            known = sorted({key for frame in frames for key in [*frame.atoms.info, *frame.atoms.arrays]})
-            raise DataError(
-                f"The loss has a weight of {getattr(loss, name):g} on the {name}, but no frame has one; the keys there "
-                f"are {', '.join(known)}. Say where it is (--{name}-key), or set this weight to 0."
-            )
-    kinds = {frame.config_type for frame in frames}
+    for part, what in ((frames, "frame to train on"), (validation, "frame for validation")):
+        _check_labels(part, what, loss)
+    kinds = {frame.config_type for part in (frames, validation) for frame in part}
     for kind in loss.per_config_type:
         if kind not in kinds:
             raise DataError(
@@ -55,3 +48,22 @@ def check_labels(frames: Sequence[Frame], loss: LossSettings) -> None:
     problem = unit_problem(frames)
     if problem is not None:
         warnings.warn(problem, LabelWarning, stacklevel=2)
+
+
+def _check_labels(frames: Sequence[Frame], what: str, loss: LossSettings) -> None:
+    if not frames:
+        return
+    missing = {
+        "energy": all(frame.energy is None for frame in frames),
+        "forces": all(frame.forces is None for frame in frames),
+        "stress": all(frame.virial is None or not frame.atoms.pbc.all() for frame in frames),
+    }
+    for name, absent in missing.items():
+        if absent and getattr(loss, name) > 0:
+            known = sorted({key for frame in frames for key in [*frame.atoms.info, *frame.atoms.arrays]})
+            raise DataError(
+                f"The loss has a weight of {getattr(loss, name):g} on the {name}, but no {what} has one; the keys "
+                f"there are {', '.join(known)}. Say where it is (--{_FLAGS[name]}-key), or set this weight to 0."
+            )
+    if not any(loss.per_config_type.get(frame.config_type, 1.0) > 0 for frame in frames):
+        raise DataError(f"Config types of every {what} have the weight 0. Give one of them another.")

@@ -113,6 +113,9 @@ class Trainer:
         """Whether there is nothing left to do."""
         early = self.settings.early_stop
         waited = len(self.history) - max(self.best, self._phase_start)
+        second = self.settings.second_phase
+        if second is not None and len(self.history) < second.start:
+            early = None
         return len(self.history) >= self.settings.epochs or (early is not None and waited >= early)
 
     def epoch(self, each_batch: Callable[[int, int], None] | None = None) -> Epoch:
@@ -232,10 +235,11 @@ class Trainer:
         if not math.isfinite(result.loss + result.validation) or (
             before is not None and result.validation > _DIVERGED * before
         ):
+            kept = f"The network of epoch {self.best} is kept." if self.best else "There is no better network to keep."
             raise TrainingError(
                 f"The training has diverged in epoch {result.number}: its loss is {result.loss:.3g}, that of the "
-                f"validation frames {result.validation:.3g}. The network of epoch {self.best} is kept. Take a smaller "
-                "learning_rate, or look for frames with large errors."
+                f"validation frames {result.validation:.3g}. {kept} Take a smaller learning_rate, or look for frames "
+                "with large errors."
             )
         if before is None or result.validation < before:
             self.best = result.number
@@ -268,7 +272,10 @@ class Trainer:
         for graphs in (self.training, self.validation, *again):
             for number in range(len(graphs)):
                 graph = graphs[number]
-                for each in (graph.species, graph.edge_vectors, graph.energy, graph.forces, graph.weight):
+                described_by = [graph.species, graph.edge_vectors, graph.energy, graph.forces, graph.weight]
+                if not graph.stress.isnan().any():
+                    described_by += [graph.stress, graph.volume]
+                for each in described_by:
                     digest.update(each.numpy().tobytes())
         for name, weight in self.network.state_dict().items():
             digest.update(name.encode() + weight.detach().cpu().numpy().tobytes())

@@ -8,16 +8,20 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import warnings
 from collections.abc import Sequence
 
 import torch
 
 from halberd.potentials.frames.labelled import Frame
-from halberd.potentials.frames.training_set import check_finite
+from halberd.potentials.frames.oddities import unit_problem
+from halberd.potentials.frames.training_set import check_finite, is_isolated, self_energies
 from halberd.potentials.multi_ace.network import MultiAce
 from halberd.potentials.multi_ace.training_form import training_form
+from halberd.potentials.training.checks import LabelWarning
 from halberd.potentials.training.graphs import GraphSet
 from halberd.potentials.training.losses import evaluated
+from halberd.potentials.training.reference import LARGEST_OFFSET, left_by, offset
 from halberd.potentials.training.start import Start
 
 
@@ -33,6 +37,8 @@ def second_head(network: MultiAce) -> MultiAce:
 def replayed(known: Start, frames: Sequence[Frame]) -> GraphSet:
     """Frames to be replayed, as graphs; those without labels get them from the network itself.
 
+    Where energies of labelled frames are far off those of the network, self-energies are fitted to them.
+
     Parameters
     ----------
     known : Start
@@ -45,8 +51,19 @@ def replayed(known: Start, frames: Sequence[Frame]) -> GraphSet:
         If there are no frames, or they hold elements that the network does not know, or positions that are none.
     """
     check_finite(frames)
-    chosen = [frame for frame in frames if len(frame.atoms) > 1]
+    chosen = [frame for frame in frames if not is_isolated(frame.atoms)]
+    problem = unit_problem(chosen)
+    if problem is not None:
+        warnings.warn(f"Frames that are replayed: {problem}", LabelWarning, stacklevel=2)
     graphs = GraphSet(chosen, known.atomic_numbers, known.e0s, known.network.edges.cutoff)
+    rests = left_by(known.network, known.atomic_numbers, chosen)
+    if abs(offset(rests, known.atomic_numbers, known.e0s)) > LARGEST_OFFSET:
+        # Of another method than the network: what it leaves are sums of that method's self-energies.
+        elements = sorted({int(z) for frame in rests for z in frame.atoms.numbers})
+        e0s = known.e0s.copy()
+        e0s[[known.atomic_numbers.index(z) for z in elements]] = self_energies(rests, elements, "average")[0]
+        known = dataclasses.replace(known, e0s=e0s)
+        graphs = GraphSet(chosen, known.atomic_numbers, e0s, known.network.edges.cutoff)
     unlabelled = [number for number, frame in enumerate(chosen) if frame.energy is None and frame.forces is None]
     if not unlabelled:
         return graphs

@@ -82,9 +82,9 @@ def named_loss(name: str, **changes: Any) -> LossSettings:
 
 
 def _numbers(name: str) -> dict[str, Any]:
-    if name not in LOSSES:
+    if not isinstance(name, str) or name not in LOSSES:
         raise ConfigurationError(
-            f"There is no loss '{name}'; there are {', '.join(LOSSES)}.{did_you_mean(name, LOSSES)}"
+            f"There is no loss '{name}'; there are {', '.join(LOSSES)}.{did_you_mean(str(name), LOSSES)}"
         )
     return LOSSES[name]
 
@@ -123,7 +123,7 @@ class ScheduleSettings:
     ----------
     kind : {'plateau', 'exponential', 'cosine', 'constant'}
         Plateau: by ``factor`` when the validation loss has not fallen for ``patience`` epochs. Exponential: by
-        ``factor`` every epoch. Cosine: to ``factor`` of it in the last epoch.
+        ``factor`` every epoch. Cosine: towards ``factor`` of it, which would come after the last epoch.
     factor : float
     patience : int
     """
@@ -182,7 +182,7 @@ class TrainingSettings:
         Decay of the exponential moving average of weights, which is what is validated and kept; ``None`` for none.
     second_phase : SecondPhase, optional
     early_stop : int, optional
-        Epochs without a smaller validation loss after which to stop.
+        Epochs without a smaller validation loss after which to stop; not before a second phase, if there is one.
     validation : float
         Share of the frames that are kept aside to tell when a network is best, unless frames for that are given.
     replay : float

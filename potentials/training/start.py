@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import ase.data
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from halberd.potentials.errors import ConfigurationError
 from halberd.potentials.frames.labelled import Frame
-from halberd.potentials.frames.training_set import self_energies
+from halberd.potentials.frames.training_set import is_isolated, self_energies
 from halberd.potentials.multi_ace.building import build
 from halberd.potentials.multi_ace.network import MultiAce
 from halberd.potentials.multi_ace.settings import preset
@@ -21,6 +23,8 @@ from halberd.potentials.multi_ace.sites import network_in, networks_in
 from halberd.potentials.sites.elements import atomic_number_of
 from halberd.potentials.sites.site_model import Columns, SiteModel
 from halberd.potentials.sites.verlet_list import NeighborList, edges_of_atoms
+from halberd.potentials.training.checks import LabelWarning
+from halberd.potentials.training.reference import LARGEST_OFFSET, left_by, offset
 
 #: Frames that the average number of neighbours is counted in.
 _COUNTED = 200
@@ -72,6 +76,10 @@ def new_network(
     present = sorted({int(z) for frame in frames for z in frame.atoms.numbers})
     elements = tuple(atomic_number_of(each) for each in chosen.pop("elements", present))
     name = str(chosen.pop("preset", "mace"))
+    unknown = sorted(set(present) - set(elements))
+    if unknown:
+        symbols = ", ".join(ase.data.chemical_symbols[z] for z in unknown)
+        raise ConfigurationError(f"Frames hold {symbols}, which is not among the elements of the network.")
     counted = "neighbours" not in chosen
     settings = preset(name, elements, **chosen)
     if counted:
@@ -96,12 +104,18 @@ def network_of_model(
     frames : sequence of Frame
     e0s : mapping or str, optional
         Self-energies of the frames' elements, if their energies are of another reference than the model's; see
-        :func:`halberd.potentials.frames.training_set.self_energies`. Those of the model if omitted.
+        :func:`halberd.potentials.frames.training_set.self_energies`. ``average`` fits them to what the network leaves
+        of the frames' energies. Those of the model if omitted.
 
     Raises
     ------
     ConfigurationError
         If the model runs on no network of the family.
+
+    Warns
+    -----
+    LabelWarning
+        If energies of the frames are far off those of the network.
     """
     network = network_in(model.module)
     if network is None or model.n_columns is not None:
@@ -151,10 +165,21 @@ def _further(known: Start, name: str, frames: Sequence[Frame], e0s: Mapping[str 
         raise ConfigurationError(f"'{name}' does not know the elements with the numbers {unknown}.")
     own = {key: value for key, value in known.metadata.items() if key not in ("settings", "members")}
     energies = known.e0s.copy()
+    rests = left_by(known.network, numbers, frames)
     if e0s is not None:
         elements = sorted(present)
-        found, own["e0_source"] = self_energies(frames, elements, e0s)
+        # The average of what the network leaves: its shift and its own self-energies are then of no account.
+        labelled = rests if e0s == "average" and rests else frames
+        found, own["e0_source"] = self_energies(labelled, elements, e0s)
         energies[[numbers.index(z) for z in elements]] = found
+    off = offset(rests, numbers, energies)
+    if abs(off) > LARGEST_OFFSET:
+        warnings.warn(
+            f"Energies of the frames are {off:+.3g} eV per atom off those of '{name}': they may be of another method. "
+            "Take e0s: average, which fits self-energies to what the network leaves of them.",
+            LabelWarning,
+            stacklevel=3,
+        )
     return Start(copy.deepcopy(known.network).double(), numbers, energies, {**own, "started_from": name})
 
 
@@ -198,7 +223,7 @@ def _scale_and_shift(frames: Sequence[Frame], numbers: Sequence[int], e0s: NDArr
     squares = n_forces = 0.0
     energies = []
     for frame in frames:
-        if len(frame.atoms) > 1:
+        if not is_isolated(frame.atoms):
             if frame.forces is not None:
                 squares, n_forces = squares + float(np.sum(frame.forces**2)), n_forces + frame.forces.size
             if frame.energy is not None:

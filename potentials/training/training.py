@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -12,10 +13,10 @@ import torch
 
 from halberd.potentials.frames.labelled import Frame
 from halberd.potentials.frames.stored import picked
-from halberd.potentials.frames.training_set import check_frames
+from halberd.potentials.frames.training_set import check_frames, copies_of, is_isolated
 from halberd.potentials.multi_ace.model import multi_ace_model
 from halberd.potentials.sites.site_model import SiteModel
-from halberd.potentials.training.checks import check_labels
+from halberd.potentials.training.checks import LabelWarning, check_labels
 from halberd.potentials.training.graphs import GraphSet
 from halberd.potentials.training.loop import DTYPES, Epoch, Trainer
 from halberd.potentials.training.settings import TrainingSettings
@@ -30,7 +31,7 @@ def set_aside(frames: Sequence[Frame], share: float, seed: int) -> tuple[Sequenc
 
     Frames of one atom stay with the former: they say what self-energies are.
     """
-    usable = [number for number, frame in enumerate(frames) if len(frame.atoms) > 1]
+    usable = [number for number, frame in enumerate(frames) if not is_isolated(frame.atoms)]
     count = min(max(1, round(share * len(usable))), len(usable) - 1)
     chosen = set(np.random.default_rng(seed).permutation(usable)[:count].tolist()) if count > 0 else set()
     return (
@@ -73,19 +74,26 @@ def trainer_for(
     """
     copies = set(check_frames(frames))
     own = picked(frames, lambda number, _: number not in copies)
-    check_labels(own, settings.loss)
-    if settings.second_phase is not None:
-        check_labels(own, settings.second_phase.loss)
     if validation is None:
         own, kept = set_aside(own, settings.validation, settings.seed)
     else:
-        check_frames(validation)
+        known = copies_of(own, validation)
+        if known:
+            warnings.warn(
+                f"{known} frames to train on are for validation, too: errors of validation are not those of frames "
+                "never seen.",
+                LabelWarning,
+                stacklevel=2,
+            )
         kept = validation
+    check_labels(own, kept, settings.loss)
+    if settings.second_phase is not None:
+        check_labels(own, kept, settings.second_phase.loss)
     cutoff = start.network.edges.cutoff
     training, kept_aside = (
         # An atom alone has no forces, and its energy is its self-energy.
         GraphSet(
-            picked(each, lambda _, frame: len(frame.atoms) > 1 or bool(frame.atoms.pbc.any())),
+            picked(each, lambda _, frame: not is_isolated(frame.atoms)),
             start.atomic_numbers,
             start.e0s,
             cutoff,

@@ -17,7 +17,7 @@ from halberd.plugins.evaluation.loss_curve import loss_curve
 from halberd.potentials.committees.committee import committee
 from halberd.potentials.errors import ConfigurationError, TrainingError
 from halberd.potentials.frames.labelled import Frame
-from halberd.potentials.frames.training_set import distance_range
+from halberd.potentials.frames.training_set import check_frames, distance_range, is_isolated
 from halberd.potentials.loading import load
 from halberd.potentials.sites.site_model import Columns, SiteModel
 from halberd.potentials.sites.torchscript import set_threads
@@ -90,10 +90,11 @@ def run_training(task: TrainingTask) -> str:
 
 
 def _train(task: TrainingTask, output: Path) -> None:
-    frames = [frame for frame in task.frames if len(frame.atoms) > 1]
+    copies = set(check_frames(task.frames))
+    frames = [f for number, f in enumerate(task.frames) if number not in copies and not is_isolated(f.atoms)]
     settings = _training_settings(task)
     kept = kept_aside(len(frames), settings.validation, task.seed, task.member)
-    start = _start(task, frames)
+    start = _start(task, task.frames)
     trainer = trainer_for(
         start,
         [frame for number, frame in enumerate(frames) if number not in kept],
@@ -137,7 +138,7 @@ def _start(task: TrainingTask, frames: Sequence[Frame]) -> Start:
     settings = task.settings
     seed = int(np.random.SeedSequence([task.seed, task.member]).generate_state(1)[0] >> 1)
     if task.before is not None:
-        return networks_of_committee(SiteModel.load(task.before), frames)[task.member]
+        return networks_of_committee(SiteModel.load(task.before), ())[task.member]
     if settings.start_from is not None:
         model = load(settings.start_from, elements=task.elements)
         if model.columns is Columns.MEMBERS:
@@ -170,10 +171,10 @@ def kept_aside(count: int, share: float, seed: int, member: int) -> set[int]:
     seed, member : int
     """
     drawn = np.random.default_rng([seed, member, 13]).random(count)
+    # One of the first two is kept and the other is not, so that there is always a frame of each kind.
+    first = int(drawn[0] > drawn[1])
     chosen = set(np.flatnonzero(drawn < share).tolist())
-    if not chosen:
-        chosen = {int(drawn.argmin())}
-    return chosen if len(chosen) < count else chosen - {int(drawn.argmax())}
+    return (chosen | {first}) - {1 - first}
 
 
 class NetworkLearner:

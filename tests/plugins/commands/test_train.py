@@ -207,12 +207,15 @@ def test_a_committee_is_trained_further_member_by_member(data, tmp_path, capsys,
         (("training: {", "training: {epoch: 3, "), "Did you mean 'epochs'"),
         (("loss: {like: mace-paper", "loss: {like: mace-papr"), "There is no loss 'mace-papr'"),
         (("hidden: 4x0e", "hiden: 4x0e"), "Did you mean 'hidden'"),
-        (("kind: huber}", "kind: huber, stress: 1.0}"), "on the stress, but no frame has one"),
+        (("kind: huber}", "kind: huber, stress: 1.0}"), "on the stress, but no frame to train on has one"),
         (("water.pt", "water.txt"), "call it NAME.pt"),
         (("train.xyz", "trian.xyz"), "trian.xyz"),
         (("e0s: isolated", "e0s: {H: -1.5}"), "not for O"),
         (("held:", "train:"), "cannot be called 'train'"),
         (("threads: 1", "device: tpu"), "cpu or cuda"),
+        (("held:", "best_epoch:"), "cannot be called 'best_epoch'"),
+        (("loss: {like: mace-paper", "loss: {like: [1]"), "There is no loss"),
+        (("{hidden: 4x0e", "{elements: [H], hidden: 4x0e"), "Frames hold O, which is not among"),
     ],
 )
 def test_mistakes_are_one_line(change, message, data, tmp_path, capsys, monkeypatch):
@@ -236,6 +239,6 @@ def test_frames_without_forces_are_said(data, tmp_path, capsys, monkeypatch):
     file.write_text(file.read_text().replace("train.xyz", "named.xyz").replace("test.xyz", "named.xyz"))
     code, _, err = call(capsys, monkeypatch, "train", file)
     assert code == 2
-    assert "no frame has one; the keys there are" in err
+    assert "no frame to train on has one; the keys there are" in err
     assert "force" in err
     assert call(capsys, monkeypatch, "train", file, "--forces-key", "force", "--json")[0] == 0

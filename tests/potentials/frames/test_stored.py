@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import os
+
 import ase.io
 import numpy as np
 import pytest
 from ase import Atoms
 
 from halberd.potentials.errors import DataError
-from halberd.potentials.frames.labelled import Frame, read_frames, to_atoms
+from halberd.potentials.frames.labelled import Frame, LabelKeys, read_frames, to_atoms
 from halberd.potentials.frames.stored import Picked, StoredFrames, picked, store_frames, stored_frames
 from tests.potentials.training.frames import alone, molecules
 
@@ -63,6 +65,16 @@ def test_files_are_stored_once_and_anew_when_they_change(tmp_path):
     assert (tmp_path / "x.frames" / "positions.bin").stat().st_mtime_ns == stamp
     ase.io.write(files[1], [to_atoms(frame) for frame in molecules(1)])
     assert len(stored_frames(files, tmp_path / "x.frames")) == 5
+    # Other labels in a file of the same size, and labels under another key.
+    text = files[0].read_text()
+    files[0].write_text(text.replace("REF_energy=", "XYZ_energy="))
+    os.utime(files[0], ns=(1, 1))
+    changed = stored_frames(files, tmp_path / "x.frames")
+    assert changed[0].energy is None
+    named = stored_frames(files[:1], tmp_path / "x.frames", LabelKeys(energy="XYZ_energy"))
+    assert named[0].energy == molecules(1)[0].energy
+    with pytest.raises(DataError, match=r"b.xyz' has no energy under 'XYZ_energy'; it has"):
+        stored_frames(files, tmp_path / "x.frames", LabelKeys(energy="XYZ_energy"))
 
 
 def test_what_cannot_be_stored(tmp_path):

@@ -8,12 +8,14 @@ import json
 import numpy as np
 import pytest
 import torch
+from ase import Atoms
 
 from halberd.plugins.hosts.ase_calculator import HalberdCalculator
 from halberd.potentials import load
 from halberd.potentials.errors import ConfigurationError, DataError, RestartError, TrainingError
 from halberd.potentials.multi_ace.model import multi_ace_model
 from halberd.potentials.multi_ace.sites import network_in
+from halberd.potentials.training.checks import LabelWarning
 from halberd.potentials.training.losses import evaluated
 from halberd.potentials.training.settings import (
     LossSettings,
@@ -24,7 +26,7 @@ from halberd.potentials.training.settings import (
 )
 from halberd.potentials.training.start import network_of_model, new_network
 from halberd.potentials.training.training import set_aside, train, trained_model, trainer_for
-from tests.potentials.training.frames import alone, molecules
+from tests.potentials.training.frames import alone, labelled, molecules
 from tests.potentials.training.test_losses import SMALL
 
 FRAMES = molecules(12) + alone()
@@ -243,3 +245,73 @@ def test_scale_and_shift_are_of_the_frames():
     energies = [(frame.energy + 10.0) / 3 for frame in FRAMES if len(frame.atoms) > 1]
     assert start.network.shift == pytest.approx(np.mean(energies))
     assert start.metadata["settings"]["neighbours"] == pytest.approx(2.0)
+
+
+@pytest.mark.parametrize("label", ["energy", "forces", "virial"])
+def test_other_labels_are_another_training(label, tmp_path):
+    frames = molecules(6, periodic=True)
+    network = {**SMALL, "cutoff": 3.0}
+
+    def own(labelled):
+        start = new_network(network, frames, {"H": -1.5, "O": -7.0})
+        return trainer_for(start, labelled, TrainingSettings(epochs=2, loss=LossSettings(stress=1.0), validation=0.3))
+
+    train(own(frames), checkpoint=tmp_path / "a.checkpoint", stop=lambda: True)
+    changed = [dataclasses.replace(f, **{label: getattr(f, label) * 1.01}) for f in frames]
+    with pytest.raises(RestartError, match="another"):
+        train(own(changed), checkpoint=tmp_path / "a.checkpoint")
+    train(own(frames), checkpoint=tmp_path / "a.checkpoint")
+
+
+def test_early_stop_does_not_keep_a_second_phase_from_coming():
+    phase = SecondPhase(6, LossSettings(energy=50.0), learning_rate=0.5)
+    _, own = trainer(epochs=50, learning_rate=0.5, early_stop=2, average=None, second_phase=phase)
+    train(own)
+    assert own.best >= 6
+    assert len(own.history) == own.best + 2 < 50
+
+
+def test_weights_of_config_types_and_copies():
+    loss = LossSettings(per_config_type={"even": 3.0})
+    _, own = trainer(frames=[*FRAMES, FRAMES[0], FRAMES[3]], loss=loss)
+    assert len(own.training) + len(own.validation) == 12
+    for graphs in (own.training, own.validation):
+        for number, frame in enumerate(graphs.frames):
+            assert float(graphs[number].weight) == (3.0 if frame.config_type == "even" else 1.0)
+
+
+def test_frames_of_both_sets_are_told():
+    start = new_network(SMALL, FRAMES, "isolated")
+    with pytest.warns(LabelWarning, match="3 frames to train on are for validation, too"):
+        trainer_for(start, FRAMES, TrainingSettings(), FRAMES[:3])
+
+
+def test_an_atom_in_a_large_cell_is_not_trained_on():
+    far = [dataclasses.replace(f, atoms=Atoms(f.atoms.symbols, cell=[20.0] * 3, pbc=True)) for f in alone()]
+    start, own = trainer(frames=[*molecules(6), *far])
+    assert len(own.training) + len(own.validation) == 6
+    assert start.e0s.tolist() == [-1.5, -7.0]
+
+
+def shifted(frames, per_atom):
+    """By another method: so much more for every atom."""
+    added = {1: per_atom, 8: -3.0 * per_atom}
+    return [dataclasses.replace(f, energy=f.energy + sum(added[int(z)] for z in f.atoms.numbers)) for f in frames]
+
+
+def test_labels_of_another_reference_are_told_and_fitted_to():
+    start, own = trainer(epochs=30)
+    train(own)
+    model = trained_model(start, own, "water")
+    # A hydrogen molecule, so that elements do not always come together.
+    pair = labelled(Atoms("H2", [[0, 0, 0], [1.0, 0, 0]]))
+    others = shifted([*molecules(8, seed=3), pair], 40.0)
+    with pytest.warns(LabelWarning, match="eV per atom off those of 'water'"):
+        network_of_model(model, others)
+    further = network_of_model(model, others, "average")
+    assert further.e0s == pytest.approx([-1.5 + 40.0, -7.0 - 120.0], abs=1.0)
+    trained = trainer_for(further, others, TrainingSettings(validation=0.25))
+    assert trained.validated()[1]["energy"]["mae"] < 0.3
+    # Only elements that the frames hold change theirs.
+    hydrogen = network_of_model(model, [pair], {"H": -1.6})
+    assert hydrogen.e0s.tolist() == [-1.6, -7.0]

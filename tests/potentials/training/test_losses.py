@@ -166,12 +166,17 @@ def test_labels_are_checked():
     frames = molecules(4)
     bare = [dataclasses.replace(frame, forces=None) for frame in frames]
     with pytest.raises(DataError, match="weight of 100 on the forces, but no frame"):
-        check_labels(bare, LossSettings())
-    check_labels(bare, LossSettings(forces=0))
+        check_labels(bare, [], LossSettings())
+    check_labels(bare, [], LossSettings(forces=0))
     with pytest.raises(DataError, match="on the stress"):
-        check_labels(frames, LossSettings(stress=1))
+        check_labels(frames, [], LossSettings(stress=1))
     with pytest.raises(DataError, match="Did you mean 'even'"):
-        check_labels(frames, LossSettings(per_config_type={"evn": 2.0}))
+        check_labels(frames, [], LossSettings(per_config_type={"evn": 2.0}))
+    with pytest.raises(DataError, match="on the forces, but no frame for validation"):
+        check_labels(frames, bare, LossSettings())
+    with pytest.raises(DataError, match="Config types of every frame for validation have the weight 0"):
+        check_labels(frames, frames[:1], LossSettings(per_config_type={"even": 0.0}))
+    check_labels(frames[1:2], frames[:1], LossSettings(per_config_type={"even": 2.0}))  # of those kept aside, say
     close = labelled(Atoms("OH", [[0, 0, 0], [0.2, 0, 0]]))
     start = new_network(SMALL, frames + alone(), "isolated")
     with pytest.raises(DataError, match=r"0\.20 angstrom apart"):
@@ -191,5 +196,5 @@ def test_units_that_do_not_fit_are_warned_about(energy, forces, warned):
     assert energy_over_work(frames) == pytest.approx(energy / forces, rel=0.1)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        check_labels(frames, LossSettings())
+        check_labels(frames, [], LossSettings())
     assert any(issubclass(each.category, LabelWarning) for each in caught) == warned

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from halberd.potentials.errors import ConfigurationError, DataError, RestartError
+from halberd.potentials.training.checks import LabelWarning
 from halberd.potentials.training.graphs import GraphSet
 from halberd.potentials.training.losses import evaluated
 from halberd.potentials.training.replay import replayed, second_head
@@ -114,3 +115,14 @@ def test_a_replay_goes_on_to_the_same_bits(known, tmp_path):
         train(further(known, frames, **settings), checkpoint=tmp_path / "a.checkpoint")
     with pytest.raises(ConfigurationError, match="replay is 0"):
         TrainingSettings(replay=0.0)
+
+
+def test_labels_of_another_method_get_self_energies_of_their_own(known):
+    frames = molecules(8, seed=5)
+    others = [dataclasses.replace(f, energy=f.energy + 100.0 * len(f.atoms)) for f in frames]
+    plain, again = replayed(known, frames), replayed(known, others)
+    energies = [[float(graphs[n].energy) for n in range(8)] for graphs in (plain, again)]
+    assert energies[1] == pytest.approx(energies[0], abs=0.5)
+    wrong = [dataclasses.replace(f, energy=23.06 * f.energy) for f in molecules(60, seed=5)]
+    with pytest.warns(LabelWarning, match="Frames that are replayed: Energies change 2"):
+        replayed(known, wrong)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import signal
@@ -14,12 +15,13 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from ase import Atoms
 
 from halberd.plugins.evaluation.prediction import predict
 from halberd.plugins.hosts.ase_calculator import HalberdCalculator
 from halberd.potentials.committees.committee import committee
 from halberd.potentials.errors import ConfigurationError
-from halberd.potentials.frames.labelled import read_frames
+from halberd.potentials.frames.labelled import Frame, read_frames
 from halberd.potentials.loading import load
 from halberd.potentials.multi_ace.model import multi_ace_model
 from halberd.potentials.multi_ace.settings import preset
@@ -85,6 +87,13 @@ def test_a_run_leaves_a_committee_and_a_last_fit(finished):
     epochs = [[member["epochs"] for member in it["details"]["members"]] for it in history]
     assert epochs == [[12, 12], [6, 6], [6, 6]]
     final = folder / "iterations" / "0002-final"
+    for number, frames in ((0, 8), (1, 10)):
+        for member, told in enumerate(history[number]["details"]["members"]):
+            kept = kept_aside(frames, 0.2, 3, member)
+            assert (told["frames"], told["validation_frames"]) == (frames - len(kept), len(kept))
+    rates = np.genfromtxt(folder / "iterations" / "0001" / "member0.history.csv", delimiter=",", names=True)
+    assert rates["learning_rate"][0] == 0.002
+    assert rates["learning_rate"][-1] < 0.0006
     assert (folder / "model.pt").read_bytes() == (final / "model.pt").read_bytes()
     left = {f"member{k}.{end}" for k in range(2) for end in ("history.csv", "loss.png")}
     assert {path.name for path in final.iterdir()} == {"model.pt", *left}
@@ -145,14 +154,23 @@ def test_what_a_member_keeps_aside_stays_aside():
     """However many frames come, and members keep aside other frames."""
     for member in range(3):
         before = kept_aside(40, 0.2, 5, member)
-        assert kept_aside(100, 0.2, 5, member) & set(range(40)) == before
         assert 2 <= len(before) <= 15
+        for count in (2, 3, 8, 40):
+            for seed in range(30):
+                fewer = kept_aside(count, 0.1, seed, member)
+                assert kept_aside(100, 0.1, seed, member) & set(range(count)) == fewer
+                assert 0 < len(fewer) < count
     assert kept_aside(40, 0.2, 5, 0) != kept_aside(40, 0.2, 5, 1)
     assert all(0 < len(kept_aside(2, share, seed, 0)) < 2 for share in (0.01, 0.99) for seed in range(20))
 
 
-def small(seed):
-    return multi_ace_model(preset("mace", ("Cu", "Au"), **{**NETWORK, "radial_widths": (8,)}), seed=seed, name="small")
+#: Energies of a network with random weights are far off any others.
+UNTRAINED = pytest.mark.filterwarnings("ignore::halberd.potentials.training.checks.LabelWarning")
+
+
+def small(seed, elements=("Cu", "Au")):
+    settings = preset("mace", elements, **{**NETWORK, "radial_widths": (8,)})
+    return multi_ace_model(settings, seed=seed, name="small", e0s=[1.0 + seed, 5.0 - seed])
 
 
 def task_of(folder, start_from, member):
@@ -161,6 +179,7 @@ def task_of(folder, start_from, member):
     return TrainingTask(model, (29, 79), frames, 1, 0, member, str(folder), None, None, 1)
 
 
+@UNTRAINED
 def test_members_that_start_from_one_network_differ(tmp_path):
     small(0).save(tmp_path / "one.pt")
     from halberd.samplers.hal.network_learner import _start
@@ -179,18 +198,35 @@ def test_members_that_start_from_one_network_differ(tmp_path):
         assert (first[name] - weight).abs().max() < 0.3 * size
 
 
+@UNTRAINED
+def test_self_energies_of_atoms_alone_with_a_start(tmp_path):
+    small(0).save(tmp_path / "one.pt")
+    alone = [Frame(Atoms(symbol), value, np.zeros((1, 3)), None, "x") for symbol, value in (("Cu", 0.3), ("Au", 0.4))]
+    task = task_of(tmp_path, tmp_path / "one.pt", 0)
+    settings = dataclasses.replace(task.settings, e0s="isolated")
+    file = run_training(dataclasses.replace(task, settings=settings, frames=[*task.frames, *alone, task.frames[0]]))
+    model = load(file)
+    assert model.e0s.tolist() == [0.3, 0.4]
+    assert model.metadata["training"]["frames"] + model.metadata["training"]["validation_frames"] == 3
+
+
+@UNTRAINED
 def test_members_start_from_those_of_a_committee(tmp_path):
-    committee([small(0), small(1)], "two").save(tmp_path / "two.pt")
+    # The second knows the elements in the other order.
+    members = [small(0), small(1, ("Au", "Cu"))]
+    committee(members, "two").save(tmp_path / "two.pt")
     model = load(tmp_path / "two.pt")
     frames = [emt_frame(copper_gold(seed)) for seed in range(3)]
     starts = networks_of_committee(model, frames)
     atoms = frames[0].atoms
-    for start, seed in zip(starts, (0, 1), strict=True):
+    for start, member in zip(starts, members, strict=True):
         again = multi_ace_model(start.network.float(), start.atomic_numbers, e0s=start.e0s)
-        expected = HalberdCalculator(small(seed)).evaluate(atoms)
-        assert np.allclose(HalberdCalculator(again).evaluate(atoms)["forces"], expected["forces"], atol=1e-5)
+        expected, found = HalberdCalculator(member).evaluate(atoms), HalberdCalculator(again).evaluate(atoms)
+        assert np.allclose(found["forces"], expected["forces"], atol=1e-5)
+        assert found["energy"] == pytest.approx(expected["energy"], abs=1e-4)
     file = run_training(task_of(tmp_path, tmp_path / "two.pt", 1))
-    assert load(file).metadata["training"]["epochs"] == 1
+    told = load(file).metadata["training"]
+    assert (told["epochs"], told["frames"], told["validation_frames"]) == (1, 2, 1)
     with pytest.raises(ConfigurationError, match="is no committee of networks"):
         networks_of_committee(small(0), frames)
 
