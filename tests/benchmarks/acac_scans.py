@@ -2,10 +2,10 @@
 
     python tests/benchmarks/acac_scans.py ACAC/train_300K.xyz MODEL [MODEL ...] [--out OUT]
 
-The paper's own scans (arXiv 2205.06643) are not among the files people usually have; of them these numbers are known:
-the hydrogen's barrier is 14 meV, the rotation of O-C-C-C rises to 1.09 eV at 93 degrees and is 0.78 eV at 177. Here the
-model's own minimum is the start: the barrier is that of a nudged elastic band, and the arm is turned as it is. So the
-first number is to be compared, and of the second what it looks like; training data end near 30 degrees.
+The paper's own scans (arXiv 2205.06643) are not among the files people usually have; of them it is known that the
+hydrogen's barrier is 14 meV. Here the model's own minimum is the start: the barrier is that of a nudged elastic band, to
+be compared with it. The arm is turned with nothing else relaxed, unlike in the paper: look at how smooth the curve is,
+where training data end near 30 degrees.
 ``OUT/acac_scans.png`` shows both, with the spread of models of several seeds.
 """
 
@@ -130,12 +130,11 @@ def main() -> None:
         axes[1].plot(ANGLES, rotated)
         top = int(rotated.argmax())
         print(
-            f"{name}: hydrogen {1e3 * passed.max():.1f} meV (DFT 14.0); arm {rotated[top]:.2f} eV at {ANGLES[top]:.0f} "
-            f"(DFT 1.09 at 93), {rotated[-2]:.2f} eV at {ANGLES[-2]:.0f} degrees (DFT 0.78 at 177)"
+            f"{name}: hydrogen {1e3 * passed.max():.1f} meV (DFT 14.0); arm at most {rotated[top]:.2f} eV, at "
+            f"{ANGLES[top]:.0f} degrees"
         )
     axes[0].axhline(14.0, color="0.6", linestyle="--")
     axes[0].set(xlabel="image", ylabel="energy, meV")
-    axes[1].plot([93, 177], [1.094, 0.784], "k*")
     axes[1].set(xlabel="rotation, degrees", ylabel="energy, eV")
     figure.savefig(arguments.out / "acac_scans.png", dpi=150)
 
