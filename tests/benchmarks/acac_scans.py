@@ -3,8 +3,8 @@
     python tests/benchmarks/acac_scans.py ACAC/train_300K.xyz MODEL [MODEL ...] [--out OUT]
 
 The paper's own scans (arXiv 2205.06643) are not among the files people usually have; of them it is known that the
-hydrogen's barrier is 14 meV. Here the model's own minimum is the start: the barrier is that of a nudged elastic band, to
-be compared with it. The arm is turned with nothing else relaxed, unlike in the paper: look at how smooth the curve is,
+hydrogen's barrier is 14 meV. Here the model's own minimum is the start: the barrier is that of a nudged elastic band,
+to be compared with it. The arm is turned with nothing else relaxed, unlike in the paper: look at how smooth the curve is,
 where training data end near 30 degrees.
 ``OUT/acac_scans.png`` shows both, with the spread of models of several seeds.
 """
