@@ -4,8 +4,8 @@
 
 The paper's own scans (arXiv 2205.06643) are not among the files people usually have; of them it is known that the
 hydrogen's barrier is 14 meV. Here the model's own minimum is the start: the barrier is that of a nudged elastic band,
-to be compared with it. The arm is turned with nothing else relaxed, unlike in the paper: look at how smooth the curve is,
-where training data end near 30 degrees.
+to be compared with it. The arm is turned with nothing else relaxed, unlike in the paper: look at how smooth the curve
+is, where training data end near 30 degrees.
 ``OUT/acac_scans.png`` shows both, with the spread of models of several seeds.
 """
 

@@ -315,3 +315,13 @@ def test_labels_of_another_reference_are_told_and_fitted_to():
     # Only elements that the frames hold change theirs.
     hydrogen = network_of_model(model, [pair], {"H": -1.6})
     assert hydrogen.e0s.tolist() == [-1.6, -7.0]
+
+
+def test_validation_is_of_frames_and_by_the_loss_of_the_phase():
+    """Whatever the batches are; and ten times the loss is ten times the number."""
+    losses = [trainer(batch_size=size)[1].validated()[0] for size in (1, 2, 5)]
+    assert losses == pytest.approx([losses[0]] * 3, rel=1e-10)
+    tenfold = SecondPhase(3, LossSettings(energy=10.0, forces=1000.0), learning_rate=1e-14)
+    _, own = trainer(epochs=3, second_phase=tenfold, average=None)
+    train(own)
+    assert own.history[2].validation == pytest.approx(10.0 * own.history[1].validation, rel=1e-6)
