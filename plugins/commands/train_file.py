@@ -166,26 +166,25 @@ def _member(
     if settings.start_from is None:
         start = new_network(settings.network, frames, settings.e0s, own.seed)
     else:
-        start = _further(settings, frames, settings.e0s, number)
+        model = load(settings.start_from)
+        start = _further(model, settings.committee, number, frames, settings.e0s)
         if settings.replay is not None:
-            known = _further(settings, (), None, number)
+            known = _further(model, settings.committee, number, (), None)
             replay = replayed(known, read_frames(settings.replay, settings.replay_keys))
     return start, trainer_for(start, frames, own, validation, device=settings.device, replay=replay)
 
 
 def _further(
-    settings: TrainSettings, frames: Sequence[Frame], e0s: Mapping[str | int, float] | str | None, number: int
+    model: SiteModel, count: int, number: int, frames: Sequence[Frame], e0s: Mapping[str | int, float] | str | None
 ) -> Start:
-    """What a member starts from: the network of a model, or the same member of a committee."""
-    assert settings.start_from is not None
-    model = load(settings.start_from)
+    """What one of so many members starts from: the network of a model, or the same member of a committee."""
     if model.columns is not Columns.MEMBERS:
         return network_of_model(model, frames, e0s)
     starts = networks_of_committee(model, frames, e0s)
-    if len(starts) != settings.committee:
+    if len(starts) != count:
         raise ConfigurationError(
-            f"'{model.name}' has {len(starts)} members, and committee is {settings.committee}: give "
-            f"committee: {len(starts)} to train all of them further."
+            f"'{model.name}' has {len(starts)} members, and committee is {count}: give committee: {len(starts)} to "
+            "train all of them further."
         )
     return starts[number]
 

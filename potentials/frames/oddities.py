@@ -6,10 +6,9 @@ import collections
 from collections.abc import Sequence
 
 import numpy as np
-from numpy.typing import NDArray
 
 from halberd.potentials.frames.labelled import ENERGY_KEYS, FORCES_KEYS, VIRIAL_KEYS, Frame
-from halberd.potentials.frames.training_set import is_isolated
+from halberd.potentials.frames.training_set import is_isolated, listed
 
 #: Pairs of frames that energies are compared with forces in.
 _PAIRS = 400
@@ -136,8 +135,8 @@ def _crystals_of_one_atom(frames: Sequence[Frame]) -> str | None:
     if not numbers:
         return None
     return (
-        f"Frames {_listed(numbers)} hold one atom in a periodic cell, near its own images: they count as crystals, not "
-        "as isolated atoms that self-energies are read from."
+        f"Frames {listed(numbers, _NAMED)} hold one atom in a periodic cell, near its own images: they count as "
+        "crystals, not as isolated atoms that self-energies are read from."
     )
 
 
@@ -203,8 +202,8 @@ def _far_from_the_rest(frames: Sequence[Frame]) -> str | None:
         return None  # many far ones are another kind, not mistakes
     worst = far[np.argsort(-np.abs(rest[far] - middle))]
     return (
-        f"Energies per atom of frames {_listed([used[n] for n in worst])} are far from those of the rest, by up to "
-        f"{np.abs(rest[worst[0]] - middle):.3g} eV. Have a look at them."
+        f"Energies per atom of frames {listed([used[n] for n in worst], _NAMED)} are far from those of the rest, by up "
+        f"to {np.abs(rest[worst[0]] - middle):.3g} eV. Have a look at them."
     )
 
 
@@ -214,11 +213,7 @@ def _large_forces(frames: Sequence[Frame]) -> str | None:
     if not large:
         return None
     return (
-        f"Frames {_listed(large)} have forces of up to {max(sizes[n] for n in large):.3g} eV/angstrom, which weigh "
-        "more than all others. Leave them out if they are not meant, or say what unit they are in (--energy-unit)."
+        f"Frames {listed(large, _NAMED)} have forces of up to {max(sizes[n] for n in large):.3g} eV/angstrom, which "
+        "weigh more than all others. Leave them out if they are not meant, or say what unit they are in "
+        "(--energy-unit)."
     )
-
-
-def _listed(numbers: Sequence[int] | NDArray[np.int64]) -> str:
-    shown = ", ".join(str(int(n)) for n in numbers[:_NAMED])
-    return shown + (f" and {len(numbers) - _NAMED} more" if len(numbers) > _NAMED else "")

@@ -62,12 +62,12 @@ def check_frames(frames: Sequence[Frame]) -> list[int]:
     if unlabelled:
         known = sorted({key for i in unlabelled for key in [*frames[i].atoms.info, *frames[i].atoms.arrays]})
         raise DataError(
-            f"Frames {_list(unlabelled)} have no energy, forces or virial; the keys there are {', '.join(known)}. "
+            f"Frames {listed(unlabelled)} have no energy, forces or virial; the keys there are {', '.join(known)}. "
             "Say where the labels are (energy key, forces key, virial key), or leave these frames out."
         )
     if celled:
         raise DataError(
-            f"Frames {_list(celled)} (counted from 0) are periodic along directions without a cell vector. "
+            f"Frames {listed(celled)} (counted from 0) are periodic along directions without a cell vector. "
             "Correct their cell or their pbc."
         )
     return copies
@@ -91,7 +91,7 @@ def check_finite(frames: Sequence[Frame]) -> None:
     damaged = [number for number, frame in enumerate(frames) if not all(np.isfinite(a).all() for a in _arrays(frame))]
     if damaged:
         raise DataError(
-            f"Frames {_list(damaged)} (counted from 0) hold positions or labels that are not finite. Leave them out."
+            f"Frames {listed(damaged)} (counted from 0) hold positions or labels that are not finite. Leave them out."
         )
 
 
@@ -100,9 +100,10 @@ def _arrays(frame: Frame) -> list[NDArray[np.float64]]:
     return [frame.atoms.positions, np.array(frame.atoms.cell), *labels]
 
 
-def _list(numbers: Sequence[int]) -> str:
-    shown = ", ".join(map(str, numbers[:_NAMED]))
-    return shown + (f" and {len(numbers) - _NAMED} more" if len(numbers) > _NAMED else "")
+def listed(numbers: Sequence[int], most: int = _NAMED) -> str:
+    """Frames by number, in words: the first ones, and how many more."""
+    shown = ", ".join(map(str, numbers[:most]))
+    return shown + (f" and {len(numbers) - most} more" if len(numbers) > most else "")
 
 
 def composition(frames: Sequence[Frame], elements: Sequence[int]) -> NDArray[np.float64]:

@@ -55,7 +55,6 @@ def replayed(known: Start, frames: Sequence[Frame]) -> GraphSet:
     problem = unit_problem(chosen)
     if problem is not None:
         warnings.warn(f"Frames that are replayed: {problem}", LabelWarning, stacklevel=2)
-    graphs = GraphSet(chosen, known.atomic_numbers, known.e0s, known.network.edges.cutoff)
     rests = left_by(known.network, known.atomic_numbers, chosen)
     if abs(offset(rests, known.atomic_numbers, known.e0s)) > LARGEST_OFFSET:
         # Of another method than the network: what it leaves are sums of that method's self-energies.
@@ -63,7 +62,7 @@ def replayed(known: Start, frames: Sequence[Frame]) -> GraphSet:
         e0s = known.e0s.copy()
         e0s[[known.atomic_numbers.index(z) for z in elements]] = self_energies(rests, elements, "average")[0]
         known = dataclasses.replace(known, e0s=e0s)
-        graphs = GraphSet(chosen, known.atomic_numbers, e0s, known.network.edges.cutoff)
+    graphs = GraphSet(chosen, known.atomic_numbers, known.e0s, known.network.edges.cutoff)
     unlabelled = [number for number, frame in enumerate(chosen) if frame.energy is None and frame.forces is None]
     if not unlabelled:
         return graphs

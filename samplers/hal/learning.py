@@ -83,12 +83,11 @@ class Current:
     ----------
     made : int
         Number of the iteration that it is of.
-    model, state : pathlib.Path
-        ``state`` is ``None`` if there is none.
+    state : pathlib.Path, optional
+        What it left beside the model.
     """
 
     made: int
-    model: Path
     state: Path | None
 
 

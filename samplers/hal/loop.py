@@ -264,11 +264,7 @@ class HyperactiveLearning:
                 atoms.arrays["forces"] = atoms.get_forces()
                 names.append(f"walker{walker}")
                 candidates.append(atoms)
-        current = Current(
-            made=int(Path(history[-1].model).parent.name),
-            model=self.folder.path / history[-1].model,
-            state=self._state(history),
-        )
+        current = Current(int(Path(history[-1].model).parent.name), self._state(history))
         tolerance = self._tolerance(history)
         chosen = self.learner.choose(candidates, current, tolerance, settings.md.epsilon) if candidates else []
         n_duplicates = len(candidates) - len(chosen)

@@ -94,7 +94,7 @@ def _train(task: TrainingTask, output: Path) -> None:
     frames = [f for number, f in enumerate(task.frames) if number not in copies and not is_isolated(f.atoms)]
     settings = _training_settings(task)
     kept = kept_aside(len(frames), settings.validation, task.seed, task.member)
-    start = _start(task, task.frames)
+    start = _start(task)
     trainer = trainer_for(
         start,
         [frame for number, frame in enumerate(frames) if number not in kept],
@@ -134,8 +134,8 @@ def _training_settings(task: TrainingTask) -> TrainingSettings:
     )
 
 
-def _start(task: TrainingTask, frames: Sequence[Frame]) -> Start:
-    settings = task.settings
+def _start(task: TrainingTask) -> Start:
+    settings, frames = task.settings, task.frames
     seed = int(np.random.SeedSequence([task.seed, task.member]).generate_state(1)[0] >> 1)
     if task.before is not None:
         return networks_of_committee(SiteModel.load(task.before), ())[task.member]
@@ -144,7 +144,7 @@ def _start(task: TrainingTask, frames: Sequence[Frame]) -> Start:
         if model.columns is Columns.MEMBERS:
             return networks_of_committee(model, frames, settings.e0s)[task.member]
         return perturbed(network_of_model(model, frames, settings.e0s), settings.refit.perturbation, seed)
-    return new_network({**settings.network, "elements": task.elements}, task.frames, settings.e0s, seed)
+    return new_network({**settings.network, "elements": task.elements}, frames, settings.e0s, seed)
 
 
 def _awaited(futures: Sequence[Future[str]], tasks: Sequence[TrainingTask], lesson: Lesson) -> list[str]:

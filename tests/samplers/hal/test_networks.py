@@ -185,11 +185,10 @@ def test_members_that_start_from_one_network_differ(tmp_path):
     from halberd.samplers.hal.network_learner import _start
 
     tasks = [task_of(tmp_path, tmp_path / "one.pt", member) for member in (0, 1)]
-    first, second, again = (_start(tasks[k], tasks[k].frames).network.state_dict() for k in (0, 1, 0))
+    first, second, again = (_start(tasks[k]).network.state_dict() for k in (0, 1, 0))
     own = _start(
         TrainingTask(**{**vars(tasks[0]), "settings": ModelSettings(
-            kind="multi_ace", start_from=str(tmp_path / "one.pt"), committee=2, refit={"perturbation": 0.0})}),
-        tasks[0].frames,
+            kind="multi_ace", start_from=str(tmp_path / "one.pt"), committee=2, refit={"perturbation": 0.0})})
     ).network  # fmt: skip
     for name, weight in own.named_parameters():
         size = weight.detach().square().mean().sqrt()
