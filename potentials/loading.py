@@ -25,7 +25,7 @@ from halberd.potentials.errors import (
     missing_dependency,
 )
 from halberd.potentials.mace.on_the_family import mace_family_model, on_operators
-from halberd.potentials.multi_ace.sevennet_model import CHECKPOINTS, load_sevennet, sevennet_path
+from halberd.potentials.multi_ace.weights.sevennet_model import CHECKPOINTS, load_sevennet, sevennet_path
 from halberd.potentials.pace.file import is_pace_file
 from halberd.potentials.pace.model import load_pace
 from halberd.potentials.pretrained_models import is_pretrained, pretrained_names, pretrained_path

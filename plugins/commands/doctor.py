@@ -15,8 +15,8 @@ from halberd.plugins.forces.backends import BACKENDS, installed_versions, self_t
 from halberd.plugins.plumed.kernel import open_plumed
 from halberd.potentials.ace.compiled_operator import ACE_OPERATOR
 from halberd.potentials.errors import MissingDependencyError
-from halberd.potentials.multi_ace.compiled_operator import MULTI_ACE_OPERATOR
-from halberd.potentials.multi_ace.training_form import TRAINING_OPERATOR
+from halberd.potentials.multi_ace.compiled.operators import MULTI_ACE_OPERATOR
+from halberd.potentials.multi_ace.compiled.training_form import TRAINING_OPERATOR
 
 _PACKAGES = (
     "halberd-md",

@@ -16,7 +16,7 @@ from halberd.potentials.ace.compiled_operator import ACE_OPERATOR
 from halberd.potentials.committees.bias import MeanEnergy, bias_module
 from halberd.potentials.constants import EV_IN_KJ_PER_MOL
 from halberd.potentials.errors import ConfigurationError
-from halberd.potentials.multi_ace.compiled_operator import MULTI_ACE_OPERATOR
+from halberd.potentials.multi_ace.compiled.operators import MULTI_ACE_OPERATOR
 from halberd.potentials.sites.cuda_kernels import find_kernels
 from halberd.potentials.sites.site_model import Columns, SiteModel, dtype_of
 from halberd.potentials.sites.structure_energy import StructureEnergy

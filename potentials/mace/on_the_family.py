@@ -11,10 +11,10 @@ import torch
 from halberd.potentials.committees.committee import CommitteeMembers, alike, committee
 from halberd.potentials.mace.last_layer_sites import LastLayerSigmaSites, LastLayerSites
 from halberd.potentials.mace.network import prepared_mace
-from halberd.potentials.multi_ace.mace_weights import multi_ace_of
 from halberd.potentials.multi_ace.model import multi_ace_model
 from halberd.potentials.multi_ace.sites import CompiledMultiAceSites, network_in
 from halberd.potentials.multi_ace.together import together
+from halberd.potentials.multi_ace.weights.mace import multi_ace_of
 from halberd.potentials.sites.portable import WithPortable
 from halberd.potentials.sites.site_model import Columns, SiteModel
 from halberd.potentials.sites.torchscript import script

@@ -11,8 +11,8 @@ import torch
 
 from halberd.potentials.errors import ModelError
 from halberd.potentials.multi_ace.blueprint import bytes_of, network_of
-from halberd.potentials.multi_ace.compiled import CompiledNetwork
-from halberd.potentials.multi_ace.compiled_operator import MULTI_ACE_OPERATOR
+from halberd.potentials.multi_ace.compiled.network import CompiledNetwork
+from halberd.potentials.multi_ace.compiled.operators import MULTI_ACE_OPERATOR
 from halberd.potentials.multi_ace.network import MultiAce
 from halberd.potentials.sites.cuda_kernels import make_kernels
 

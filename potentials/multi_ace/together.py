@@ -6,9 +6,9 @@ from typing import Any
 import torch
 
 from halberd.potentials.errors import ModelError
-from halberd.potentials.multi_ace.compiled import CompiledNetwork
-from halberd.potentials.multi_ace.compiled_operator import MULTI_ACE_OPERATOR
-from halberd.potentials.multi_ace.joined import features_of, joined_network
+from halberd.potentials.multi_ace.compiled.joined import features_of, joined_network
+from halberd.potentials.multi_ace.compiled.network import CompiledNetwork
+from halberd.potentials.multi_ace.compiled.operators import MULTI_ACE_OPERATOR
 from halberd.potentials.multi_ace.network import MultiAce
 from halberd.potentials.multi_ace.sites import ENERGIES, network_in, on_kernels, recorded
 from halberd.potentials.sites.torchscript import script

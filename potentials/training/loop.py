@@ -18,8 +18,8 @@ import torch
 
 from halberd.potentials.errors import RestartError, TrainingError
 from halberd.potentials.files import replacing
+from halberd.potentials.multi_ace.compiled.training_form import training_form
 from halberd.potentials.multi_ace.network import MultiAce
-from halberd.potentials.multi_ace.training_form import training_form
 from halberd.potentials.signals import undisturbed
 from halberd.potentials.training.averaging import MovingAverage
 from halberd.potentials.training.graphs import GraphSet, batches, groups, joined

@@ -15,13 +15,13 @@ import torch
 
 from halberd.potentials.frames.labelled import Frame
 from halberd.potentials.frames.oddities import unit_problem
-from halberd.potentials.frames.training_set import check_finite, is_isolated, self_energies
+from halberd.potentials.frames.training_set import check_finite, is_isolated
+from halberd.potentials.multi_ace.compiled.training_form import training_form
 from halberd.potentials.multi_ace.network import MultiAce
-from halberd.potentials.multi_ace.training_form import training_form
 from halberd.potentials.training.checks import LabelWarning
 from halberd.potentials.training.graphs import GraphSet
 from halberd.potentials.training.losses import evaluated
-from halberd.potentials.training.reference import LARGEST_OFFSET, left_by, offset
+from halberd.potentials.training.reference import LARGEST_OFFSET, left_by, offset, refitted
 from halberd.potentials.training.start import Start
 
 
@@ -58,10 +58,7 @@ def replayed(known: Start, frames: Sequence[Frame]) -> GraphSet:
     rests = left_by(known.network, known.atomic_numbers, chosen)
     if abs(offset(rests, known.atomic_numbers, known.e0s)) > LARGEST_OFFSET:
         # Of another method than the network: what it leaves are sums of that method's self-energies.
-        elements = sorted({int(z) for frame in rests for z in frame.atoms.numbers})
-        e0s = known.e0s.copy()
-        e0s[[known.atomic_numbers.index(z) for z in elements]] = self_energies(rests, elements, "average")[0]
-        known = dataclasses.replace(known, e0s=e0s)
+        known = dataclasses.replace(known, e0s=refitted(known.e0s, known.atomic_numbers, rests, "average")[0])
     graphs = GraphSet(chosen, known.atomic_numbers, known.e0s, known.network.edges.cutoff)
     unlabelled = [number for number, frame in enumerate(chosen) if frame.energy is None and frame.forces is None]
     if not unlabelled:

@@ -24,7 +24,7 @@ from halberd.potentials.sites.elements import atomic_number_of
 from halberd.potentials.sites.site_model import Columns, SiteModel
 from halberd.potentials.sites.verlet_list import NeighborList, edges_of_atoms
 from halberd.potentials.training.checks import LabelWarning
-from halberd.potentials.training.reference import LARGEST_OFFSET, left_by, offset
+from halberd.potentials.training.reference import LARGEST_OFFSET, left_by, offset, refitted
 
 #: Frames that the average number of neighbours is counted in.
 _COUNTED = 200
@@ -164,14 +164,12 @@ def _further(known: Start, name: str, frames: Sequence[Frame], e0s: Mapping[str 
     if unknown:
         raise ConfigurationError(f"'{name}' does not know the elements with the numbers {unknown}.")
     own = {key: value for key, value in known.metadata.items() if key not in ("settings", "members")}
-    energies = known.e0s.copy()
+    energies = known.e0s
     rests = left_by(known.network, numbers, frames)
     if e0s is not None:
-        elements = sorted(present)
         # The average of what the network leaves: its shift and its own self-energies are then of no account.
         labelled = rests if e0s == "average" and rests else frames
-        found, own["e0_source"] = self_energies(labelled, elements, e0s)
-        energies[[numbers.index(z) for z in elements]] = found
+        energies, own["e0_source"] = refitted(energies, numbers, labelled, e0s)
     off = offset(rests, numbers, energies)
     if abs(off) > LARGEST_OFFSET:
         warnings.warn(

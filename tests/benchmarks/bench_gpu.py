@@ -33,8 +33,8 @@ from halberd.potentials.ace.model import ace_site_model
 from halberd.potentials.ace.settings import AceSettings
 from halberd.potentials.loading import import_mace
 from halberd.potentials.mace.network import mace_site_model
-from halberd.potentials.multi_ace.mace_weights import multi_ace_of
 from halberd.potentials.multi_ace.model import multi_ace_model
+from halberd.potentials.multi_ace.weights.mace import multi_ace_of
 
 warnings.filterwarnings("ignore")
 logging.disable(logging.WARNING)

@@ -22,8 +22,8 @@ import torch
 
 from halberd.potentials.loading import import_mace
 from halberd.potentials.mace.network import MaceSiteEnergies, mace_site_model
-from halberd.potentials.multi_ace.mace_weights import multi_ace_of
 from halberd.potentials.multi_ace.model import multi_ace_model
+from halberd.potentials.multi_ace.weights.mace import multi_ace_of
 from halberd.potentials.sites.torchscript import warm_up
 from halberd.potentials.sites.verlet_list import NeighborList, edges_of_atoms
 

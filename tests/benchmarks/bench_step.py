@@ -114,8 +114,8 @@ def runners(model: str, atoms: Atoms, precision: str, peers: list[str]) -> tuple
 
 def committees(size: str, atoms: Atoms, precision: str) -> dict[str, Step]:
     """One network, and four of its size, plain and biased."""
-    from halberd.potentials.multi_ace.mace_weights import multi_ace_of
     from halberd.potentials.multi_ace.model import multi_ace_model
+    from halberd.potentials.multi_ace.weights.mace import multi_ace_of
 
     topology, positions = topology_from_atoms(atoms)
     members = []

@@ -24,7 +24,7 @@ from ase import Atoms
 from halberd.potentials.frames.labelled import Frame, read_frames
 from halberd.potentials.frames.training_set import self_energies
 from halberd.potentials.loading import import_mace
-from halberd.potentials.multi_ace.mace_weights import multi_ace_of
+from halberd.potentials.multi_ace.weights.mace import multi_ace_of
 from halberd.potentials.training.graphs import GraphSet, joined
 from halberd.potentials.training.loop import DTYPES, Trainer
 from halberd.potentials.training.settings import TrainingSettings, named_loss

@@ -9,7 +9,7 @@
 
 Everything is evaluated in double precision; tables that SevenNet rounds to single precision in its files are computed
 anew. ``compare`` prints deviations of energies (eV, and relative) and forces (eV/angstrom). ``make``, and ``evaluate``
-of its files, are what the tests compare with, ``tests/potentials/multi_ace/sevennet``.
+of its files, are what the tests compare with, ``tests/potentials/multi_ace/weights/sevennet``.
 """
 
 from __future__ import annotations

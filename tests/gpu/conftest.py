@@ -15,7 +15,7 @@ from halberd.potentials.multi_ace.model import multi_ace_model
 from halberd.potentials.sites.lennard_jones import lennard_jones
 from tests.conftest import fitted_last_layer, random_ace
 from tests.potentials.multi_ace.test_family import MORE, SMALL, small
-from tests.potentials.multi_ace.test_sevennet import FOLDER as SEVENNET
+from tests.potentials.multi_ace.weights.test_sevennet import FOLDER as SEVENNET
 
 PLATFORMS = [openmm.Platform.getPlatform(k).getName() for k in range(openmm.Platform.getNumPlatforms())]
 HAS_GPU = torch.cuda.is_available() and "CUDA" in PLATFORMS

@@ -15,7 +15,7 @@ from halberd.potentials.errors import ConfigurationError
 from halberd.potentials.multi_ace.building import build
 from halberd.potentials.multi_ace.model import multi_ace_model
 from halberd.potentials.multi_ace.settings import PRESETS, MultiAceSettings, preset
-from tests.potentials.multi_ace.test_mace_weights import graph
+from tests.potentials.multi_ace.weights.test_mace import graph
 
 HCO, HCNO = ("H", "C", "O"), ("H", "C", "N", "O")
 BOTH = "3x0o+3x0e+3x1o+3x1e+3x2o+3x2e"

@@ -10,15 +10,15 @@ import torch
 from halberd.potentials import committee, load
 from halberd.potentials.errors import ModelError
 from halberd.potentials.multi_ace.building import build
-from halberd.potentials.multi_ace.compiled import CompiledNetwork
-from halberd.potentials.multi_ace.compiled_operator import MULTI_ACE_OPERATOR
-from halberd.potentials.multi_ace.joined import joined_network
+from halberd.potentials.multi_ace.compiled.joined import joined_network
+from halberd.potentials.multi_ace.compiled.network import CompiledNetwork
+from halberd.potentials.multi_ace.compiled.operators import MULTI_ACE_OPERATOR
 from halberd.potentials.multi_ace.model import multi_ace_model
 from halberd.potentials.multi_ace.together import CommitteeEnergies
 from halberd.potentials.sites.structure_energy import StructureEnergy
-from tests.potentials.multi_ace.test_compiled import atoms_in_a_box
+from tests.potentials.multi_ace.compiled.test_kernels import emulate
+from tests.potentials.multi_ace.compiled.test_network import atoms_in_a_box
 from tests.potentials.multi_ace.test_family import MORE, SMALL, small
-from tests.potentials.multi_ace.test_kernels import emulate
 
 pytestmark = pytest.mark.skipif(
     MULTI_ACE_OPERATOR.problem() is not None, reason=f"no compiled operator: {MULTI_ACE_OPERATOR.problem()}"

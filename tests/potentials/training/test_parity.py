@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from halberd.potentials.multi_ace.mace_weights import multi_ace_of
+from halberd.potentials.multi_ace.weights.mace import multi_ace_of
 from halberd.potentials.sites.torchscript import default_dtype
 from halberd.potentials.training.graphs import GraphSet, joined
 from halberd.potentials.training.loop import Trainer

@@ -123,6 +123,11 @@ def test_labels_of_another_method_get_self_energies_of_their_own(known):
     plain, again = replayed(known, frames), replayed(known, others)
     energies = [[float(graphs[n].energy) for n in range(8)] for graphs in (plain, again)]
     assert energies[1] == pytest.approx(energies[0], abs=0.5)
+    # Frames without labels among them: what the network itself says, less no self-energies of the other method.
+    mixed = replayed(known, [*others[:6], *unlabelled(others[6:])])
+    for number in (6, 7):
+        own = evaluated(known.network, mixed[number]).energy
+        assert torch.allclose(mixed[number].energy, own, atol=1e-8)
     wrong = [dataclasses.replace(f, energy=23.06 * f.energy) for f in molecules(60, seed=5)]
     with pytest.warns(LabelWarning, match="Frames that are replayed: Energies change 2"):
         replayed(known, wrong)

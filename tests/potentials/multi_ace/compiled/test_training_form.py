@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from halberd.potentials.multi_ace.building import build
-from halberd.potentials.multi_ace.training_form import TRAINING_OPERATOR, TrainingForm, training_form
-from tests.potentials.multi_ace.test_compiled import atoms_in_a_box
+from halberd.potentials.multi_ace.compiled.training_form import TRAINING_OPERATOR, TrainingForm, training_form
+from tests.potentials.multi_ace.compiled.test_network import atoms_in_a_box
 from tests.potentials.multi_ace.test_family import MORE, SMALL, small
 
 pytestmark = pytest.mark.skipif(

@@ -18,17 +18,17 @@ from halberd.potentials import committee, load
 from halberd.potentials.errors import ConfigurationError, ModelError, ModelFileError
 from halberd.potentials.multi_ace.blueprint import bytes_of, network_of
 from halberd.potentials.multi_ace.building import build
-from halberd.potentials.multi_ace.compiled import CompiledNetwork, product_graph
-from halberd.potentials.multi_ace.compiled_mix import CompiledMix, by_kinds, in_rows, offsets
-from halberd.potentials.multi_ace.compiled_operator import MULTI_ACE_OPERATOR
+from halberd.potentials.multi_ace.compiled.mix import CompiledMix, by_kinds, in_rows, offsets
+from halberd.potentials.multi_ace.compiled.network import CompiledNetwork, product_graph
+from halberd.potentials.multi_ace.compiled.operators import MULTI_ACE_OPERATOR
+from halberd.potentials.multi_ace.compiled.splines import TOLERANCE, edge_weights, pair_kinds, tabulated
 from halberd.potentials.multi_ace.irreps import parse_irreps
 from halberd.potentials.multi_ace.layers import Mix
 from halberd.potentials.multi_ace.model import CompiledMultiAceSites, multi_ace_model
 from halberd.potentials.multi_ace.settings import preset
-from halberd.potentials.multi_ace.splines import TOLERANCE, edge_weights, pair_kinds, tabulated
 from tests.conftest import VARIANTS, topology_of
 from tests.potentials.multi_ace.test_family import MORE, SMALL, small
-from tests.potentials.multi_ace.test_sevennet import FOLDER as SEVENNET
+from tests.potentials.multi_ace.weights.test_sevennet import FOLDER as SEVENNET
 
 needs_operator = pytest.mark.skipif(
     MULTI_ACE_OPERATOR.problem() is not None, reason=f"no compiled operator: {MULTI_ACE_OPERATOR.problem()}"

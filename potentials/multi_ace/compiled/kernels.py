@@ -15,7 +15,7 @@ from typing import NamedTuple
 from halberd.potentials.errors import ModelError
 
 _COMMON = Path(__file__).with_name("kernels.cuh")
-_HARMONICS = Path(__file__).parent.parent / "sites" / "harmonics.hpp"
+_HARMONICS = Path(__file__).parents[2] / "sites" / "harmonics.hpp"
 #: Sums that one thread keeps at a time; more paths go into another kernel.
 _MOST_SUMS = 64
 #: Products beyond which a kernel would take minutes to compile.

@@ -12,7 +12,7 @@ import torch
 from halberd.potentials.errors import ConfigurationError, MissingDependencyError
 from halberd.potentials.multi_ace.model import multi_ace_model
 from halberd.potentials.multi_ace.restriction import restricted
-from halberd.potentials.multi_ace.sevennet_weights import sevennet_of
+from halberd.potentials.multi_ace.weights.sevennet import sevennet_of
 from halberd.potentials.sites.site_model import SiteModel
 
 #: Name -> checkpoint within the package.
@@ -68,7 +68,7 @@ def load_sevennet(
     Raises
     ------
     ConfigurationError, MissingDependencyError, ModelError, ModelFileError
-        As :func:`sevennet_path` and :func:`halberd.potentials.multi_ace.sevennet_weights.sevennet_of`.
+        As :func:`sevennet_path` and :func:`halberd.potentials.multi_ace.weights.sevennet.sevennet_of`.
     """
     if charge is not None or multiplicity is not None:
         raise ConfigurationError(

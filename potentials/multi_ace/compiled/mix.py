@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 import torch
 
+from halberd.potentials.multi_ace.compiled.joined import JoinedMix
 from halberd.potentials.multi_ace.irreps import Irreps
-from halberd.potentials.multi_ace.joined import JoinedMix
 from halberd.potentials.multi_ace.layers import ChannelMix, Mix, SpeciesChannelMix
 
 

@@ -11,11 +11,11 @@ import pytest
 import torch
 
 from halberd.potentials.multi_ace.building import build
-from halberd.potentials.multi_ace.compiled import CompiledNetwork
-from halberd.potentials.multi_ace.compiled_operator import MULTI_ACE_OPERATOR
+from halberd.potentials.multi_ace.compiled.network import CompiledNetwork
+from halberd.potentials.multi_ace.compiled.operators import MULTI_ACE_OPERATOR
 from halberd.potentials.sites.compiled_operators import compiler
 from halberd.potentials.sites.cuda_kernels import PRECISIONS, NotCompiledError, compiled, nvrtc
-from tests.potentials.multi_ace.test_compiled import atoms_in_a_box, energies_and_gradient
+from tests.potentials.multi_ace.compiled.test_network import atoms_in_a_box, energies_and_gradient
 from tests.potentials.multi_ace.test_family import SMALL, small
 
 pytestmark = pytest.mark.skipif(

@@ -12,5 +12,5 @@ from pathlib import Path
 from halberd.potentials.sites.compiled_operators import CompiledOperator
 
 MULTI_ACE_OPERATOR = CompiledOperator(
-    "multi-ace", Path(__file__).with_name("compiled_operator.cpp"), "Networks of the message-passing family"
+    "multi-ace", Path(__file__).with_name("operators.cpp"), "Networks of the message-passing family"
 )

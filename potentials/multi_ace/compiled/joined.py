@@ -13,11 +13,11 @@ from typing import Any
 import torch
 
 from halberd.potentials.errors import ModelError
+from halberd.potentials.multi_ace.compiled.splines import EdgeFunction, edge_weights, pair_kinds
 from halberd.potentials.multi_ace.folding import folded
 from halberd.potentials.multi_ace.irreps import Block, Irreps
 from halberd.potentials.multi_ace.layers import Convolution, Gate, Mix, SymmetricProduct
 from halberd.potentials.multi_ace.network import Layer, MultiAce
-from halberd.potentials.multi_ace.splines import EdgeFunction, edge_weights, pair_kinds
 
 #: Radial weights of members may differ in size by so much: their splines are as good as the largest need.
 _ALIKE = 10.0

@@ -12,8 +12,8 @@ from typing import Any
 
 import torch
 
-from halberd.potentials.multi_ace.compiled import CompiledConvolution, product_graph
-from halberd.potentials.multi_ace.compiled_mix import by_kinds, in_rows, offsets
+from halberd.potentials.multi_ace.compiled.mix import by_kinds, in_rows, offsets
+from halberd.potentials.multi_ace.compiled.network import CompiledConvolution, product_graph
 from halberd.potentials.multi_ace.layers import Convolution, SymmetricProduct
 from halberd.potentials.multi_ace.network import Layer, MultiAce
 from halberd.potentials.sites.compiled_operators import CompiledOperator

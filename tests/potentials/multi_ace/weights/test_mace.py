@@ -7,7 +7,7 @@ import torch
 
 from halberd.potentials.errors import ModelError
 from halberd.potentials.mace.network import MaceSiteEnergies
-from halberd.potentials.multi_ace.mace_weights import multi_ace_of
+from halberd.potentials.multi_ace.weights.mace import multi_ace_of
 from halberd.potentials.sites.torchscript import default_dtype
 from tests.conftest import VARIANTS, make_mace
 

@@ -1,8 +1,8 @@
 """Networks of the family on the compiled operators: the same energies, to the splines' error.
 
 Sums over neighbours, linear maps and products of one atom are the operators of
-:mod:`halberd.potentials.multi_ace.compiled_operator`, which call the kernels of
-:mod:`halberd.potentials.multi_ace.kernels` on GPUs; gates and read-outs stay those of the network.
+:mod:`halberd.potentials.multi_ace.compiled.operators`, which call the kernels of
+:mod:`halberd.potentials.multi_ace.compiled.kernels` on GPUs; gates and read-outs stay those of the network.
 """
 
 from __future__ import annotations
@@ -14,15 +14,15 @@ from typing import Any
 import numpy as np
 import torch
 
-from halberd.potentials.multi_ace.compiled_mix import CompiledMix, by_kinds, in_rows, offsets
+from halberd.potentials.multi_ace.compiled.joined import JoinedRadial
+from halberd.potentials.multi_ace.compiled.kernels import convolution_source, launch_numbers, product_source
+from halberd.potentials.multi_ace.compiled.mix import CompiledMix, by_kinds, in_rows, offsets
+from halberd.potentials.multi_ace.compiled.splines import edge_weights, pair_kinds, tabulated
 from halberd.potentials.multi_ace.couplings import wigner_3j
 from halberd.potentials.multi_ace.folding import folded
 from halberd.potentials.multi_ace.irreps import Block, Irreps
-from halberd.potentials.multi_ace.joined import JoinedRadial
-from halberd.potentials.multi_ace.kernels import convolution_source, launch_numbers, product_source
 from halberd.potentials.multi_ace.layers import Mix, SymmetricProduct
 from halberd.potentials.multi_ace.network import Layer, MultiAce
-from halberd.potentials.multi_ace.splines import edge_weights, pair_kinds, tabulated
 from halberd.potentials.sites.cuda_kernels import kernel_key
 
 #: Couplings below are zero.
@@ -109,7 +109,7 @@ class CompiledConvolution(torch.nn.Module):
         self.max_ell = max(path[1] for path in paths)
         self.width = offsets(sent)[-1]
         self.kernels = ""
-        #: What kernels are called with: see :func:`halberd.potentials.multi_ace.kernels.launch_numbers`.
+        #: What kernels are called with: see :func:`halberd.potentials.multi_ace.compiled.kernels.launch_numbers`.
         self.launch = launch_numbers(rows, self.max_ell)
 
     def kernel_source(self) -> str:

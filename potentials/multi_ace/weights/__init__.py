@@ -1,0 +1,1 @@
+"""Networks of other programs, weight by weight as networks of the family."""
