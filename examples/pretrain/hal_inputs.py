@@ -1,9 +1,10 @@
-"""What hyperactive learning begins with: frames of the data, and clusters to start trajectories at.
+"""What hyperactive learning begins with: frames of the data and labelled boxes, and boxes to start trajectories at.
 
-    python examples/pretrain/hal_inputs.py data [--initial 200] [--starts 40] [--seed 1]
+    python examples/pretrain/hal_inputs.py data gfn2-chnof.pt [--initial 160] [--labelled 40] [--starts 48] [--seed 1]
 
-Writes ``data/hal_initial.xyz``, frames of clusters and pairs at random, with labels, and ``data/hal_starts.xyz``, new
-clusters of all liquids, pure and mixed, that are in no other set.
+Writes ``data/hal_initial.xyz``, frames of clusters, solutions and pairs at random, with labels, and periodic boxes with
+labels of GFN2-xTB, stresses among them; and ``data/hal_starts.xyz``, boxes of all liquids, pure and mixed. Boxes are
+pressed to 0.8 to 1.3 times the density of the liquid and relaxed by the first model.
 """
 
 from __future__ import annotations
@@ -13,32 +14,76 @@ from pathlib import Path
 
 import ase.io
 import numpy as np
+from ase import Atoms
 from ase.optimize import FIRE
 from make_data import calculator, write_whole
-from structures import LIQUIDS, liquid, plain
+from rich.progress import track
+from structures import LIQUIDS, box, some_of
+
+from halberd.plugins import HalberdCalculator
+
+
+def pressed(atoms: Atoms, owner: np.ndarray, factor: float, model: HalberdCalculator) -> Atoms:
+    """A box with its density times a factor, in small steps, whole molecules moved and the rest relaxed."""
+    atoms = atoms.copy()
+    atoms.calc = model
+    steps = 12
+    for _ in range(steps):
+        scale = factor ** (-1 / (3 * steps))
+        for molecule in range(owner.max() + 1):
+            centre = atoms.positions[owner == molecule].mean(axis=0)
+            atoms.positions[owner == molecule] += (scale - 1) * centre
+        atoms.set_cell(atoms.cell * scale)
+        FIRE(atoms, logfile=None, maxstep=0.05).run(fmax=1.0, steps=15)
+    FIRE(atoms, logfile=None, maxstep=0.05).run(fmax=0.5, steps=60)
+    return Atoms(atoms.numbers, atoms.positions, cell=atoms.cell, pbc=True)
+
+
+def labelled(atoms: Atoms) -> Atoms | None:
+    """With energy, forces and virial; None if GFN2-xTB does not converge."""
+    own = atoms.copy()
+    own.calc = calculator()
+    try:
+        energy, forces, stress = own.get_potential_energy(), own.get_forces(), own.get_stress(voigt=False)
+    except Exception:  # tblite raises its own types, ASE others
+        return None
+    own.calc = None
+    own.info.update(REF_energy=float(energy), REF_virial=-own.get_volume() * stress, config_type="box")
+    own.arrays["REF_forces"] = np.array(forces)
+    return own
 
 
 def main() -> None:
     """Write both files."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("data", type=Path)
-    parser.add_argument("--initial", type=int, default=200)
-    parser.add_argument("--starts", type=int, default=40)
+    parser.add_argument("model")
+    parser.add_argument("--initial", type=int, default=160)
+    parser.add_argument("--labelled", type=int, default=40)
+    parser.add_argument("--starts", type=int, default=48)
     parser.add_argument("--seed", type=int, default=1)
     arguments = parser.parse_args()
     generator = np.random.default_rng([arguments.seed, 99])
     frames = ase.io.read(arguments.data / "train.xyz", ":")
-    chosen = [frame for frame in frames if frame.info["config_type"] in ("cluster", "solution", "pair")]
+    kinds = ("cluster", "solution", "pair")
+    chosen = [frame for frame in frames if frame.info["config_type"] in kinds]
     picked = generator.permutation(len(chosen))[: arguments.initial]
-    write_whole(arguments.data / "hal_initial.xyz", [chosen[n] for n in sorted(picked)])
-    starts = []
-    for number in range(arguments.starts):
-        names = tuple(generator.choice(list(LIQUIDS), 1 + number % 2, replace=False))
-        atoms, _ = liquid(names, int(generator.integers(30, 61)), generator)
-        atoms.calc = calculator()
-        FIRE(atoms, logfile=None, maxstep=0.1).run(fmax=0.5, steps=30)
-        starts.append(plain(atoms))
-    write_whole(arguments.data / "hal_starts.xyz", starts)
+    initial = [chosen[n] for n in sorted(picked)]
+    model = HalberdCalculator(arguments.model)
+    boxes: list[Atoms] = []
+    for number in track(range(arguments.starts + arguments.labelled), "boxes"):
+        # Every liquid in turn, and mixtures of two.
+        first = list(LIQUIDS)[number // 2 % len(LIQUIDS)]
+        names = (first,) if number % 2 == 0 else (first, str(generator.choice(list(LIQUIDS))))
+        molecules, density = some_of(names, int(generator.integers(30, 73)), generator)
+        atoms, owner = box(molecules, 0.5 * density, generator)
+        boxes.append(pressed(atoms, owner, 2 * float(generator.uniform(0.8, 1.3)), model))
+        if number < arguments.labelled:
+            found = labelled(boxes[-1])
+            if found is not None and np.abs(found.arrays["REF_forces"]).max() < 20.0:
+                initial.append(found)
+    write_whole(arguments.data / "hal_initial.xyz", initial)
+    write_whole(arguments.data / "hal_starts.xyz", boxes[arguments.labelled :])
 
 
 if __name__ == "__main__":

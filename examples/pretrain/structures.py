@@ -166,8 +166,8 @@ def cluster(
     return whole, np.repeat(np.arange(len(placed)), [len(m) for m in placed])
 
 
-def liquid(names: tuple[str, ...], n_atoms: int, generator: np.random.Generator) -> tuple[Atoms, np.ndarray]:
-    """A cluster of some molecules of one or more liquids, not more than about so many atoms."""
+def some_of(names: tuple[str, ...], n_atoms: int, generator: np.random.Generator) -> tuple[list[Atoms], float]:
+    """Molecules of one or more liquids, not more than about so many atoms, and their density in the liquid."""
     known = LIQUIDS | KEPT_ASIDE
     molecules: list[Atoms] = []
     while True:
@@ -177,8 +177,34 @@ def liquid(names: tuple[str, ...], n_atoms: int, generator: np.random.Generator)
         molecules.append(solvents()[name])
         if len(molecules) == 20:
             break
-    density = float(np.mean([known[name][1] for name in names])) * generator.uniform(0.8, 1.1)
-    return cluster(molecules, density, generator)
+    return molecules, float(np.mean([known[name][1] for name in names]))
+
+
+def liquid(names: tuple[str, ...], n_atoms: int, generator: np.random.Generator) -> tuple[Atoms, np.ndarray]:
+    """A cluster of some molecules of one or more liquids, not more than about so many atoms."""
+    molecules, density = some_of(names, n_atoms, generator)
+    return cluster(molecules, density * generator.uniform(0.8, 1.1), generator)
+
+
+def box(molecules: list[Atoms], density: float, generator: np.random.Generator) -> tuple[Atoms, np.ndarray]:
+    """Molecules in a periodic cube, and the number of the molecule that each atom belongs to."""
+    weight = sum(masses[m.numbers].sum() for m in molecules)
+    edge = (weight * GRAMS / density) ** (1 / 3)
+    placed = Atoms(cell=[edge] * 3, pbc=True)
+    for molecule in molecules:
+        limit, tries = 0.8, 0
+        while True:
+            candidate = turned(molecule, generator)
+            candidate.positions += generator.uniform(0, edge, 3)
+            vectors = candidate.positions[:, None] - placed.positions[None]
+            distances = np.linalg.norm(vectors - edge * np.round(vectors / edge), axis=2)
+            if (distances > limit * (vdw_radii[candidate.numbers][:, None] + vdw_radii[placed.numbers][None])).all():
+                placed += candidate
+                break
+            tries += 1
+            if tries % 200 == 0:
+                limit *= 0.97
+    return placed, np.repeat(np.arange(len(molecules)), [len(m) for m in molecules])
 
 
 def solution(solute: Atoms, name: str, n_atoms: int, generator: np.random.Generator) -> tuple[Atoms, np.ndarray]:

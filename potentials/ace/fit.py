@@ -20,6 +20,7 @@ from halberd.potentials.ace.model import ace_site_model
 from halberd.potentials.ace.settings import AceSettings
 from halberd.potentials.errors import ConfigurationError, DataError
 from halberd.potentials.frames.labelled import Frame
+from halberd.potentials.regression.calibration import LeftOut
 from halberd.potentials.regression.linear_fit import FittedLinear, LinearFit, Progress
 from halberd.potentials.regression.solvers import LinearSystem, Posterior, solve
 from halberd.potentials.regression.state import DAMAGED, read_state
@@ -158,6 +159,7 @@ class AceFit(LinearFit):
         seed: int = 0,
         prior_power: float | str = 4.0,
         repulsion: bool = True,
+        calibrate: bool = True,
         name: str = "linear-ace",
         metadata: Mapping[str, Any] | None = None,
         **options: float,
@@ -176,6 +178,9 @@ class AceFit(LinearFit):
             needs solver ``blr``.
         repulsion : bool
             Whether dimers are made to repel below the closest distance of the data.
+        calibrate : bool
+            Whether the posterior is made as wide as the errors of frames that are left out, see
+            :mod:`halberd.potentials.regression.calibration`; with fewer than four frames it is left as it is.
         name : str
         metadata : mapping, optional
 
@@ -189,6 +194,9 @@ class AceFit(LinearFit):
             See :func:`halberd.potentials.regression.solvers.solve`.
         """
         power, posterior = self._posterior(solver, prior_power, repulsion, options)
+        left_out: dict[str, LeftOut] = {}
+        if calibrate:
+            posterior, left_out = self._calibrated(posterior)
         members = posterior.draw(committee, seed) if committee else None
         notes: list[str] = []
         cutoff = float(self.basis.settings.cutoff)
@@ -228,6 +236,7 @@ class AceFit(LinearFit):
             members=members,
             posterior=posterior,
             notes=notes,
+            left_out=left_out,
             cores=cores,
         )
 

@@ -21,6 +21,7 @@ from halberd.potentials.errors import ConfigurationError, DataError
 from halberd.potentials.frames.labelled import Frame
 from halberd.potentials.mace.last_layer_features import mace_features
 from halberd.potentials.mace.last_layer_sites import LastLayerSigmaSites, LastLayerSites, over_features
+from halberd.potentials.regression.calibration import LeftOut
 from halberd.potentials.regression.linear_fit import FittedLinear, LinearFit, Progress
 from halberd.potentials.regression.solvers import LinearSystem, solve
 from halberd.potentials.regression.state import DAMAGED, read_state
@@ -161,6 +162,7 @@ class LastLayerFit(LinearFit):
         committee: int = 0,
         seed: int = 0,
         correction: bool = False,
+        calibrate: bool = True,
         name: str | None = None,
         metadata: Mapping[str, Any] | None = None,
         **options: float,
@@ -178,6 +180,9 @@ class LastLayerFit(LinearFit):
             Whether the mean is the network plus the fitted correction, self-energies included. If not, it is the
             network as it was trained, and only the spread is the posterior's: right where the labels are of the level
             that the network was trained on, and few.
+        calibrate : bool
+            Whether the posterior is made as wide as the errors of frames that are left out, see
+            :mod:`halberd.potentials.regression.calibration`; with fewer than four frames it is left as it is.
         name : str, optional
         metadata : mapping, optional
 
@@ -193,6 +198,9 @@ class LastLayerFit(LinearFit):
         posterior = solve(self.system(), solver, **options)
         if not correction:
             posterior = dataclasses.replace(posterior, mean=np.zeros_like(posterior.mean))
+        left_out: dict[str, LeftOut] = {}
+        if calibrate:
+            posterior, left_out = self._calibrated(posterior, fitted=correction)
         members = posterior.draw(committee, seed) if committee else None
         columns = posterior.mean[:, None] if members is None else members
         assert self.e0s is not None
@@ -220,6 +228,7 @@ class LastLayerFit(LinearFit):
             members=members,
             posterior=posterior,
             notes=[],
+            left_out=left_out,
             features=self.features,
         )
 

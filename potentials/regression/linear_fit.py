@@ -18,10 +18,20 @@ from numpy.typing import NDArray
 from halberd.potentials.errors import ConfigurationError, DataError
 from halberd.potentials.frames.labelled import Frame
 from halberd.potentials.frames.training_set import check_frames, composition, distance_range, self_energies
+from halberd.potentials.regression.calibration import (
+    FEWEST_FRAMES,
+    MANY_FRAMES,
+    MANY_ROWS,
+    MOST_FRAMES,
+    Calibration,
+    LeftOut,
+    WeightedFrame,
+)
 from halberd.potentials.regression.compressed_rows import CompressedRows
+from halberd.potentials.regression.kept_frames import KeptFrames
 from halberd.potentials.regression.solvers import LinearSystem, Posterior
 from halberd.potentials.regression.state import write_state
-from halberd.potentials.regression.weighted_rows import FitWeights, FrameDesign, weighted_rows
+from halberd.potentials.regression.weighted_rows import FitWeights, FrameDesign, kinds_and_units, weighted_rows
 from halberd.potentials.sites.site_model import SiteModel
 
 Progress = Callable[[int, int], None]
@@ -42,6 +52,8 @@ class FittedLinear:
     posterior : Posterior
     notes : list of str
         What the user should know.
+    left_out : dict of str to LeftOut
+        By kind of label, errors and coverage in frames that were left out one by one; empty if there were too few.
     """
 
     model: SiteModel
@@ -49,6 +61,7 @@ class FittedLinear:
     members: NDArray[np.float64] | None
     posterior: Posterior
     notes: list[str]
+    left_out: dict[str, LeftOut] = dataclasses.field(default_factory=dict)
 
     @property
     def covariance_factor(self) -> NDArray[np.float64]:
@@ -113,6 +126,7 @@ class LinearFit(abc.ABC):
         self._wanted_e0s = e0s
         self._memory_mb = memory_mb
         self._rows = CompressedRows(n_functions + 1, memory_mb)
+        self._kept = KeptFrames(MOST_FRAMES)
 
     @property
     def n_rows(self) -> int:
@@ -148,6 +162,7 @@ class LinearFit(abc.ABC):
                 "frame: there is nothing to fit. Check the units of the positions, or enlarge the cutoff."
             )
         self._add(used, progress or _silent)
+        self._kept.add(used)
         self.closest, self.farthest = closest, max(self.farthest, longest)
         self.n_frames += len(used)
         return copies
@@ -194,6 +209,25 @@ class LinearFit(abc.ABC):
             factor, n_rows = both.factor(), both.n_rows
         return LinearSystem(factor[:, :-1], factor[:, -1], n_rows, prior)
 
+    def _calibrated(self, posterior: Posterior, fitted: bool = True) -> tuple[Posterior, dict[str, LeftOut]]:
+        """A posterior as wide as its errors in frames that are left out, and what they are; see ``calibration``."""
+        if posterior.directions is None or not posterior.noise > 0:
+            return posterior, {}
+        some: list[WeightedFrame] = []
+        for frame in self._kept.frames:
+            if len(some) >= MANY_FRAMES and sum(len(each.rows) for each in some) >= MANY_ROWS:
+                break
+            kinds, units = kinds_and_units(frame, self.weights)
+            if len(kinds):
+                some.append(WeightedFrame(self.frame_rows(frame), kinds, units))
+        if len(some) < FEWEST_FRAMES:
+            return posterior, {}
+        found = Calibration(posterior, some, fitted)
+        temperature = found.temperature()
+        tempered = posterior.tempered(temperature)
+        details = {**posterior.details, "temperature": tempered.temperature}
+        return dataclasses.replace(tempered, details=details), found.left_out(temperature)
+
     # -- files --------------------------------------------------------------------------------------------------
 
     def _write(self, path: str | os.PathLike[str], header: dict[str, Any], **arrays: NDArray | None) -> None:
@@ -205,10 +239,12 @@ class LinearFit(abc.ABC):
             "farthest": self.farthest,
         }
         factor = self._rows.factor()
-        write_state(path, {**common, **header}, factor=factor, closest=self.closest, e0s=self.e0s, **arrays)
+        own = {"factor": factor, "closest": self.closest, "e0s": self.e0s, **self._kept.arrays()}
+        write_state(path, {**common, **header}, **own, **arrays)
 
     def _restore(self, header: Mapping[str, Any], arrays: Mapping[str, NDArray]) -> None:
         self._rows = CompressedRows.from_factor(arrays["factor"], header["n_rows"], self._memory_mb)
+        self._kept.restore(arrays)
         self.n_frames, self.closest = header["n_frames"], arrays["closest"]
         self.e0s = arrays["e0s"] if len(arrays["e0s"]) else None
         self.e0_source, self.farthest = header.get("e0_source", ""), float(header.get("farthest", 0.0))

@@ -61,8 +61,8 @@ class Posterior:
     Attributes
     ----------
     mean : array, shape (M,)
-    factor : array, shape (M, r), or None
-        The covariance is ``factor @ factor.T``; ``None`` for solvers without one.
+    directions : array, shape (M, r), or None
+        In which the posterior is a product; ``None`` for solvers without one.
     noise : float
         Standard deviation of the weighted residuals that the solver assumed or found.
     log_evidence : float or None
@@ -70,14 +70,47 @@ class Posterior:
         Coefficients that are not exactly zero.
     details : dict
         What the solver chose.
+    information : array, shape (r,), or None
+        What the rows say of every direction, as a multiple of what the prior does, which has a standard deviation of 1
+        along it. Without it there is no prior, and ``directions`` are those of the posterior.
+    temperature : float
+        Power 1 / T that the likelihood has in the posterior, see :meth:`tempered`.
     """
 
     mean: NDArray[np.float64]
-    factor: NDArray[np.float64] | None
+    directions: NDArray[np.float64] | None
     noise: float
     log_evidence: float | None
     n_effective: int
     details: dict[str, Any]
+    information: NDArray[np.float64] | None = None
+    temperature: float = 1.0
+
+    @property
+    def factor(self) -> NDArray[np.float64] | None:
+        """L of the covariance ``L L'`` of the coefficients, shape (M, r); ``None`` for solvers without one."""
+        if self.directions is None or self.information is None:
+            return self.directions
+        return self.directions / np.sqrt(1.0 + self.information)
+
+    def tempered(self, temperature: float) -> Posterior:
+        """The same mean with the covariance of rows that count for 1 / T each, of noise ``sqrt(T)`` times as large.
+
+        A posterior takes its family of models to be right and shrinks with every row; the errors of a family that is
+        too small do not. What rows leave open keeps the spread of the prior.
+
+        Parameters
+        ----------
+        temperature : float
+            T, positive, on top of what the posterior has.
+        """
+        root = float(np.sqrt(temperature))
+        changed: dict[str, Any] = {"noise": self.noise * root, "temperature": self.temperature * temperature}
+        if self.information is not None:
+            changed["information"] = self.information / temperature
+        elif self.directions is not None:
+            changed["directions"] = self.directions * root
+        return dataclasses.replace(self, **changed)
 
     def draw(self, count: int, seed: int) -> NDArray[np.float64]:
         """Draw a committee whose average is the mean exactly.
@@ -100,13 +133,14 @@ class Posterior:
         ConfigurationError
             If the solver has no posterior, or K is below 2.
         """
-        if self.factor is None:
+        factor = self.factor
+        if factor is None:
             raise ConfigurationError("This solver has no posterior to draw a committee from; use 'blr' or 'ard'.")
         if count < 2:
             raise ConfigurationError(f"A committee of {count} has no spread; ask for 2 members or more.")
-        normal = np.random.default_rng(seed).standard_normal((self.factor.shape[1], count))
+        normal = np.random.default_rng(seed).standard_normal((factor.shape[1], count))
         normal -= normal.mean(axis=1, keepdims=True)
-        return np.asarray(self.mean[:, None] + self.factor @ (normal * np.sqrt(count / (count - 1))))
+        return np.asarray(self.mean[:, None] + factor @ (normal * np.sqrt(count / (count - 1))))
 
 
 def check_solver(solver: str, options: Mapping[str, float], committee: int = 0) -> None:
@@ -230,18 +264,18 @@ def _bayesian_ridge(system: LinearSystem, iterations: float = 1000) -> Posterior
         warnings.simplefilter("ignore")  # scikit-learn warns where it has not converged; the answer is usable
         model.fit(diagonal[:n], np.append(seen, unseen)[:n])
     alpha, lam = float(model.alpha_), float(model.lambda_)
-    precision = np.full(matrix.shape[1], lam)
-    precision[: len(s)] += alpha * s**2
-    factor = (vt.T / np.sqrt(precision)) / system.prior[:, None]
+    information = np.zeros(matrix.shape[1])
+    information[: len(s)] = alpha / lam * s**2
     mean = (vt[: len(s)].T @ model.coef_) / system.prior
     evidence = log_evidence(system, 1.0 / np.sqrt(alpha), 1.0 / np.sqrt(lam), s, mean)
     return Posterior(
         mean,
-        factor,
+        vt.T / np.sqrt(lam) / system.prior[:, None],
         noise=1.0 / np.sqrt(alpha),
         log_evidence=evidence,
         n_effective=len(mean),
         details={"noise": alpha**-0.5, "prior_scale": lam**-0.5},
+        information=information,
     )
 
 

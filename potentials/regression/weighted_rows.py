@@ -17,6 +17,8 @@ from halberd.potentials.validation import conform
 VOIGT = ((0, 0), (1, 1), (2, 2), (1, 2), (0, 2), (0, 1))
 
 
+#: Kinds of rows, in the order in which a frame's rows come.
+KINDS = ("energy", "forces", "virial")
 #: Rows are squared by some solvers, and the squares of larger weights leave no digit to those of others.
 LARGEST_WEIGHT = 1e7
 
@@ -101,3 +103,31 @@ def weighted_rows(frame: Frame, weights: FitWeights, e0: float, design: FrameDes
         target = np.array([0.5 * (frame.virial[a, b] + frame.virial[b, a]) for a, b in VOIGT])
         parts.append(np.column_stack([virial, target]) * (weight_v / np.sqrt(n_atoms)))
     return np.concatenate(parts) if parts else np.zeros((0, len(energy) + 1))
+
+
+def kinds_and_units(frame: Frame, weights: FitWeights) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+    """Of the rows that :func:`weighted_rows` makes of a frame: which of ``KINDS``, and how large a residual of 1 is.
+
+    Parameters
+    ----------
+    frame : Frame
+    weights : FitWeights
+
+    Returns
+    -------
+    kinds : array of int, shape (n,)
+    units : array, shape (n,)
+        In eV per atom for energies and virials, eV/angstrom for forces.
+    """
+    n_atoms = len(frame.atoms)
+    present = (frame.energy is not None, frame.forces is not None, frame.virial is not None)
+    scales = (1 / np.sqrt(n_atoms), 1.0, 1 / np.sqrt(n_atoms))
+    kinds, units = [], []
+    for number, (there, weight) in enumerate(zip(present, weights.of(frame.config_type), strict=True)):
+        if there and weight > 0:
+            count = (1, 3 * n_atoms, 6)[number]
+            kinds.append(np.full(count, number))
+            units.append(np.full(count, scales[number] / weight))
+    if not kinds:
+        return np.zeros(0, dtype=np.int64), np.zeros(0)
+    return np.concatenate(kinds), np.concatenate(units)

@@ -87,7 +87,7 @@ def main() -> None:
     for seed in arguments.seeds:
         folder = arguments.out / f"{arguments.set}-{arguments.preset}-{seed}"
         folder.mkdir(parents=True, exist_ok=True)
-        plan = folder / "plan.json"
+        plan = arguments.out / f"{arguments.set}-{arguments.preset}-epochs.json"  # the same for all seeds
         settings = TrainingSettings(
             loss=named_loss("mace-paper"),
             batch_size=arguments.batch,

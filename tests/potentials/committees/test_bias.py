@@ -139,6 +139,6 @@ def test_bad_bias_is_refused():
 def test_solver_without_posterior_has_no_exact_sigma(fitted):
     import dataclasses
 
-    blind = dataclasses.replace(fitted, posterior=dataclasses.replace(fitted.posterior, factor=None))
+    blind = dataclasses.replace(fitted, posterior=dataclasses.replace(fitted.posterior, directions=None))
     with pytest.raises(ConfigurationError, match="use 'blr' or 'ard'"):
         blind.with_exact_sigma()

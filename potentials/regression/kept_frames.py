@@ -1,0 +1,96 @@
+"""Some of the frames of a fit, whatever portions they come in: those that are left out to judge it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+
+import numpy as np
+from ase import Atoms
+from numpy.typing import NDArray
+
+from halberd.potentials.frames.labelled import Frame
+from halberd.potentials.frames.training_set import is_isolated
+
+
+class KeptFrames:
+    """A sample without replacement of the frames that were added, of a bounded size.
+
+    Every frame draws a number that depends on its place alone; those with the smallest numbers are kept.
+
+    Parameters
+    ----------
+    size : int
+    """
+
+    def __init__(self, size: int) -> None:
+        self.size = size
+        self.n_seen = 0
+        self._kept: list[tuple[float, Frame]] = []
+
+    def add(self, frames: Iterable[Frame]) -> None:
+        """Look at more frames; atoms alone are not kept."""
+        for frame in frames:
+            number = float(np.random.default_rng([self.n_seen, 1729]).random())
+            self.n_seen += 1
+            if not is_isolated(frame.atoms):
+                self._kept.append((number, frame))
+        self._kept = sorted(self._kept, key=lambda each: each[0])[: self.size]
+
+    @property
+    def frames(self) -> list[Frame]:
+        """Those that are kept, in an order that says nothing."""
+        return [frame for _, frame in self._kept]
+
+    def arrays(self) -> dict[str, NDArray]:
+        """All of it, for a file; labels that are missing are NaN."""
+        frames = self.frames
+        return {
+            "kept_seen": np.array([self.n_seen]),
+            "kept_numbers": np.array([number for number, _ in self._kept]),
+            "kept_sizes": np.array([len(f.atoms) for f in frames], dtype=np.int64),
+            "kept_elements": _joined([f.atoms.numbers for f in frames], (0,)),
+            "kept_positions": _joined([f.atoms.positions for f in frames], (0, 3)),
+            "kept_cells": _joined([f.atoms.cell.array[None] for f in frames], (0, 3, 3)),
+            "kept_pbc": _joined([f.atoms.pbc[None] for f in frames], (0, 3)),
+            "kept_energies": np.array([np.nan if f.energy is None else f.energy for f in frames]),
+            "kept_forces": _joined(
+                [np.full((len(f.atoms), 3), np.nan) if f.forces is None else f.forces for f in frames], (0, 3)
+            ),
+            "kept_virials": _joined(
+                [np.full((1, 3, 3), np.nan) if f.virial is None else f.virial[None] for f in frames], (0, 3, 3)
+            ),
+            "kept_types": np.array([f.config_type for f in frames], dtype=str),
+        }
+
+    def restore(self, arrays: Mapping[str, NDArray]) -> None:
+        """Go on from what :meth:`arrays` gave; nothing is kept of files of before there was a sample."""
+        if "kept_seen" not in arrays:
+            return
+        self.n_seen, first = int(arrays["kept_seen"][0]), 0
+        self._kept = []
+        for k, size in enumerate(arrays["kept_sizes"].tolist()):
+            own = slice(first, first + size)
+            first += size
+            atoms = Atoms(
+                arrays["kept_elements"][own],
+                arrays["kept_positions"][own],
+                cell=arrays["kept_cells"][k],
+                pbc=arrays["kept_pbc"][k],
+            )
+            energy, forces, virial = (
+                arrays["kept_energies"][k],
+                arrays["kept_forces"][own],
+                arrays["kept_virials"][k],
+            )
+            frame = Frame(
+                atoms,
+                None if np.isnan(energy) else float(energy),
+                None if np.isnan(forces).any() else forces,
+                None if np.isnan(virial).any() else virial,
+                str(arrays["kept_types"][k]),
+            )
+            self._kept.append((float(arrays["kept_numbers"][k]), frame))
+
+
+def _joined(parts: Sequence[NDArray], empty: tuple[int, ...]) -> NDArray:
+    return np.concatenate(parts) if parts else np.zeros(empty)
