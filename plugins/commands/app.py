@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.table import Table
 
 from halberd.plugins.commands.options import with_options, without_options
-from halberd.plugins.commands.output import JsonOption, console, error_table, print_json
+from halberd.plugins.commands.output import JsonOption, console, error_table, print_json, sigma_table
 from halberd.potentials.errors import HalberdError
 
 app = typer.Typer(
@@ -206,6 +206,8 @@ def evaluate(
         print_json(report)
     else:
         Console().print(error_table(report))
+        if "sigma" in report:
+            Console().print(sigma_table(report["sigma"], "predicted standard deviations"))
         for written in (plot, predictions):
             if written is not None:
                 console.print(f"written: {written}", markup=False)

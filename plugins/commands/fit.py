@@ -8,7 +8,7 @@ import typer
 from rich.console import Console
 
 from halberd.plugins.commands.options import LABEL_FLAGS, Flag, offers
-from halberd.plugins.commands.output import JsonOption, console, error_table, print_json
+from halberd.plugins.commands.output import JsonOption, console, error_table, left_out_table, print_json, sigma_table
 from halberd.potentials.errors import ConfigurationError
 from halberd.potentials.validation import from_mapping
 
@@ -88,6 +88,7 @@ def _e0s(text: str, option: str) -> str | dict[str, float]:
     Flag("solver_options.threshold", kind=float, help="Precision above which solver ard drops."),
     Flag("prior_power", read=_prior_power),
     "committee",
+    "calibrate",
     "seed",
     *LABEL_FLAGS,
     "state",
@@ -116,6 +117,10 @@ def fit(
     for name in ("train", "test"):
         if name in report:
             Console().print(error_table(report[name], f"{name} errors"))
+            if "sigma" in report[name] and name == "test":
+                Console().print(sigma_table(report[name]["sigma"], f"sigma on {name} frames"))
+    if report["leave_one_out"]:
+        Console().print(left_out_table(report["leave_one_out"]))
     seconds = report["seconds"]
     console.print(
         f"{report['n_basis']} functions, {report['n_rows']} rows; assembled in {seconds['assemble']:.1f} s, solved in "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import resource
 import time
@@ -45,6 +46,7 @@ def fit_file(settings: FitSettings, *, progress: bool = True) -> dict[str, Any]:
     dict
         ``model``, ``n_basis``, ``n_rows``, ``train`` and ``test`` (see
         :func:`halberd.potentials.frames.error_table.error_report`), ``seconds`` {``assemble``, ``solve``, ``total``},
+        ``leave_one_out`` (by kind of label, :class:`halberd.potentials.regression.calibration.LeftOut`),
         ``peak_memory_mb``, ``oddities`` of the training frames (printed before the fit), and what was chosen.
 
     Raises
@@ -92,6 +94,7 @@ def fit_file(settings: FitSettings, *, progress: bool = True) -> dict[str, Any]:
         committee=settings.committee,
         seed=settings.seed,
         prior_power=settings.prior_power,
+        calibrate=settings.calibrate,
         name=output.stem,
         **settings.solver_options,
     )
@@ -147,6 +150,7 @@ def _report(settings: FitSettings, fit: AceFit, fitted: FittedAce, copies: list[
             **fitted.posterior.details,
         },
         "log_evidence": fitted.posterior.log_evidence,
+        "leave_one_out": {kind: dataclasses.asdict(found) for kind, found in fitted.leave_one_out.items()},
         "committee": settings.committee,
         "seed": settings.seed,
         "notes": fitted.notes,

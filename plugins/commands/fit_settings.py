@@ -39,6 +39,8 @@ class FitSettings:
         Exponent of the smoothness prior, 0 for none; ``auto`` picks it by the evidence.
     committee : int
         Committee members; 0 for the mean alone.
+    calibrate : bool
+        Whether the spread is made as wide as the errors of frames that are left out.
     seed : int
         Of the committee.
     state : str, optional
@@ -69,6 +71,7 @@ class FitSettings:
     solver_options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     prior_power: float | str = 4.0
     committee: int = 8
+    calibrate: bool = True
     seed: Seed = 0
     state: str | None = None
     extend: str | None = None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import textwrap
 from collections.abc import Mapping, Sequence
@@ -12,7 +13,8 @@ import numpy as np
 
 from halberd.potentials.errors import OutputError
 from halberd.potentials.files import replacing
-from halberd.potentials.frames.error_table import Prediction
+from halberd.potentials.frames.coverage import curve
+from halberd.potentials.frames.error_table import Prediction, deviations, residuals
 from halberd.potentials.frames.labelled import Frame
 
 BLUE, RED, GREY = "#20639b", "#c8553d", "#8a8a8a"
@@ -60,6 +62,8 @@ def parity_plot(
 ) -> None:
     """Draw predicted against labelled energies per atom, force components, and components of virials per atom.
 
+    Of models with standard deviations, also how many of the errors are within so many of them.
+
     Parameters
     ----------
     frames : sequence of Frame
@@ -90,8 +94,11 @@ def parity_plot(
         panels.append((np.concatenate(virials), "virial component", "eV/atom"))
     if not panels:
         return
-    figure, axes = new_figure(len(panels))
-    for axis, (data, name, unit) in zip(axes[0], panels, strict=True):
+    spreads = deviations(frames, predictions)
+    figure, axes = new_figure(len(panels) + bool(spreads))
+    if spreads:
+        _coverage_panel(axes[0, -1], residuals(frames, predictions), spreads)
+    for axis, (data, name, unit) in zip(axes[0], panels, strict=False):
         low, high = float(data.min()), float(data.max())
         pad = 0.03 * (high - low or 1.0)
         line = [low - pad, high + pad]
@@ -107,6 +114,18 @@ def parity_plot(
         axis.tick_params(labelsize=8)
     figure.suptitle(title, fontsize=10)
     save_figure(figure, path)
+
+
+def _coverage_panel(axis: Any, errors: Mapping[str, np.ndarray], spreads: Mapping[str, np.ndarray]) -> None:
+    z = np.linspace(0.0, 3.0, 61)
+    normal = np.array([math.erf(each / math.sqrt(2.0)) for each in z])
+    axis.plot(z, normal, color=GREY, linewidth=1, label="normal")
+    for (name, spread), color in zip(spreads.items(), (RED, BLUE), strict=False):
+        axis.plot(z, curve(errors[name], spread, z), color=color, linewidth=1.5, label=name)
+    axis.set(xlim=(0, 3), ylim=(0, 1.02), xlabel="standard deviations", ylabel="share of errors within")
+    axis.set_title("predicted standard deviations", fontsize=9)
+    axis.tick_params(labelsize=8)
+    axis.legend(frameon=False, fontsize=8, loc="lower right")
 
 
 def dimer_plot(

@@ -47,5 +47,14 @@ def predict(calculator: HalberdCalculator, frames: Sequence[Frame], progress: bo
         virial = None
         if "stress" in results:
             virial = -frame.atoms.get_volume() * voigt_6_to_full_3x3_stress(results["stress"])
-        predictions.append(Prediction(results["energy"], results["forces"], virial))
+        members = results.get("forces_committee")
+        predictions.append(
+            Prediction(
+                results["energy"],
+                results["forces"],
+                virial,
+                energy_std=results.get("energy_std"),
+                forces_std=None if members is None else members.std(axis=0),
+            )
+        )
     return predictions

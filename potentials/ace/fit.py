@@ -1,4 +1,4 @@
-"""Fitting a linear ACE: labelled frames in, a committee with calibrated spread out.
+"""Fitting a linear ACE: labelled frames in, a committee as wide as its errors on frames left out.
 
 Frames are assembled once. What is kept is the triangular factor of their rows, so that adding frames, changing the
 solver, or fitting a smaller basis never touches old frames again.
@@ -194,9 +194,9 @@ class AceFit(LinearFit):
             See :func:`halberd.potentials.regression.solvers.solve`.
         """
         power, posterior = self._posterior(solver, prior_power, repulsion, options)
-        left_out: dict[str, LeftOut] = {}
+        leave_one_out: dict[str, LeftOut] = {}
         if calibrate:
-            posterior, left_out = self._calibrated(posterior)
+            posterior, leave_one_out = self._calibrated(posterior)
         members = posterior.draw(committee, seed) if committee else None
         notes: list[str] = []
         cutoff = float(self.basis.settings.cutoff)
@@ -236,7 +236,7 @@ class AceFit(LinearFit):
             members=members,
             posterior=posterior,
             notes=notes,
-            left_out=left_out,
+            leave_one_out=leave_one_out,
             cores=cores,
         )
 

@@ -8,16 +8,30 @@ from typing import Any
 
 import numpy as np
 
+from halberd.potentials.frames.coverage import coverage
 from halberd.potentials.frames.labelled import Frame, group_by_config_type
 
 
 @dataclasses.dataclass(frozen=True)
 class Prediction:
-    """What a model says about a frame: energy (eV), forces (eV/angstrom), virial (eV, ``None`` if open)."""
+    """What a model says about a frame.
+
+    Attributes
+    ----------
+    energy : float, eV
+    forces : array, shape (N, 3), eV/angstrom
+    virial : array, shape (3, 3), eV
+        ``None`` if the frame is open.
+    energy_std : float, eV
+    forces_std : array, shape (N, 3), eV/angstrom
+        Standard deviations, of models that have any.
+    """
 
     energy: float
     forces: np.ndarray
     virial: np.ndarray | None = None
+    energy_std: float | None = None
+    forces_std: np.ndarray | None = None
 
 
 def residuals(frames: Sequence[Frame], predictions: Sequence[Prediction]) -> dict[str, np.ndarray]:
@@ -46,6 +60,30 @@ def residuals(frames: Sequence[Frame], predictions: Sequence[Prediction]) -> dic
     return {name: np.concatenate(parts) for name, parts in collected.items() if parts}
 
 
+def deviations(frames: Sequence[Frame], predictions: Sequence[Prediction]) -> dict[str, np.ndarray]:
+    """Standard deviations that belong to the energies and forces of :func:`residuals`.
+
+    Parameters
+    ----------
+    frames : sequence of Frame
+    predictions : sequence of Prediction, same length
+
+    Returns
+    -------
+    dict
+        As that of :func:`residuals`, of what has a deviation in every prediction.
+    """
+    pairs = list(zip(frames, predictions, strict=True))
+    found = {}
+    energies = [(f, p.energy_std) for f, p in pairs if f.energy is not None]
+    if energies and all(value is not None for _, value in energies):
+        found["energy"] = np.array([value / len(f.atoms) for f, value in energies])  # type: ignore[operator]
+    forces = [p.forces_std for f, p in pairs if f.forces is not None]
+    if forces and all(value is not None for value in forces):
+        found["forces"] = np.concatenate([value.ravel() for value in forces])  # type: ignore[union-attr]
+    return found
+
+
 def labels_of(frames: Sequence[Frame]) -> dict[str, int]:
     """Number of frames that have an energy, forces, a virial."""
     names = ("energy", "forces", "virial")
@@ -72,19 +110,20 @@ def error_report(frames: Sequence[Frame], predictions: Sequence[Prediction]) -> 
     -------
     dict
         ``n_frames``; ``n_labelled``, the frames that have each property; per property ``{"mae", "rmse"}``;
-        ``per_config_type``, the same for each type.
+        ``sigma``, of models with standard deviations, :func:`halberd.potentials.frames.coverage.coverage` of energies
+        and forces; ``per_config_type``, the same for each type.
     """
-    report: dict[str, Any] = {
-        "n_frames": len(frames),
-        "n_labelled": labels_of(frames),
-        **summarise(residuals(frames, predictions)),
-    }
+    report = _errors(frames, predictions)
     report["per_config_type"] = {
-        config_type: {
-            "n_frames": len(indices),
-            "n_labelled": labels_of([frames[i] for i in indices]),
-            **summarise(residuals([frames[i] for i in indices], [predictions[i] for i in indices])),
-        }
+        config_type: _errors([frames[i] for i in indices], [predictions[i] for i in indices])
         for config_type, indices in group_by_config_type(frames)
     }
+    return report
+
+
+def _errors(frames: Sequence[Frame], predictions: Sequence[Prediction]) -> dict[str, Any]:
+    errors, spreads = residuals(frames, predictions), deviations(frames, predictions)
+    report: dict[str, Any] = {"n_frames": len(frames), "n_labelled": labels_of(frames), **summarise(errors)}
+    if spreads:
+        report["sigma"] = {name: coverage(errors[name], spread) for name, spread in spreads.items()}
     return report

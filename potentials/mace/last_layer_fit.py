@@ -198,9 +198,9 @@ class LastLayerFit(LinearFit):
         posterior = solve(self.system(), solver, **options)
         if not correction:
             posterior = dataclasses.replace(posterior, mean=np.zeros_like(posterior.mean))
-        left_out: dict[str, LeftOut] = {}
+        leave_one_out: dict[str, LeftOut] = {}
         if calibrate:
-            posterior, left_out = self._calibrated(posterior, fitted=correction)
+            posterior, leave_one_out = self._calibrated(posterior, fitted=correction)
         members = posterior.draw(committee, seed) if committee else None
         columns = posterior.mean[:, None] if members is None else members
         assert self.e0s is not None
@@ -228,7 +228,7 @@ class LastLayerFit(LinearFit):
             members=members,
             posterior=posterior,
             notes=[],
-            left_out=left_out,
+            leave_one_out=leave_one_out,
             features=self.features,
         )
 

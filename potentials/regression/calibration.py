@@ -69,7 +69,7 @@ class LeftOut:
     mae, rmse : float
         Of energies and virials per atom, eV; of force components, eV/angstrom.
     rmse_error : float
-        Standard error of ``rmse``, from the scatter between frames.
+        Standard error of ``rmse``, from the scatter between frames; ``None`` for a single one.
     within_one, within_two : float
         Share of labels within one and two standard deviations.
     """
@@ -78,7 +78,7 @@ class LeftOut:
     labels: int
     mae: float
     rmse: float
-    rmse_error: float
+    rmse_error: float | None
     within_one: float
     within_two: float
 
@@ -154,14 +154,16 @@ class Calibration:
             per_frame = np.bincount(owner[chosen], errors**2) / np.maximum(np.bincount(owner[chosen]), 1)
             per_frame = per_frame[np.unique(owner[chosen])]
             rmse = float(np.sqrt(np.mean(errors**2)))
-            scatter = float(np.std(per_frame, ddof=1) / np.sqrt(len(per_frame))) if len(per_frame) > 1 else np.nan
+            error = 0.0 if len(per_frame) > 1 else None
+            if len(per_frame) > 1 and rmse > 0:
+                error = float(np.std(per_frame, ddof=1) / np.sqrt(len(per_frame))) / (2 * rmse)
             scores = np.abs(self.residuals)[chosen] / np.maximum(deviations[chosen], 1e-300)
             report[kind] = LeftOut(
                 frames=len(per_frame),
                 labels=int(chosen.sum()),
                 mae=float(errors.mean()),
                 rmse=rmse,
-                rmse_error=scatter / (2 * rmse) if rmse > 0 else 0.0,
+                rmse_error=error,
                 within_one=float((scores <= 1).mean()),
                 within_two=float((scores <= 2).mean()),
             )

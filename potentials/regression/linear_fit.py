@@ -52,7 +52,7 @@ class FittedLinear:
     posterior : Posterior
     notes : list of str
         What the user should know.
-    left_out : dict of str to LeftOut
+    leave_one_out : dict of str to LeftOut
         By kind of label, errors and coverage in frames that were left out one by one; empty if there were too few.
     """
 
@@ -61,7 +61,7 @@ class FittedLinear:
     members: NDArray[np.float64] | None
     posterior: Posterior
     notes: list[str]
-    left_out: dict[str, LeftOut] = dataclasses.field(default_factory=dict)
+    leave_one_out: dict[str, LeftOut] = dataclasses.field(default_factory=dict)
 
     @property
     def covariance_factor(self) -> NDArray[np.float64]:

@@ -89,7 +89,9 @@ def test_every_flag_reaches_its_setting(name, flag):
     words = [] if "bool" in kind else [WORDS.get(flag.option[2:], "3" if "int" in kind or "float" in kind else "name")]
     if (name, flag.option) == ("train", "--precision"):
         words = ["single"]
-    option = {"--unique": "--duplicates", "--plots": "--no-plots"}.get(flag.option, flag.option)
+    option = {"--unique": "--duplicates", "--plots": "--no-plots", "--calibrate": "--no-calibrate"}.get(
+        flag.option, flag.option
+    )
     result = CliRunner().invoke(app, [option, *words])
     assert result.exit_code == 0, result.output
     section, _, field = flag.path.rpartition(".")

@@ -138,15 +138,15 @@ def test_sigma_is_calibrated_outside_of_the_family(seed):
     fitted = fit.solve(committee=32, seed=seed)
     covered = coverage(fitted, fresh)
     assert 0.55 < covered["forces"] < 0.8
-    assert 0.55 < fitted.left_out["forces"].within_one < 0.8
+    assert 0.55 < fitted.leave_one_out["forces"].within_one < 0.8
     plain = coverage(fit.solve(committee=32, seed=seed, calibrate=False), fresh)
     assert plain["forces"] < 0.45
     # What the report says of frames that were left out is what new frames show.
     errors = [HalberdCalculator(fitted.model).evaluate(f.atoms)["forces"] - f.forces for f in fresh]
     mae = float(np.abs(np.concatenate(errors)).mean())
-    assert fitted.left_out["forces"].mae == pytest.approx(mae, rel=0.35)
-    assert 0 < fitted.left_out["forces"].rmse_error < fitted.left_out["forces"].rmse
-    assert fitted.left_out["energy"].frames == 60
+    assert fitted.leave_one_out["forces"].mae == pytest.approx(mae, rel=0.35)
+    assert 0 < fitted.leave_one_out["forces"].rmse_error < fitted.leave_one_out["forces"].rmse
+    assert fitted.leave_one_out["energy"].frames == 60
 
 
 def test_sigma_is_calibrated_within_the_family():
@@ -222,4 +222,4 @@ def test_a_fit_that_goes_on_is_as_wide_as_one_at_once(tmp_path):
     write_state(tmp_path / "old.npz", header, **old)
     before = AceFit.load(tmp_path / "old.npz").solve()
     assert before.posterior.temperature == 1.0
-    assert not before.left_out
+    assert not before.leave_one_out
