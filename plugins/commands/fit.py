@@ -30,6 +30,16 @@ def _numbers(text: str, option: str) -> float | tuple[float, ...]:
     return values[0] if len(values) == 1 else values
 
 
+def _seconds(text: str, option: str) -> float:
+    units = {"s": 1.0, "min": 60.0, "h": 3600.0}
+    number = text.rstrip("hmins ")
+    unit = text[len(number) :].strip() or "s"
+    try:
+        return float(number) * units[unit]
+    except (ValueError, KeyError):
+        raise ConfigurationError(f"{option} is '{text}'; write it like 300, 90s, 5min or 1h.") from None
+
+
 def _assignments(text: str, option: str) -> dict[str, float]:
     try:
         pairs = [part.split("=") for part in text.split(",")]
@@ -64,8 +74,9 @@ def _e0s(text: str, option: str) -> str | dict[str, float]:
     "basis.order",
     Flag(
         "basis.degree", read=_numbers,
-        help="Largest degree, or one per order: 12 or 20,16,12 (first of 20,16,12,10).",
+        help="Largest degree, or one per order: 12 or 20,16,12. Default: as frames and budget are good for.",
     ),
+    Flag("budget", read=_seconds, help="How long it may take if no degree is given: 300, 5min, 1h. Default: 5min."),
     "basis.cutoff",
     "basis.pair_degree",
     "basis.pair_cutoff",

@@ -19,8 +19,9 @@ from halberd.plugins.evaluation.dimer_curves import draw_dimers
 from halberd.plugins.evaluation.figures import parity_plot
 from halberd.plugins.evaluation.prediction import predict
 from halberd.plugins.hosts.ase_calculator import HalberdCalculator
-from halberd.potentials.ace.fit import AceFit, FittedAce
+from halberd.potentials.ace.fit import PRIOR_POWERS, AceFit, FittedAce
 from halberd.potentials.ace.settings import AceSettings
+from halberd.potentials.ace.sizing import Cost, chosen_for, cost_of, memory_of_machine_mb
 from halberd.potentials.errors import ConfigurationError, OutputError, did_you_mean
 from halberd.potentials.files import check_writable, replacing
 from halberd.potentials.frames.error_table import error_report
@@ -47,7 +48,8 @@ def fit_file(settings: FitSettings, *, progress: bool = True) -> dict[str, Any]:
         ``model``, ``n_basis``, ``n_rows``, ``train`` and ``test`` (see
         :func:`halberd.potentials.frames.error_table.error_report`), ``seconds`` {``assemble``, ``solve``, ``total``},
         ``leave_one_out`` (by kind of label, :class:`halberd.potentials.regression.calibration.LeftOut`),
-        ``peak_memory_mb``, ``oddities`` of the training frames (printed before the fit), and what was chosen.
+        ``peak_memory_mb``, ``oddities`` of the training frames and what the fit was ``foreseen`` to take (both printed
+        before it begins), and what was chosen.
 
     Raises
     ------
@@ -75,8 +77,8 @@ def fit_file(settings: FitSettings, *, progress: bool = True) -> dict[str, Any]:
         groups["test"] = read_frames(settings.test, settings.keys)
     odd = oddities(groups["train"])
     for sentence in odd:
-        Console(stderr=True).print(f"note: {sentence}", markup=False, highlight=False, soft_wrap=True)
-    fit = _prepare(settings, groups["train"])
+        _say(f"note: {sentence}")
+    fit, cost = _prepare(settings, groups["train"])
     # A test frame of an unknown element is found now, not after the fit.
     for frame in groups.get("test", []):
         if set(frame.atoms.numbers) - set(fit.basis.settings.elements):
@@ -103,6 +105,7 @@ def fit_file(settings: FitSettings, *, progress: bool = True) -> dict[str, Any]:
 
     report = _report(settings, fit, fitted, copies)
     report["oddities"] = odd
+    report["foreseen"] = None if cost is None else dataclasses.asdict(cost)
     report.update(_evaluate(fitted.model, groups, figures, progress))
     if settings.plots:
         draw_dimers(fitted.model, fit.closest, figures[1])
@@ -117,7 +120,8 @@ def fit_file(settings: FitSettings, *, progress: bool = True) -> dict[str, Any]:
     return report
 
 
-def _prepare(settings: FitSettings, frames: Sequence[Frame]) -> AceFit:
+def _prepare(settings: FitSettings, frames: Sequence[Frame]) -> tuple[AceFit, Cost | None]:
+    """The fit, and what it will take; that is told unless frames are added to one that is there."""
     kinds = {frame.config_type for frame in frames}
     for kind in settings.weights.per_config_type if settings.weights is not None else ():
         if kind not in kinds:
@@ -126,11 +130,27 @@ def _prepare(settings: FitSettings, frames: Sequence[Frame]) -> AceFit:
                 f"There are {', '.join(sorted(kinds))}."
             )
     if settings.extend is not None:
-        return AceFit.load(settings.extend, settings.memory_mb)
+        return AceFit.load(settings.extend, settings.memory_mb), None
     chosen = dict(settings.basis)
     known = sorted({int(z) for frame in frames for z in frame.atoms.numbers})
     chosen["elements"] = tuple(atomic_number_of(each) for each in chosen.get("elements", known))
-    return AceFit(from_mapping(AceSettings, chosen, "'basis'"), settings.weights, settings.e0s, settings.memory_mb)
+    basis = from_mapping(AceSettings, chosen, "'basis'")
+    if chosen.get("degree") is None:
+        basis = chosen_for(basis, frames, settings.budget, settings.memory_mb)
+        _say(f"order {basis.order}, degree {','.join(f'{d:g}' for d in basis.degrees)}, as the frames are good for")
+    cost = cost_of(basis, frames, settings.memory_mb, len(PRIOR_POWERS) if settings.prior_power == "auto" else 1)
+    _say(str(cost))
+    machine = memory_of_machine_mb()
+    if cost.seconds > 3600 or cost.memory_mb > machine:
+        _say(
+            f"note: That is more than an hour, or than the {machine / 1000:.0f} GB of this machine. Lower the degree "
+            "or the order, or leave the degree out."
+        )
+    return AceFit(basis, settings.weights, settings.e0s, settings.memory_mb), cost
+
+
+def _say(sentence: str) -> None:
+    Console(stderr=True).print(sentence, markup=False, highlight=False, soft_wrap=True)
 
 
 def _report(settings: FitSettings, fit: AceFit, fitted: FittedAce, copies: list[int]) -> dict[str, Any]:

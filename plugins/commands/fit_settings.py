@@ -27,7 +27,10 @@ class FitSettings:
     test : str, optional
         Labelled structures to test on; they are not fitted.
     basis : mapping
-        Of :class:`halberd.potentials.AceSettings`; ``elements`` are those of the training frames if left out.
+        Of :class:`halberd.potentials.AceSettings`; ``elements`` are those of the training frames if left out, and
+        ``degree`` as large as the frames and the budget are good for.
+    budget : float, s
+        How long the fit may take, if ``degree`` is left out.
     keys : LabelKeys
     weights : FitWeights, optional
     e0s : mapping or str, optional
@@ -64,6 +67,7 @@ class FitSettings:
     output: str
     test: str | None = None
     basis: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    budget: float = 300.0
     keys: LabelKeys = dataclasses.field(default_factory=LabelKeys)
     weights: FitWeights | None = None
     e0s: Mapping[str | int, float] | str | None = None
@@ -88,7 +92,7 @@ class FitSettings:
                 raise ConfigurationError(f"Unknown key '{key}' in basis.{did_you_mean(str(key), known)}")
         if not (self.prior_power == "auto" or (not isinstance(self.prior_power, str) and self.prior_power >= 0)):
             raise ConfigurationError(f"prior_power is '{self.prior_power}'; it must be a number of 0 or more, or auto.")
-        for name in ("memory_mb", "threads"):
+        for name in ("memory_mb", "threads", "budget"):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ConfigurationError(f"{name} is {value:g}; it must be at least 1.")

@@ -110,6 +110,49 @@ def product_channels(order: int, n_species: int, degree: float, l_weight: float)
     return products[possible & (total_l % 2 == 0)]
 
 
+def alike(channels: NDArray[np.int64]) -> dict[tuple[tuple[int, ...], tuple[int, ...]], list[int]]:
+    """Products by what their couplings depend on: the l of their factors, and which factors are equal.
+
+    Parameters
+    ----------
+    channels : array, shape (products, order, 3)
+        From :func:`product_channels`.
+    """
+    keys: dict[tuple[tuple[int, ...], tuple[int, ...]], list[int]] = {}
+    for row, factors in enumerate(channels.tolist()):
+        classes = [0]
+        for before, factor in itertools.pairwise(factors):
+            classes.append(classes[-1] + (factor != before))
+        keys.setdefault((tuple(f[0] for f in factors), tuple(classes)), []).append(row)
+    return keys
+
+
+def count_functions(settings: AceSettings) -> int:
+    """Number of functions of a basis, without making it.
+
+    Parameters
+    ----------
+    settings : AceSettings
+    """
+    own = sum(
+        len(rows) * len(coupling_block(*key).coefficients)
+        for channels in _products(settings)
+        for key, rows in alike(channels).items()
+    )
+    return len(settings.elements) * own + len(settings.pair_names()) * int(settings.pair_degree or 0)
+
+
+def _products(settings: AceSettings) -> list[NDArray[np.int64]]:
+    """Products of every order; none of order 1 if there are pair functions."""
+    first_order = 2 if settings.pair_degree else 1
+    return [
+        product_channels(order, len(settings.elements), settings.degrees[order - 1], settings.l_weight)
+        if order >= first_order
+        else np.zeros((0, order, 3), dtype=np.int64)
+        for order in range(1, settings.order + 1)
+    ]
+
+
 class AceBasis:
     """All invariant functions of a linear ACE, and the tables to evaluate them.
 
@@ -148,13 +191,7 @@ class AceBasis:
         self.settings = settings
         n_species = len(settings.elements)
         self.n_pair = int(settings.pair_degree or 0)
-        first_order = 2 if self.n_pair else 1
-        products = [
-            product_channels(order, n_species, settings.degrees[order - 1], settings.l_weight)
-            if order >= first_order
-            else np.zeros((0, order, 3), dtype=np.int64)
-            for order in range(1, settings.order + 1)
-        ]
+        products = _products(settings)
         if sum(map(len, products)) * n_species > MAX_FUNCTIONS:
             raise ConfigurationError(
                 f"Order {settings.order}, degree {settings.degree} and {n_species} elements make over "
@@ -202,14 +239,8 @@ class AceBasis:
         n_core = 1 + self.n_pair
         orders, degrees, priors = [], [], []
         for order, channels in enumerate(products, start=1):
-            keys: dict[tuple[tuple[int, ...], tuple[int, ...]], list[int]] = {}
-            for row, factors in enumerate(channels.tolist()):
-                classes = [0]
-                for before, factor in itertools.pairwise(factors):
-                    classes.append(classes[-1] + (factor != before))
-                keys.setdefault((tuple(f[0] for f in factors), tuple(classes)), []).append(row)
             entries, blocks = [], []
-            for (angular, classes_key), rows in keys.items():
+            for (angular, classes_key), rows in alike(channels).items():
                 block = coupling_block(angular, classes_key)
                 rank, terms = block.coefficients.shape
                 if rank == 0:

@@ -110,8 +110,7 @@ class LinearLearner:
             candidates,
             fit.frame_rows,
             force_weight=weight,
-            factor=fitted.posterior.factor,
-            noise=fitted.posterior.noise,
+            posterior=fitted.posterior,
             tolerance=tolerance,
             epsilon=epsilon,
         )

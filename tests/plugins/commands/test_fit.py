@@ -193,3 +193,23 @@ def test_positions_in_the_wrong_unit(data, tmp_path, capsys, monkeypatch):
     code, _, err = call(capsys, monkeypatch, "fit", tmp_path / "far.xyz", "-o", tmp_path / "m.pt", *BASIS)
     assert code == 2
     assert "Check the units of the positions, or enlarge the cutoff" in err
+
+
+def test_without_a_degree_the_basis_is_as_large_as_the_frames_are_good_for(data, tmp_path, capsys, monkeypatch):
+    given = ("--order", 2, "--cutoff", 4.0, "--no-plots", "--committee", 0, "--json")
+    code, out, err = call(
+        capsys, monkeypatch, "fit", data / "train.xyz", "-o", tmp_path / "m.pt", *given, "--budget", "5min"
+    )
+    assert code == 0
+    report = json.loads(out)
+    wanted = 5 * np.sqrt(report["n_rows"] * 2)
+    assert 0.5 * wanted < report["n_basis"] < 1.1 * wanted
+    assert report["foreseen"]["n_functions"] == report["n_basis"]
+    assert "as the frames are good for" in err
+    code, out, _ = call(
+        capsys, monkeypatch, "fit", data / "train.xyz", "-o", tmp_path / "n.pt", *given, "--budget", "1s"
+    )
+    assert json.loads(out)["n_basis"] <= report["n_basis"]
+    code, _, err = call(capsys, monkeypatch, "fit", data / "train.xyz", "-o", tmp_path / "n.pt", "--budget", "5 weeks")
+    assert code == 2
+    assert "write it like 300, 90s, 5min or 1h" in err

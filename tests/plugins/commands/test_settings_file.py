@@ -41,6 +41,7 @@ WORDS = {
         "reporter": "xtc",
         "device": "cuda",
         "energy-unit": "hartree",
+        "budget": "5min",
         "heavy-atoms": "5",
     },
     **{
