@@ -41,7 +41,7 @@ WORDS = {
         "reporter": "xtc",
         "device": "cuda",
         "energy-unit": "hartree",
-        "budget": "5min",
+        "budget": "1h",
         "heavy-atoms": "5",
     },
     **{
