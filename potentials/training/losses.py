@@ -13,7 +13,10 @@ from halberd.potentials.training.settings import LossSettings
 
 @dataclasses.dataclass(frozen=True)
 class Evaluated:
-    """Energies without self-energies (F,), eV; forces (N, 3), eV/angstrom; stress (F, 3, 3), eV/angstrom^3."""
+    """Energies without self-energies (F,), eV; forces (N, 3), eV/angstrom; stress (F, 3, 3), eV/angstrom^3.
+
+    Stresses of open frames are NaN.
+    """
 
     energy: torch.Tensor
     forces: torch.Tensor
@@ -40,8 +43,11 @@ def evaluated(network: Any, graph: Graph, training: bool = False) -> Evaluated:
     forces = forces.index_add(0, graph.edge_index[1], -of_vectors)
     each = vectors.unsqueeze(2) * of_vectors.unsqueeze(1)
     of_strain = torch.zeros_like(graph.stress).index_add(0, graph.frame[graph.edge_index[0]], each)
-    stress = of_strain / graph.volume.view(-1, 1, 1)
-    found = Evaluated(energy, forces, 0.5 * (stress + stress.transpose(1, 2)))
+    # Open frames have no stress, and NaN in what is differentiated would be NaN in the gradient, however it is masked.
+    volume = graph.volume.view(-1, 1, 1)
+    stress = of_strain / volume.nan_to_num(nan=torch.inf)
+    stress = torch.where(volume.isnan(), volume, 0.5 * (stress + stress.transpose(1, 2)))
+    found = Evaluated(energy, forces, stress)
     return found if training else Evaluated(energy.detach(), forces.detach(), found.stress.detach())
 
 

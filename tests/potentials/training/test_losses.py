@@ -116,6 +116,26 @@ def test_labels_that_are_missing_do_not_count():
     assert np.isnan(float(loss_of(broken, graph, LossSettings())))
 
 
+@pytest.mark.parametrize("kind", ["squared", "huber"])
+def test_gradients_know_nothing_of_labels_that_are_missing(kind):
+    """Of open frames, which have no stress, above all: what is masked may not come back as NaN in the gradient."""
+    frames = molecules(1, periodic=True) + molecules(1, seed=1) + molecules(1, seed=2, periodic=True)
+    frames[2] = dataclasses.replace(frames[2], virial=None)
+    start = new_network(SMALL, frames + alone(), "isolated", seed=1)
+    settings = LossSettings(energy=0, forces=0, stress=2.0, kind=kind)
+
+    def gradients(numbers):
+        graph = joined([graphs_of(frames, start)[n] for n in numbers])
+        loss = loss_of(evaluated(start.network, graph, training=True), graph, settings)
+        weights = [w for w in start.network.parameters() if w.requires_grad]
+        return torch.autograd.grad(loss, weights, allow_unused=True)
+
+    for mixed, own in zip(gradients([0, 1, 2]), gradients([0]), strict=True):
+        assert (mixed is None) == (own is None)
+        if own is not None:
+            assert torch.allclose(mixed, own, rtol=1e-9, atol=1e-12)
+
+
 def test_batches_end_by_frames_and_by_edges():
     n_edges = [10, 20, 5, 40, 1, 1, 1]
     assert groups(n_edges, 3) == [[0, 1, 2], [3, 4, 5], [6]]
