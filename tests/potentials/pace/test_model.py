@@ -6,6 +6,7 @@ import functools
 import itertools
 import json
 import math
+import os
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ import pytest
 import torch
 import yaml
 from ase import Atoms
+from ase.build import bulk
 from scipy.special import sph_harm_y
 
 from halberd.plugins import HalberdCalculator
@@ -398,3 +400,17 @@ def test_files_that_are_something_else(tmp_path):
     (tmp_path / "b.yace").write_text("elements: [Al\n")
     with pytest.raises(ModelFileError, match="cannot be read as a PACE potential"):
         load(tmp_path / "b.yace")
+
+
+@pytest.mark.skipif("HALBERD_DATA" not in os.environ, reason="files of pacemaker lie in no package: set HALBERD_DATA")
+@pytest.mark.parametrize("nickel", range(4))
+def test_aluminium_nickel_gives_the_numbers_of_pacemakers_own_tests(nickel):
+    """Of ``Al-Ni_opt_all.yace``: four atoms of fcc aluminium, one of them nickel."""
+    atoms = bulk("Al", cubic=True, a=4.05)
+    atoms.symbols[nickel] = "Ni"
+    atoms.calc = HalberdCalculator(load(Path(os.environ["HALBERD_DATA"]) / "pace" / "Al-Ni_opt_all.yace"))
+    assert atoms.get_potential_energy() == pytest.approx(306.0646090745618, abs=1e-10)
+    sites = np.full(4, -11.77463638)
+    sites[nickel] = 341.38851822
+    assert atoms.calc.results["energies"] == pytest.approx(sites, abs=1e-8)
+    assert atoms.get_stress() == pytest.approx([-4.82378191] * 3 + [0.0] * 3, abs=1e-8)
