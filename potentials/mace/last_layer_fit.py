@@ -107,7 +107,9 @@ class LastLayerFit(LinearFit):
             )
             self.scale = np.where(sizes > 1e-12 * sizes.max(), sizes, sizes.max() or 1.0)
         for frame, design in zip(frames, designs, strict=True):
-            self._rows.add(self._weighted(frame, design))
+            rows = self._weighted(frame, design)
+            self._rows.add(rows)
+            self._kept.remember(frame, rows)  # few functions, whose derivatives take long
 
     def _left(self, frame: Frame, design: FrameDesign) -> float | None:
         """Energy that the base model does not explain, eV."""

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+import dataclasses
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import numpy as np
 from ase import Atoms
@@ -10,6 +11,24 @@ from numpy.typing import NDArray
 
 from halberd.potentials.frames.labelled import Frame
 from halberd.potentials.frames.training_set import is_isolated
+
+
+@dataclasses.dataclass
+class Kept:
+    """A frame that is kept.
+
+    Attributes
+    ----------
+    number : float
+        What it drew.
+    frame : Frame
+    rows : array, optional
+        Its weighted rows, if they are remembered.
+    """
+
+    number: float
+    frame: Frame
+    rows: NDArray[np.float64] | None = None
 
 
 class KeptFrames:
@@ -25,7 +44,7 @@ class KeptFrames:
     def __init__(self, size: int) -> None:
         self.size = size
         self.n_seen = 0
-        self._kept: list[tuple[float, Frame]] = []
+        self._kept: list[Kept] = []
 
     def add(self, frames: Iterable[Frame]) -> None:
         """Look at more frames; atoms alone are not kept."""
@@ -33,20 +52,32 @@ class KeptFrames:
             number = float(np.random.default_rng([self.n_seen, 1729]).random())
             self.n_seen += 1
             if not is_isolated(frame.atoms):
-                self._kept.append((number, frame))
-        self._kept = sorted(self._kept, key=lambda each: each[0])[: self.size]
+                self._kept.append(Kept(number, frame))
+        self._kept = sorted(self._kept, key=lambda each: each.number)[: self.size]
+
+    def remember(self, frame: Frame, rows: NDArray[np.float64]) -> None:
+        """Keep the rows of a frame, if the frame is kept."""
+        for each in self._kept:
+            if each.frame is frame:
+                each.rows = rows
+
+    def __iter__(self) -> Iterator[Kept]:
+        return iter(self._kept)
 
     @property
     def frames(self) -> list[Frame]:
         """Those that are kept, in an order that says nothing."""
-        return [frame for _, frame in self._kept]
+        return [each.frame for each in self._kept]
 
     def arrays(self) -> dict[str, NDArray]:
         """All of it, for a file; labels that are missing are NaN."""
         frames = self.frames
+        rows = [each.rows for each in self._kept if each.rows is not None]
         return {
             "kept_seen": np.array([self.n_seen]),
-            "kept_numbers": np.array([number for number, _ in self._kept]),
+            "kept_numbers": np.array([each.number for each in self._kept]),
+            "kept_row_counts": np.array([-1 if e.rows is None else len(e.rows) for e in self._kept], dtype=np.int64),
+            "kept_rows": _joined(rows, (0, 0)),
             "kept_sizes": np.array([len(f.atoms) for f in frames], dtype=np.int64),
             "kept_elements": _joined([f.atoms.numbers for f in frames], (0,)),
             "kept_positions": _joined([f.atoms.positions for f in frames], (0, 3)),
@@ -66,9 +97,9 @@ class KeptFrames:
         """Go on from what :meth:`arrays` gave; nothing is kept of files of before there was a sample."""
         if "kept_seen" not in arrays:
             return
-        self.n_seen, first = int(arrays["kept_seen"][0]), 0
+        self.n_seen, first, first_row = int(arrays["kept_seen"][0]), 0, 0
         self._kept = []
-        for k, size in enumerate(arrays["kept_sizes"].tolist()):
+        for k, (size, n_rows) in enumerate(zip(arrays["kept_sizes"], arrays["kept_row_counts"], strict=True)):
             own = slice(first, first + size)
             first += size
             atoms = Atoms(
@@ -77,11 +108,8 @@ class KeptFrames:
                 cell=arrays["kept_cells"][k],
                 pbc=arrays["kept_pbc"][k],
             )
-            energy, forces, virial = (
-                arrays["kept_energies"][k],
-                arrays["kept_forces"][own],
-                arrays["kept_virials"][k],
-            )
+            energy, forces = arrays["kept_energies"][k], arrays["kept_forces"][own]
+            virial = arrays["kept_virials"][k]
             frame = Frame(
                 atoms,
                 None if np.isnan(energy) else float(energy),
@@ -89,7 +117,11 @@ class KeptFrames:
                 None if np.isnan(virial).any() else virial,
                 str(arrays["kept_types"][k]),
             )
-            self._kept.append((float(arrays["kept_numbers"][k]), frame))
+            kept = Kept(float(arrays["kept_numbers"][k]), frame)
+            if n_rows >= 0:
+                kept.rows = arrays["kept_rows"][first_row : first_row + n_rows]
+                first_row += n_rows
+            self._kept.append(kept)
 
 
 def _joined(parts: Sequence[NDArray], empty: tuple[int, ...]) -> NDArray:

@@ -161,8 +161,8 @@ class LinearFit(abc.ABC):
                 f"No two atoms are closer than the longest cutoff ({self._cutoff:g} angstrom) in any "
                 "frame: there is nothing to fit. Check the units of the positions, or enlarge the cutoff."
             )
-        self._add(used, progress or _silent)
         self._kept.add(used)
+        self._add(used, progress or _silent)
         self.closest, self.farthest = closest, max(self.farthest, longest)
         self.n_frames += len(used)
         return copies
@@ -214,12 +214,13 @@ class LinearFit(abc.ABC):
         if posterior.directions is None or not posterior.noise > 0:
             return posterior, {}
         some: list[WeightedFrame] = []
-        for frame in self._kept.frames:
+        for kept in self._kept:
             if len(some) >= MANY_FRAMES and sum(len(each.rows) for each in some) >= MANY_ROWS:
                 break
-            kinds, units = kinds_and_units(frame, self.weights)
+            kinds, units = kinds_and_units(kept.frame, self.weights)
             if len(kinds):
-                some.append(WeightedFrame(self.frame_rows(frame), kinds, units))
+                rows = self.frame_rows(kept.frame) if kept.rows is None else kept.rows
+                some.append(WeightedFrame(rows, kinds, units))
         if len(some) < FEWEST_FRAMES:
             return posterior, {}
         found = Calibration(posterior, some, fitted)

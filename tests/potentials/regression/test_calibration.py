@@ -183,8 +183,11 @@ def test_the_sample_depends_neither_on_portions_nor_on_a_file(tmp_path):
     frames[5] = dataclasses.replace(frames[5], forces=None, config_type="other, with a comma")
     whole, portions = KeptFrames(8), KeptFrames(8)
     whole.add(frames)
+    rows = {id(frame): np.full((k % 3, 4), float(k)) for k, frame in enumerate(frames)}
     for first in range(0, 30, 7):
         portions.add(frames[first : first + 7])
+        for frame in frames[first : first + 7 : 2]:
+            portions.remember(frame, rows[id(frame)])
         write_state(tmp_path / "kept.npz", {}, **portions.arrays())
         portions = KeptFrames(8)
         portions.restore(read_state(tmp_path / "kept.npz")[1])
@@ -196,6 +199,12 @@ def test_the_sample_depends_neither_on_portions_nor_on_a_file(tmp_path):
         for name in ("forces", "virial"):
             left, right = getattr(one, name), getattr(other, name)
             assert (left is None and right is None) or np.array_equal(left, right)
+    remembered = {id(frame) for first in range(0, 30, 7) for frame in frames[first : first + 7 : 2]}
+    for one, other in zip(whole, portions, strict=True):
+        if id(one.frame) in remembered:
+            assert np.array_equal(other.rows, rows[id(one.frame)])
+        else:
+            assert other.rows is None
     everything = KeptFrames(100)
     everything.add(frames)
     again = KeptFrames(100)
