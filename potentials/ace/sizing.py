@@ -19,6 +19,7 @@ from halberd.potentials.ace.basis import AceBasis, count_functions
 from halberd.potentials.ace.design_rows import DesignAssembler
 from halberd.potentials.ace.settings import DEFAULT_DEGREES, AceSettings
 from halberd.potentials.frames.labelled import Frame
+from halberd.potentials.regression.calibration import MANY_ROWS
 from halberd.potentials.sites.verlet_list import NeighborList, edges_of_atoms
 
 #: Degrees of orders 1, 2, ... above the last of three, in all sizes that are chosen from.
@@ -27,8 +28,8 @@ OFFSETS = tuple(degree - DEFAULT_DEGREES[2] for degree in DEFAULT_DEGREES)
 SMALLEST, LARGEST, STEP = 3.0, 40.0, 1.0
 #: Of the square root of rows times elements.
 PER_ROOT = 5.0
-#: Square matrices of as many functions that a fit holds at once, at worst.
-_MATRICES = 7
+#: What a fit holds at once, at worst (measured): MB of programs, and square matrices of as many functions.
+_PROGRAMS, _MATRICES = 450.0, 30
 #: Operations per second of the core that choices are made for, and per edge and function beside products.
 _NOMINAL, _PER_EDGE = 1e10, 60.0
 #: Floating-point operations of a singular value decomposition of M functions, in M^3.
@@ -169,9 +170,8 @@ def _at_once(functions: int, memory_mb: float) -> float:
 
 
 def _held_mb(functions: int, memory_mb: float) -> float:
-    return (
-        300 + memory_mb + (_MATRICES * functions + 3 * (_at_once(functions, memory_mb) + functions)) * functions * 8e-6
-    )
+    rows = 3 * (_at_once(functions, memory_mb) + functions) + 2 * MANY_ROWS
+    return _PROGRAMS + memory_mb + (_MATRICES * functions + rows) * functions * 8e-6
 
 
 def memory_of_machine_mb() -> float:
