@@ -14,6 +14,7 @@
 #include <cstring>
 #include <vector>
 
+#include "design_rows.hpp"
 #include "harmonics.hpp"
 
 namespace {
@@ -559,6 +560,13 @@ Tensor ace_sites_cpu(const Tensor& species, const Tensor& edge_index, const Tens
       .energies;
 }
 
+// Not differentiable.
+void ace_design_rows_cpu(const Tensor& slopes, const Tensor& pointers, const Tensor& entries, const Tensor& gradients,
+                         const Tensor& first, const Tensor& edges, const Tensor& atom, const Tensor& frame,
+                         const Tensor& neighbour, const Tensor& vectors, Tensor& forces, Tensor& virial) {
+  design::add_rows(slopes, pointers, entries, gradients, first, edges, atom, frame, neighbour, vectors, forces, virial);
+}
+
 }  // namespace
 
 TORCH_LIBRARY_FRAGMENT(halberd, m) {
@@ -568,10 +576,14 @@ TORCH_LIBRARY_FRAGMENT(halberd, m) {
   m.def(
       "ace_products(Tensor species, Tensor edge_index, Tensor edge_vectors, Tensor table, float spacing, int[] start, "
       "int[] count, int n_core, float many_range, Tensor[] products, Tensor[] weights) -> Tensor");
+  m.def(
+      "ace_design_rows(Tensor slopes, Tensor pointers, Tensor entries, Tensor gradients, Tensor first, Tensor edges, "
+      "Tensor atom, Tensor frame, Tensor neighbour, Tensor vectors, Tensor(a!) forces, Tensor(b!) virial) -> ()");
 }
 
 TORCH_LIBRARY_IMPL(halberd, CPU, m) {
   m.impl("ace_sites", ace_sites_cpu);
   m.impl("ace_products", ace_products_cpu);
+  m.impl("ace_design_rows", ace_design_rows_cpu);
 }
 TORCH_LIBRARY_IMPL(halberd, AutogradCPU, m) { m.impl("ace_sites", ace_sites_autograd); }

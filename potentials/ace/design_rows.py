@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 from collections.abc import Iterator, Sequence
-from typing import TypeAlias
+from typing import NamedTuple, TypeAlias
 
 import numpy as np
 import sphericart.torch
@@ -18,6 +18,7 @@ from ase import Atoms
 from numpy.typing import NDArray
 
 from halberd.potentials.ace.basis import AceBasis
+from halberd.potentials.ace.compiled_operator import ACE_OPERATOR
 from halberd.potentials.ace.radial import hermite, with_slope
 from halberd.potentials.regression.weighted_rows import VOIGT, FrameDesign
 from halberd.potentials.sites.verlet_list import NeighborList, edges_of_atoms
@@ -47,8 +48,20 @@ class DesignBlock:
         return FrameDesign(self.energy[k], self.forces[k], self.virial[k])
 
 
+class _Pattern(NamedTuple):
+    """Which derivatives of functions with respect to sums over neighbours of one species are not zero.
+
+    ``which`` of all, where those of every function begin, and the function and the entry of each.
+    """
+
+    which: slice
+    pointers: torch.Tensor
+    function: torch.Tensor
+    entry: torch.Tensor
+
+
 class DesignAssembler:
-    """Computes design rows.
+    """Computes design rows, on the compiled operator where there is one.
 
     Parameters
     ----------
@@ -87,10 +100,27 @@ class DesignAssembler:
             terms = []
             for slot in range(entry.shape[1]):
                 others = np.delete(entry, slot, axis=1)[coo.col]
-                target = (first + coo.row) * (basis.n_species * width) + entry[coo.col, slot]
-                terms.append((torch.tensor(target), torch.tensor(others), torch.tensor(coo.data)))
+                own = entry[coo.col, slot]
+                key = ((own // width) * basis.n_site + first + coo.row) * width + own % width
+                terms.append((key, torch.tensor(others), torch.tensor(coo.data)))
             self._orders.append((torch.tensor(entry), coupling, first, terms))
             first += coupling.shape[0]
+        keys = [key for *_, terms in self._orders for key, _, _ in terms]
+        #: Derivatives dB/dA that are not zero by themselves: neighbour species, function and entry of each, sorted.
+        nonzero = np.unique(np.concatenate(keys)) if keys else np.zeros(0, dtype=np.int64)
+        self._orders = [
+            (entry, coupling, first, [(torch.tensor(np.searchsorted(nonzero, k)), o, w) for k, o, w in terms])
+            for entry, coupling, first, terms in self._orders
+        ]
+        self.n_nonzero = len(nonzero)
+        self._patterns = []
+        for near in range(basis.n_species):
+            low, high = np.searchsorted(nonzero, [near * basis.n_site * width, (near + 1) * basis.n_site * width])
+            function, column = np.divmod(nonzero[low:high] - near * basis.n_site * width, max(width, 1))
+            pointers = np.searchsorted(function, np.arange(basis.n_site + 1))
+            self._patterns.append(
+                _Pattern(slice(low, high), torch.tensor(pointers), torch.tensor(function), torch.tensor(column))
+            )
 
     # -- blocks -------------------------------------------------------------------------------------------------
 
@@ -148,30 +178,36 @@ class DesignAssembler:
             species, r[many], pair=pair[many], vectors=levers, centre=centre, neighbour=neighbour
         )
         edges_to = [torch.nonzero(species[neighbour] == near).squeeze(1) for near in range(n_species)]
+        compiled = basis.n_site > 0 and ACE_OPERATOR.problem() is None
         largest = int(torch.bincount(centre, minlength=1).max()) if len(many) else 0
         per_site = basis.n_site * (n_species * self.width + 3 * largest * 2) + 3 * largest * self.width
+        if compiled:
+            per_site = 3 * self.n_nonzero + basis.n_site
         chunk = int(np.clip(self.budget / 2 / max(per_site, 1), 1, n_atoms))
-        for z in range(n_species):
+        for z in range(n_species if basis.n_site else 0):
             columns = slice(z * basis.n_site, (z + 1) * basis.n_site)
-            sites_of_z = torch.nonzero(species == z).squeeze(1)
-            own = torch.zeros(n_atoms + 1, 3 * basis.n_site, dtype=torch.float64)
-            for sites in sites_of_z.split(chunk) if basis.n_site else ():
+            own = torch.zeros(n_atoms + 1, 3, basis.n_site, dtype=torch.float64)
+            strain = torch.zeros(n_frames, 3, 3, basis.n_site, dtype=torch.float64)
+            for sites in torch.nonzero(species == z).squeeze(1).split(chunk):
                 values, slopes = self._functions(basis_values[sites])
                 energy[:, columns].index_add_(0, frame[sites], values)
-                for near in range(n_species):
-                    self._force_rows(
-                        slopes[:, :, near],
-                        sites,
-                        edges=edges_to[near],
-                        centre=centre,
-                        neighbour=neighbour,
-                        gradients=gradients,
-                        vectors=levers,
-                        frame=frame,
-                        forces=own,
-                        virial=virial[..., columns],
-                    )
-            forces[:, :, columns] = own[:-1].view(n_atoms, 3, -1)
+                for near, pattern in enumerate(self._patterns):
+                    chosen = _Edges.of(edges_to[near], centre, sites, n_atoms)
+                    if len(chosen.edges):
+                        add = _add_compiled if compiled else _add_rows
+                        add(
+                            pattern,
+                            slopes[pattern.which],
+                            chosen,
+                            neighbour=neighbour,
+                            gradients=gradients,
+                            vectors=levers,
+                            frame=frame,
+                            forces=own,
+                            virial=strain,
+                        )
+            forces[:, :, columns] = own[:-1]
+            virial[..., columns] += strain
         bounds = np.cumsum([0, *(len(atoms) for atoms in structures)])
         voigt = torch.stack([0.5 * (virial[:, a, b] + virial[:, b, a]) for a, b in VOIGT], dim=1)
         per_frame = [forces[low:high].numpy() for low, high in itertools.pairwise(bounds)]
@@ -257,11 +293,11 @@ class DesignAssembler:
         return sums.view(len(species), -1), torch.cat(gradients, dim=2)[:, :, used]
 
     def _functions(self, A: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """B of some sites, shape (n, n_site), and dB/dA, shape (n, n_site, S, width)."""
+        """B of some sites, shape (n, n_site), and the derivatives dB/dA that are not zero, shape (n_nonzero, n)."""
         n_sites = len(A)
         rows = A.t().contiguous()
         values = torch.zeros(self.basis.n_site, n_sites, dtype=torch.float64)
-        slopes = torch.zeros(self.basis.n_site * A.size(1), n_sites, dtype=torch.float64)
+        slopes = torch.zeros(self.n_nonzero, n_sites, dtype=torch.float64)
         for entry, coupling, first, terms in self._orders:
             product = rows[entry[:, 0]]
             for factor in range(1, entry.size(1)):
@@ -272,43 +308,87 @@ class DesignAssembler:
                 for factor in range(others.size(1)):
                     value = value * rows[others[:, factor]]
                 slopes.index_add_(0, target, value)
-        shape = (self.basis.n_site, self.basis.n_species, self.width, n_sites)
-        return values.t(), slopes.view(shape).permute(3, 0, 1, 2)
+        return values.t(), slopes
 
-    def _force_rows(
-        self,
-        slopes: torch.Tensor,
-        sites: torch.Tensor,
-        edges: torch.Tensor,
-        centre: torch.Tensor,
-        neighbour: torch.Tensor,
-        gradients: torch.Tensor,
-        vectors: torch.Tensor,
-        frame: torch.Tensor,
-        forces: torch.Tensor,
-        virial: torch.Tensor,
-    ) -> None:
-        """Add what the edges to one neighbour species contribute to forces (N + 1, 3 n_site) and virials."""
-        position = torch.full((len(frame),), -1)
+
+class _Edges(NamedTuple):
+    """Edges of some sites, ordered by site: the sites, where the edges of each begin, and which they are."""
+
+    sites: torch.Tensor
+    first: torch.Tensor
+    edges: torch.Tensor
+
+    @staticmethod
+    def of(edges: torch.Tensor, centre: torch.Tensor, sites: torch.Tensor, n_atoms: int) -> _Edges:
+        """Those whose centre is one of the sites; edges come ordered by centre, and sites in order."""
+        position = torch.full((n_atoms,), -1)
         position[sites] = torch.arange(len(sites))
-        edges = edges[position[centre[edges]] >= 0]
-        if len(edges) == 0:
-            return
-        owner = position[centre[edges]]
-        count = torch.bincount(owner, minlength=len(sites))
-        # Edges come ordered by centre: their rank within a site is their place in a padded row.
-        first = torch.cumsum(count, 0) - count
-        place = torch.arange(len(edges)) - first[owner]
-        width = int(count.max())
-        padded = torch.zeros(len(sites), width, 3, gradients.size(2), dtype=torch.float64)
-        padded[owner, place] = gradients[edges]
-        lever = torch.zeros(len(sites), width, 3, dtype=torch.float64)
-        lever[owner, place] = vectors[edges]
-        target = torch.full((len(sites), width), len(frame))
-        target[owner, place] = neighbour[edges]
-        g = torch.bmm(padded.view(len(sites), width * 3, -1), slopes.transpose(1, 2))
-        g = g.view(len(sites), width, -1)
-        forces.index_add_(0, sites, g.sum(1))
-        forces.index_add_(0, target.ravel(), g.view(len(sites) * width, -1), alpha=-1.0)
-        stress = torch.bmm(lever.transpose(1, 2), g).view(len(sites), 3, 3, -1)
-        virial.index_add_(0, frame[sites], stress, alpha=-1.0)
+        chosen = edges[position[centre[edges]] >= 0]
+        count = torch.bincount(position[centre[chosen]], minlength=len(sites))
+        return _Edges(sites, torch.cat([torch.zeros(1, dtype=torch.int64), torch.cumsum(count, 0)]), chosen)
+
+
+def _add_compiled(
+    pattern: _Pattern,
+    slopes: torch.Tensor,
+    chosen: _Edges,
+    *,
+    neighbour: torch.Tensor,
+    gradients: torch.Tensor,
+    vectors: torch.Tensor,
+    frame: torch.Tensor,
+    forces: torch.Tensor,
+    virial: torch.Tensor,
+) -> None:
+    """As :func:`_add_rows`, by the compiled operator."""
+    torch.ops.halberd.ace_design_rows(
+        slopes.t().contiguous(),
+        pattern.pointers,
+        pattern.entry.to(torch.int32),
+        gradients=gradients.contiguous(),
+        first=chosen.first,
+        edges=chosen.edges,
+        atom=chosen.sites,
+        frame=frame[chosen.sites],
+        neighbour=neighbour.contiguous(),
+        vectors=vectors.contiguous(),
+        forces=forces,
+        virial=virial,
+    )
+
+
+def _add_rows(
+    pattern: _Pattern,
+    slopes: torch.Tensor,
+    chosen: _Edges,
+    *,
+    neighbour: torch.Tensor,
+    gradients: torch.Tensor,
+    vectors: torch.Tensor,
+    frame: torch.Tensor,
+    forces: torch.Tensor,
+    virial: torch.Tensor,
+) -> None:
+    """Add what the edges to one neighbour species contribute to forces (N + 1, 3, n_site) and virials.
+
+    The last row of forces is that of no atom.
+    """
+    sites, edges, n_site = chosen.sites, chosen.edges, forces.size(2)
+    count = chosen.first.diff()
+    owner = torch.repeat_interleave(torch.arange(len(sites)), count)
+    place = torch.arange(len(edges)) - chosen.first[owner]
+    width, n_entries = int(count.max()), gradients.size(2)
+    padded = torch.zeros(len(sites), width, 3, n_entries, dtype=torch.float64)
+    padded[owner, place] = gradients[edges]
+    lever = torch.zeros(len(sites), width, 3, dtype=torch.float64)
+    lever[owner, place] = vectors[edges]
+    target = torch.full((len(sites), width), len(forces) - 1)
+    target[owner, place] = neighbour[edges]
+    dense = torch.zeros(n_site * n_entries, len(sites), dtype=torch.float64)
+    dense[pattern.function * n_entries + pattern.entry] = slopes
+    by_site = dense.view(n_site, n_entries, len(sites)).permute(2, 1, 0)
+    g = torch.bmm(padded.view(len(sites), width * 3, -1), by_site).view(len(sites), width, 3, n_site)
+    forces.index_add_(0, sites, g.sum(1))
+    forces.index_add_(0, target.ravel(), g.view(len(sites) * width, 3, n_site), alpha=-1.0)
+    stress = torch.bmm(lever.transpose(1, 2), g.view(len(sites), width, -1)).view(len(sites), 3, 3, n_site)
+    virial.index_add_(0, frame[sites], stress, alpha=-1.0)

@@ -31,7 +31,7 @@ PER_ROOT = 5.0
 #: What a fit holds at once, at worst (measured): MB of programs, and square matrices of as many functions.
 _PROGRAMS, _MATRICES = 450.0, 30
 #: Operations per second of the core that choices are made for, and per edge and function beside products.
-_NOMINAL, _PER_EDGE = 1e10, 60.0
+_NOMINAL, _PER_EDGE = 4e9, 30.0
 #: Floating-point operations of a singular value decomposition of M functions, in M^3.
 _DECOMPOSITION = 25.0
 
@@ -141,8 +141,8 @@ def chosen_for(settings: AceSettings, frames: Sequence[Frame], budget: float, me
     while True:
         found = sized(settings, wanted)
         basis = AceBasis(found)
-        products = n_edges * basis.n_site * (6.0 * len(DesignAssembler(basis, memory_mb).used) + _PER_EDGE)
-        seconds = (products + _solving(n_rows, basis.n_functions, memory_mb, 1)) / _NOMINAL
+        per_edge = 6.0 * DesignAssembler(basis, memory_mb).n_nonzero / basis.n_species + _PER_EDGE * basis.n_site
+        seconds = (n_edges * per_edge + _solving(n_rows, basis.n_functions, memory_mb, 1)) / _NOMINAL
         smaller = max(seconds / budget, _held_mb(basis.n_functions, memory_mb) / (0.7 * memory_of_machine_mb()))
         if smaller <= 1.0 or found.degrees == sized(settings, 0.0).degrees:
             return found

@@ -9,6 +9,8 @@ from ase import Atoms
 from ase.build import bulk
 from ase.calculators.lj import LennardJones
 
+from halberd.potentials.ace.basis import AceBasis
+from halberd.potentials.ace.compiled_operator import ACE_OPERATOR
 from halberd.potentials.ace.design_rows import DesignAssembler
 from halberd.potentials.ace.dimers import dimer
 from halberd.potentials.ace.fit import AceFit
@@ -339,3 +341,24 @@ def test_state_files(tmp_path, truth, frames, monkeypatch):
     monkeypatch.undo()
     assert (tmp_path / "fit.npz").read_bytes() == before
     assert sorted(p.name for p in tmp_path.iterdir()) == ["bad.npz", "fit.npz"]
+
+
+@pytest.mark.parametrize(("elements", "choices"), [(("Al",), {}), (("Al", "Si"), {"order": 4, "degree": (7, 6, 6, 5)})])
+def test_rows_by_the_operator_are_those_of_torch(elements, choices, monkeypatch):
+    generator = np.random.default_rng(5)
+    basis = AceBasis(AceSettings(elements, **{"degree": 8, "cutoff": 4.0, **choices}))
+    structures = [cluster(generator, elements, 7), cluster(generator, elements, 5)]
+    structures[1].set_cell(np.diag([4.5, 5.0, 4.8]))
+    structures[1].pbc = True
+    structures.append(Atoms(elements[-1], [[0.0, 0.0, 0.0]]))  # without neighbours
+    assert ACE_OPERATOR.problem() is None
+    found = DesignAssembler(basis).rows(structures)
+    in_pieces = DesignAssembler(basis, memory_mb=0.2).rows(structures)
+    monkeypatch.setattr(ACE_OPERATOR, "problem", lambda: "switched off")
+    expected = DesignAssembler(basis).rows(structures)
+    for rows in (found, in_pieces):
+        assert np.abs(rows.energy - expected.energy).max() < 1e-11
+        assert np.abs(rows.virial - expected.virial).max() < 1e-10
+        for ours, theirs in zip(rows.forces, expected.forces, strict=True):
+            assert np.abs(ours - theirs).max(initial=0.0) < 1e-11
+    assert np.abs(expected.forces[0]).max() > 0.1
