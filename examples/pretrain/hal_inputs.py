@@ -1,6 +1,6 @@
 """What hyperactive learning begins with: frames of the data and labelled boxes, and boxes to start trajectories at.
 
-    python examples/pretrain/hal_inputs.py data gfn2-chnof.pt [--initial 160] [--labelled 40] [--starts 48] [--seed 1]
+    python examples/pretrain/hal_inputs.py data first.pt [--initial 160] [--labelled 40] [--starts 48] [--seed 1]
 
 Writes ``data/hal_initial.xyz``, frames of clusters, solutions and pairs at random, with labels, and periodic boxes with
 labels of GFN2-xTB, stresses among them; and ``data/hal_starts.xyz``, boxes of all liquids, pure and mixed. Boxes are
