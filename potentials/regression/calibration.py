@@ -34,6 +34,8 @@ from halberd.potentials.regression.weighted_rows import KINDS
 WITHIN_ONE = 0.6827
 #: Temperatures that are looked at.
 _RANGE = (0.1, 1e10)
+#: Bounds are moved by this factor, and the range between them is halved so often: to two hundredths.
+_FACTOR, _HALVINGS = 4.0, 6
 #: Fewer frames that are left out tell nothing of the spread.
 FEWEST_FRAMES = 4
 #: So many are enough, and of those with many atoms, so many that have so many rows.
@@ -130,15 +132,24 @@ class Calibration:
         kind = KINDS.index("forces") if (self.kinds == KINDS.index("forces")).any() else self.kinds.min()
         chosen = self.kinds == kind
         residuals = np.abs(self.residuals[chosen])
-        if self.posterior.information is None:  # all deviations grow alike
-            ratio = np.quantile(residuals / np.maximum(self.deviations(1.0)[chosen], 1e-300), WITHIN_ONE)
-            return float(np.clip(ratio**2, *_RANGE))
-        low, high = np.log(_RANGE)
-        for _ in range(18):
-            middle = 0.5 * (low + high)
-            share = np.mean(residuals <= self.deviations(float(np.exp(middle)))[chosen])
-            low, high = (middle, high) if share < WITHIN_ONE else (low, middle)
-        return float(np.exp(0.5 * (low + high)))
+        # If all deviations grew alike:
+        ratio = np.quantile(residuals / np.maximum(self.deviations(1.0)[chosen], 1e-300), WITHIN_ONE)
+        first = float(np.clip(ratio**2, *_RANGE))
+        if self.posterior.information is None:
+            return first
+
+        def covers(temperature: float) -> bool:
+            return bool(np.mean(residuals <= self.deviations(temperature)[chosen]) >= WITHIN_ONE)
+
+        low = high = first
+        while low > _RANGE[0] and covers(low):
+            high, low = low, low / _FACTOR
+        while high < _RANGE[1] and not covers(high):
+            low, high = high, high * _FACTOR
+        for _ in range(_HALVINGS):
+            middle = float(np.sqrt(low * high))
+            low, high = (low, middle) if covers(middle) else (middle, high)
+        return float(np.sqrt(low * high))
 
     def left_out(self, temperature: float) -> dict[str, LeftOut]:
         """Errors and coverage by kind of label, at a temperature on top of the posterior's."""
