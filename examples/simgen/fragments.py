@@ -22,7 +22,7 @@ def fragment(smiles: str, seed: int = 1) -> Chem.Mol:
     marks = [atom.GetIdx() for atom in mol.GetAtoms() if atom.GetAtomicNum() == 0]
     # For the relaxation every mark is a hydrogen; afterwards it is put at the length of a bond between heavy atoms.
     numbers = np.array([max(atom.GetAtomicNum(), 1) for atom in mol.GetAtoms()])
-    positions = relax(load("gfn2-chnof"), [numbers], [mol.GetConformer().GetPositions()], fmax=0.02).positions[0]
+    positions = relax(load("gfn2-chnof@1"), [numbers], [mol.GetConformer().GetPositions()], fmax=0.02).positions[0]
     for mark in marks:
         (neighbor,) = [atom.GetIdx() for atom in mol.GetAtomWithIdx(mark).GetNeighbors()]
         away = positions[mark] - positions[neighbor]

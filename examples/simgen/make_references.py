@@ -78,7 +78,7 @@ def joined(count: int, seed: int) -> list[Atoms]:
         positions.append(whole.GetConformer().GetPositions())
         if len(numbers) == count:
             break
-    relaxed = relax(load("gfn2-chnof"), numbers, positions, fmax=0.05)
+    relaxed = relax(load("gfn2-chnof@1"), numbers, positions, fmax=0.05)
     at_rest = relaxed.largest_force < 0.1
     return [Atoms(z, positions=x) for z, x, ok in zip(numbers, relaxed.positions, at_rest, strict=True) if ok]
 

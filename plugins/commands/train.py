@@ -19,7 +19,7 @@ from halberd.potentials.validation import from_mapping
     "halberd.plugins.commands.train_settings:TrainSettings",
     [
     Flag("output", short="-o"),
-    "validation",
+    Flag("validation", kind=str),
     "start_from",
     "training.epochs",
     "training.batch_size",

@@ -77,7 +77,8 @@ def _train_file(settings: TrainSettings, output: Path, progress: bool) -> dict[s
     begun = time.perf_counter()
     set_threads(settings.threads)
     frames = _frames(settings, output)
-    validation = None if settings.validation is None else read_frames(settings.validation, settings.keys)
+    files = settings.validation_files
+    validation = None if files is None else [frame for file in files for frame in read_frames(file, settings.keys)]
     tests = {name: read_frames(file, settings.keys) for name, file in settings.test_files.items()}
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")

@@ -23,7 +23,7 @@ class TrainSettings:
     output : str
         The .pt file to write; ``NAME.json``, ``NAME.history.csv``, figures, and ``NAME.checkpoint``, which a training
         that was ended goes on from, are written beside it.
-    validation : str, optional
+    validation : str or tuple of str, optional
         Labelled structures that tell when the network is best; a share of the others if omitted.
     test : mapping or str, optional
         Files of labelled structures to test on, by a name.
@@ -64,7 +64,7 @@ class TrainSettings:
 
     train: str | tuple[str, ...]
     output: str
-    validation: str | None = None
+    validation: str | tuple[str, ...] | None = None
     test: Mapping[str, str] | str | None = None
     network: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     start_from: str | None = None
@@ -102,3 +102,8 @@ class TrainSettings:
     def train_files(self) -> tuple[str, ...]:
         """Files to train on."""
         return (self.train,) if isinstance(self.train, str) else self.train
+
+    @property
+    def validation_files(self) -> tuple[str, ...] | None:
+        """Files that tell when the network is best; ``None`` for a share of the others."""
+        return (self.validation,) if isinstance(self.validation, str) else self.validation

@@ -38,7 +38,7 @@ def _elements(text: str, _: str) -> list[str]:
         Flag("scaffold", help="SDF (or other) file of fragments to build around."),
         "host",
         Flag("seed", help="Random seed. Default: 0."),
-        Flag("model", help="MACE: pretrained name or file. Default: gfn2-chnof."),
+        Flag("model", help="MACE: pretrained name or file. Default: gfn2-chnof@1."),
         Flag("references", help="qm9, qm9-small, joined, or a file of molecules. Default: by size."),
         Flag("sampler.elements", read=_elements, help="Elements to make molecules of. Default: C,N,O."),
         "coverage",

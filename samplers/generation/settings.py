@@ -71,7 +71,7 @@ class GenerationSettings:
     beta: float = 5.0
     scaffold: str | None = None
     host: str | None = None
-    model: str = "gfn2-chnof"
+    model: str = "gfn2-chnof@1"
     precision: str | None = None
     device: str = "cpu"
     references: str = "auto"

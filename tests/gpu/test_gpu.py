@@ -300,7 +300,7 @@ def test_score_of_similarity():
     from halberd.potentials.simgen.reference_set import ReferenceSet
     from halberd.potentials.simgen.score import SimilarityScore
 
-    score = SimilarityScore(mace_descriptor(load("gfn2-chnof", precision="double")), ReferenceSet.load("qm9-small"))
+    score = SimilarityScore(mace_descriptor(load("gfn2-chnof@1", precision="double")), ReferenceSet.load("qm9-small"))
     references, n = score.references, 2
     positions = np.concatenate([references.positions[k] for k in range(n)])
     positions += np.random.default_rng(4).normal(scale=0.1, size=positions.shape)

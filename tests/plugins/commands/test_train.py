@@ -242,3 +242,14 @@ def test_frames_without_forces_are_said(data, tmp_path, capsys, monkeypatch):
     assert "no frame to train on has one; the keys there are" in err
     assert "force" in err
     assert call(capsys, monkeypatch, "train", file, "--forces-key", "force", "--json")[0] == 0
+
+
+def test_several_files_tell_when_a_network_is_best(data, tmp_path, capsys, monkeypatch):
+    ase.io.write(tmp_path / "more.xyz", [to_atoms(frame) for frame in molecules(2, seed=8)])
+    more = f"validation: [{data}/test.xyz, {tmp_path}/more.xyz]\n"
+    code, out, _ = call(capsys, monkeypatch, "train", config(data, tmp_path, 1, more), "--json")
+    assert code == 0
+    assert json.loads(out)["validation"]["n_frames"] == 8
+    flag = ("--validation", tmp_path / "more.xyz", "-o", tmp_path / "other.pt")
+    code, out, _ = call(capsys, monkeypatch, "train", config(data, tmp_path, 1, more), *flag, "--json")
+    assert json.loads(out)["validation"]["n_frames"] == 2

@@ -18,7 +18,7 @@ from halberd.potentials.sites.block_list import BlockNeighbors
 
 @pytest.fixture(scope="module")
 def score():
-    return SimilarityScore(mace_descriptor(load("gfn2-chnof", precision="double")), ReferenceSet.load("qm9-small"))
+    return SimilarityScore(mace_descriptor(load("gfn2-chnof@1", precision="double")), ReferenceSet.load("qm9-small"))
 
 
 def blocks(score, which=(0, 1)):

@@ -150,11 +150,11 @@ def test_descriptor_is_the_layers_and_projections_add_up(single, ethanol):
 
 def test_similarity_is_the_scores(ethanol):
     topology, positions = topology_from_atoms(ethanol)
-    variable = similarity_log_density("gfn2-chnof", topology, "qm9-small", 1.0)
+    variable = similarity_log_density("gfn2-chnof@1", topology, "qm9-small", 1.0)
     value, _ = variable.evaluate(positions)
     import torch
 
-    score = SimilarityScore(mace_descriptor(load("gfn2-chnof")), ReferenceSet.load("qm9-small"))
+    score = SimilarityScore(mace_descriptor(load("gfn2-chnof@1")), ReferenceSet.load("qm9-small"))
     skeleton = ethanol[ethanol.numbers > 1]
     species = score.descriptor.species_of(skeleton.numbers)
     every = score.log_density(
@@ -244,4 +244,4 @@ def test_what_cannot_be_a_variable(committee, single, linear, ethanol):
     with pytest.raises(ModelError, match="MACE"):
         descriptor_component(linear.model, topology, 0)
     with pytest.raises(ConfigurationError, match="noise level"):
-        similarity_log_density("gfn2-chnof", topology, "qm9-small", -1.0)
+        similarity_log_density("gfn2-chnof@1", topology, "qm9-small", -1.0)

@@ -24,7 +24,7 @@ SIGMAS = (1.0, 0.3, 0.05, 0.01, 0.001)
 
 @pytest.fixture(scope="module")
 def descriptor():
-    return mace_descriptor(load("gfn2-chnof", precision="double"))
+    return mace_descriptor(load("gfn2-chnof@1", precision="double"))
 
 
 @pytest.fixture(scope="module")
@@ -173,7 +173,7 @@ def test_vote_finds_the_hydrogens_of_unseen_molecules(descriptor):
 
 
 def test_descriptor_is_the_first_layer_of_the_network():
-    model = load("gfn2-chnof", precision="double")
+    model = load("gfn2-chnof@1", precision="double")
     found = mace_descriptor(model)
     atoms = molecule("CH3CONH2")
     edge_index, vectors = BlockNeighbors([len(atoms)], model.cutoff)(torch.tensor(atoms.positions))
@@ -235,7 +235,7 @@ def test_bad_input(descriptor, references, tmp_path):
     with pytest.raises(ConfigurationError, match="coverage"):
         SimilarityScore(descriptor, references, coverage=2.0)
     with pytest.raises(ConfigurationError, match="closest"):
-        mace_descriptor(load("gfn2-chnof"), closest=9.0)
+        mace_descriptor(load("gfn2-chnof@1"), closest=9.0)
     with pytest.raises(ModelError, match="not a MACE"):
         mace_descriptor(lennard_jones((6,), 0.01, 3.0, 5.0))
     sulphur = ReferenceSet.from_atoms([molecule("CH3SH")], "thiols")
@@ -256,7 +256,7 @@ def test_reference_sets(tmp_path, references):
     assert back.name == "two"
     assert back.n_atoms == 3
     np.testing.assert_allclose(back.positions[0], made.positions[0], atol=6e-4)
-    assert reference_features(mace_descriptor(load("gfn2-chnof")), back).shape == (3, 64)
+    assert reference_features(mace_descriptor(load("gfn2-chnof@1")), back).shape == (3, 64)
     with pytest.raises(DataError, match="Did you mean 'joined'"):
         ReferenceSet.load("joind")
     (tmp_path / "bad.npz").write_text("nothing")

@@ -14,7 +14,7 @@ from halberd.samplers.generation.relaxation import relax
 
 @pytest.fixture(scope="module")
 def model():
-    return load("gfn2-chnof", precision="double")
+    return load("gfn2-chnof@1", precision="double")
 
 
 def rattled(names=("CH3CH2OH", "CH3CONH2", "CH4", "C6H6"), scale=0.08):
