@@ -10,7 +10,7 @@ from halberd.potentials.mace.on_the_family import on_operators
 from halberd.potentials.sites.site_model import SiteModel, dtype_of
 
 #: Name -> files of its versions in the package's ``data`` folder, the first one first.
-_MODELS = {"gfn2-chnof": ("gfn2-chnof.pt",)}
+_MODELS = {"gfn2-chnof": ("gfn2-chnof.pt", "gfn2-chnof-2.pt")}
 
 
 def _files() -> dict[str, str]:
@@ -50,9 +50,10 @@ def pretrained_path(name: str) -> Path:
 def pretrained(name: str = "gfn2-chnof", precision: str | None = None) -> SiteModel:
     """Load a model that comes with halberd.
 
-    ``"gfn2-chnof"`` is a small MACE (two layers, 64 channels, cutoff 4.5 angstrom) for molecules of H, C, N, O and
-    F, trained on QM9 geometries and rattled copies of them labelled with GFN2-xTB. It is good enough for trying
-    things out, not for quantitative energetics; its test errors stand in the README.
+    ``"gfn2-chnof"`` is a small MACE (two layers, 64 scalar and 64 vector channels, cutoff 4.5 angstrom) for molecules
+    of H, C, N, O and F and their liquids, trained on GFN2-xTB labels; ``"gfn2-chnof@1"`` is the first version, of 64
+    scalar channels, which has seen molecules alone. Good for trying things out, not for quantitative energetics; errors
+    and data are in ``docs/models.md``.
 
     Parameters
     ----------

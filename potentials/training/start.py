@@ -163,7 +163,7 @@ def _further(known: Start, name: str, frames: Sequence[Frame], e0s: Mapping[str 
     unknown = sorted(present - set(numbers))
     if unknown:
         raise ConfigurationError(f"'{name}' does not know the elements with the numbers {unknown}.")
-    own = {key: value for key, value in known.metadata.items() if key not in ("settings", "members")}
+    own = {key: value for key, value in known.metadata.items() if key not in ("settings", "members", "name")}
     energies = known.e0s
     rests = left_by(known.network, numbers, frames)
     if e0s is not None:

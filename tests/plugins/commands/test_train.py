@@ -144,6 +144,8 @@ def test_a_model_is_trained_further(data, tmp_path, capsys, monkeypatch):
     assert code == 0
     before = json.loads((tmp_path / "water.json").read_text())
     assert json.loads(out)["validation"]["forces"] == pytest.approx(before["validation"]["forces"], rel=1e-4)
+    model = load(tmp_path / "further.pt")
+    assert (model.name, model.metadata["started_from"]) == ("further", "water")
 
 
 def test_frames_on_disk_give_the_same_bits(data, tmp_path, capsys, monkeypatch):
