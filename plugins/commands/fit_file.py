@@ -27,6 +27,7 @@ from halberd.potentials.files import check_writable, replacing
 from halberd.potentials.frames.error_table import error_report
 from halberd.potentials.frames.labelled import Frame, read_frames
 from halberd.potentials.frames.oddities import oddities
+from halberd.potentials.frames.training_set import check_frames, composition
 from halberd.potentials.sites.elements import atomic_number_of
 from halberd.potentials.sites.site_model import SiteModel
 from halberd.potentials.sites.torchscript import set_threads
@@ -135,6 +136,8 @@ def _prepare(settings: FitSettings, frames: Sequence[Frame]) -> tuple[AceFit, Co
     known = sorted({int(z) for frame in frames for z in frame.atoms.numbers})
     chosen["elements"] = tuple(atomic_number_of(each) for each in chosen.get("elements", known))
     basis = from_mapping(AceSettings, chosen, "'basis'")
+    check_frames(frames)
+    composition(frames, basis.elements)
     if chosen.get("degree") is None:
         basis = chosen_for(basis, frames, settings.budget, settings.memory_mb)
         _say(f"order {basis.order}, degree {','.join(f'{d:g}' for d in basis.degrees)}, as the frames are good for")

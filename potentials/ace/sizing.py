@@ -2,7 +2,8 @@
 
 A basis of one element and a few hundred frames wants about a thousand functions; as many for each of four elements are
 more than the same number of frames determines. What is aimed at is ``5 sqrt(rows elements)``. The choice counts
-operations, at a speed that is always the same, so that all machines choose alike; what is told is measured.
+operations, at a speed that is always the same, so that all machines of enough memory choose alike; what is told is
+measured.
 """
 
 from __future__ import annotations
@@ -86,12 +87,15 @@ def sized(settings: AceSettings, n_functions: float) -> AceSettings:
         Their degrees are replaced.
     n_functions : float
     """
-    low, high = 0, int((LARGEST - SMALLEST) / STEP)
-    while low < high:
-        middle = (low + high + 1) // 2
-        fits = count_functions(with_degree(settings, SMALLEST + STEP * middle)) <= 1.1 * n_functions
-        low, high = (middle, high) if fits else (low, middle - 1)
-    return with_degree(settings, SMALLEST + STEP * low)
+    found = with_degree(settings, SMALLEST)
+    for degree in np.arange(
+        SMALLEST + STEP, LARGEST + STEP / 2, STEP
+    ):  # upwards: what is too large takes long to count
+        larger = with_degree(settings, float(degree))
+        if count_functions(larger) > 1.1 * n_functions:
+            break
+        found = larger
+    return found
 
 
 def cost_of(settings: AceSettings, frames: Sequence[Frame], memory_mb: float, solves: int = 1) -> Cost:
@@ -180,7 +184,7 @@ def memory_of_machine_mb() -> float:
 
 
 def _operations_per_second() -> float:
-    matrix = torch.randn(1500, 500, dtype=torch.float64)
+    matrix = torch.from_numpy(np.random.default_rng(0).normal(size=(1500, 500)))
     torch.linalg.qr(matrix, mode="r")
     begun = time.perf_counter()
     torch.linalg.qr(matrix, mode="r")
