@@ -64,7 +64,7 @@ class HalberdCalculator(Calculator):
     >>> ethanol = molecule("CH3CH2OH")
     >>> ethanol.calc = HalberdCalculator("gfn2-chnof", precision="double")
     >>> round(ethanol.get_potential_energy(), 1)  # eV
-    -310.1
+    -310.0
     """
 
     implemented_properties = ["energy", "free_energy", "energies", "forces", "stress"]  # noqa: RUF012  (as in ASE)
