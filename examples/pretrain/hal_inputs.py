@@ -16,7 +16,7 @@ import ase.io
 import numpy as np
 from ase import Atoms
 from ase.optimize import FIRE
-from make_data import calculator, write_whole
+from make_data import labelled, write_whole
 from rich.progress import track
 from structures import LIQUIDS, box, some_of
 
@@ -37,20 +37,6 @@ def pressed(atoms: Atoms, owner: np.ndarray, factor: float, model: HalberdCalcul
         FIRE(atoms, logfile=None, maxstep=0.05).run(fmax=1.0, steps=15)
     FIRE(atoms, logfile=None, maxstep=0.05).run(fmax=0.5, steps=60)
     return Atoms(atoms.numbers, atoms.positions, cell=atoms.cell, pbc=True)
-
-
-def labelled(atoms: Atoms) -> Atoms | None:
-    """With energy, forces and virial; None if GFN2-xTB does not converge."""
-    own = atoms.copy()
-    own.calc = calculator()
-    try:
-        energy, forces, stress = own.get_potential_energy(), own.get_forces(), own.get_stress(voigt=False)
-    except Exception:  # tblite raises its own types, ASE others
-        return None
-    own.calc = None
-    own.info.update(REF_energy=float(energy), REF_virial=-own.get_volume() * stress, config_type="box")
-    own.arrays["REF_forces"] = np.array(forces)
-    return own
 
 
 def main() -> None:
@@ -79,8 +65,8 @@ def main() -> None:
         atoms, owner = box(molecules, 0.5 * density, generator)
         boxes.append(pressed(atoms, owner, 2 * float(generator.uniform(0.8, 1.3)), model))
         if number < arguments.labelled:
-            found = labelled(boxes[-1])
-            if found is not None and np.abs(found.arrays["REF_forces"]).max() < 20.0:
+            found = labelled(boxes[-1], "box")
+            if found is not None:
                 initial.append(found)
     write_whole(arguments.data / "hal_initial.xyz", initial)
     write_whole(arguments.data / "hal_starts.xyz", boxes[arguments.labelled :])

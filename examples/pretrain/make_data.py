@@ -52,11 +52,14 @@ def drawn(seed: int, generator: np.random.Generator) -> Atoms:
 
 
 def labelled(atoms: Atoms, kind: str) -> Atoms | None:
-    """With energy and forces; None if they do not converge or are too far from chemistry."""
-    own = plain(atoms)
+    """With energy, forces and, of boxes, virial; None if they do not converge or are too far from chemistry."""
+    periodic = bool(atoms.pbc.all())
+    own = atoms.copy() if periodic else plain(atoms)
     own.calc = calculator()
     try:
         energy, forces = float(own.get_potential_energy()), np.array(own.get_forces())
+        if periodic:
+            own.info["REF_virial"] = -own.get_volume() * own.get_stress(voigt=False)
     except Exception:  # tblite raises its own types, ASE others; a failed label is a frame less
         return None
     if not np.isfinite(forces).all() or np.abs(forces).max() > LARGEST_FORCE:

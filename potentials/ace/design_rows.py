@@ -119,7 +119,7 @@ class DesignAssembler:
             function, column = np.divmod(nonzero[low:high] - near * basis.n_site * width, max(width, 1))
             pointers = np.searchsorted(function, np.arange(basis.n_site + 1))
             self._patterns.append(
-                _Pattern(slice(low, high), torch.tensor(pointers), torch.tensor(function), torch.tensor(column))
+                _Pattern(slice(low, high), torch.tensor(pointers), torch.tensor(function), torch.tensor(column).int())
             )
 
     # -- blocks -------------------------------------------------------------------------------------------------
@@ -177,6 +177,7 @@ class DesignAssembler:
         basis_values, gradients = self._atomic_basis(
             species, r[many], pair=pair[many], vectors=levers, centre=centre, neighbour=neighbour
         )
+        edges_of_all = _Neighbours(neighbour, gradients, levers, frame)
         edges_to = [torch.nonzero(species[neighbour] == near).squeeze(1) for near in range(n_species)]
         compiled = basis.n_site > 0 and ACE_OPERATOR.problem() is None
         largest = int(torch.bincount(centre, minlength=1).max()) if len(many) else 0
@@ -195,17 +196,7 @@ class DesignAssembler:
                     chosen = _Edges.of(edges_to[near], centre, sites, n_atoms)
                     if len(chosen.edges):
                         add = _add_compiled if compiled else _add_rows
-                        add(
-                            pattern,
-                            slopes[pattern.which],
-                            chosen,
-                            neighbour=neighbour,
-                            gradients=gradients,
-                            vectors=levers,
-                            frame=frame,
-                            forces=own,
-                            virial=strain,
-                        )
+                        add(pattern, slopes[pattern.which], chosen, edges_of_all, forces=own, virial=strain)
             forces[:, :, columns] = own[:-1]
             virial[..., columns] += strain
         bounds = np.cumsum([0, *(len(atoms) for atoms in structures)])
@@ -311,6 +302,15 @@ class DesignAssembler:
         return values.t(), slopes
 
 
+class _Neighbours(NamedTuple):
+    """Of every edge, the neighbour, the gradients of A and the vector to it; and the frame of every atom."""
+
+    neighbour: torch.Tensor
+    gradients: torch.Tensor
+    vectors: torch.Tensor
+    frame: torch.Tensor
+
+
 class _Edges(NamedTuple):
     """Edges of some sites, ordered by site: the sites, where the edges of each begin, and which they are."""
 
@@ -332,11 +332,8 @@ def _add_compiled(
     pattern: _Pattern,
     slopes: torch.Tensor,
     chosen: _Edges,
+    near: _Neighbours,
     *,
-    neighbour: torch.Tensor,
-    gradients: torch.Tensor,
-    vectors: torch.Tensor,
-    frame: torch.Tensor,
     forces: torch.Tensor,
     virial: torch.Tensor,
 ) -> None:
@@ -344,14 +341,14 @@ def _add_compiled(
     torch.ops.halberd.ace_design_rows(
         slopes.t().contiguous(),
         pattern.pointers,
-        pattern.entry.to(torch.int32),
-        gradients=gradients.contiguous(),
+        pattern.entry,
+        gradients=near.gradients.contiguous(),
         first=chosen.first,
         edges=chosen.edges,
         atom=chosen.sites,
-        frame=frame[chosen.sites],
-        neighbour=neighbour.contiguous(),
-        vectors=vectors.contiguous(),
+        frame=near.frame[chosen.sites],
+        neighbour=near.neighbour.contiguous(),
+        vectors=near.vectors.contiguous(),
         forces=forces,
         virial=virial,
     )
@@ -361,11 +358,8 @@ def _add_rows(
     pattern: _Pattern,
     slopes: torch.Tensor,
     chosen: _Edges,
+    near: _Neighbours,
     *,
-    neighbour: torch.Tensor,
-    gradients: torch.Tensor,
-    vectors: torch.Tensor,
-    frame: torch.Tensor,
     forces: torch.Tensor,
     virial: torch.Tensor,
 ) -> None:
@@ -377,13 +371,13 @@ def _add_rows(
     count = chosen.first.diff()
     owner = torch.repeat_interleave(torch.arange(len(sites)), count)
     place = torch.arange(len(edges)) - chosen.first[owner]
-    width, n_entries = int(count.max()), gradients.size(2)
+    width, n_entries = int(count.max()), near.gradients.size(2)
     padded = torch.zeros(len(sites), width, 3, n_entries, dtype=torch.float64)
-    padded[owner, place] = gradients[edges]
+    padded[owner, place] = near.gradients[edges]
     lever = torch.zeros(len(sites), width, 3, dtype=torch.float64)
-    lever[owner, place] = vectors[edges]
+    lever[owner, place] = near.vectors[edges]
     target = torch.full((len(sites), width), len(forces) - 1)
-    target[owner, place] = neighbour[edges]
+    target[owner, place] = near.neighbour[edges]
     dense = torch.zeros(n_site * n_entries, len(sites), dtype=torch.float64)
     dense[pattern.function * n_entries + pattern.entry] = slopes
     by_site = dense.view(n_site, n_entries, len(sites)).permute(2, 1, 0)
@@ -391,4 +385,4 @@ def _add_rows(
     forces.index_add_(0, sites, g.sum(1))
     forces.index_add_(0, target.ravel(), g.view(len(sites) * width, 3, n_site), alpha=-1.0)
     stress = torch.bmm(lever.transpose(1, 2), g.view(len(sites), width, -1)).view(len(sites), 3, 3, n_site)
-    virial.index_add_(0, frame[sites], stress, alpha=-1.0)
+    virial.index_add_(0, near.frame[sites], stress, alpha=-1.0)

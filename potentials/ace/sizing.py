@@ -88,9 +88,8 @@ def sized(settings: AceSettings, n_functions: float) -> AceSettings:
     n_functions : float
     """
     found = with_degree(settings, SMALLEST)
-    for degree in np.arange(
-        SMALLEST + STEP, LARGEST + STEP / 2, STEP
-    ):  # upwards: what is too large takes long to count
+    # Upwards: what is far too large takes long to count.
+    for degree in np.arange(SMALLEST + STEP, LARGEST + STEP / 2, STEP):
         larger = with_degree(settings, float(degree))
         if count_functions(larger) > 1.1 * n_functions:
             break
@@ -110,8 +109,8 @@ def cost_of(settings: AceSettings, frames: Sequence[Frame], memory_mb: float, so
     solves : int
         Decompositions of the whole.
     """
-    n_rows, functions = rows_of(frames), count_functions(settings)
     assembler = DesignAssembler(AceBasis(settings), memory_mb)
+    n_rows, functions = rows_of(frames), assembler.n_columns
     n_atoms = np.array([len(frame.atoms) for frame in frames])
     order = np.argsort(n_atoms, kind="stable")
     # Of middling size and a large one, the first to warm up.
@@ -148,7 +147,7 @@ def chosen_for(settings: AceSettings, frames: Sequence[Frame], budget: float, me
         per_edge = 6.0 * DesignAssembler(basis, memory_mb).n_nonzero / basis.n_species + _PER_EDGE * basis.n_site
         seconds = (n_edges * per_edge + _solving(n_rows, basis.n_functions, memory_mb, 1)) / _NOMINAL
         smaller = max(seconds / budget, _held_mb(basis.n_functions, memory_mb) / (0.7 * memory_of_machine_mb()))
-        if smaller <= 1.0 or found.degrees == sized(settings, 0.0).degrees:
+        if smaller <= 1.0 or found == with_degree(settings, SMALLEST):
             return found
         wanted = basis.n_functions * float(np.clip(1 / np.sqrt(smaller), 0.3, 0.85))
 
