@@ -20,8 +20,9 @@ import matplotlib as mpl
 import numpy as np
 from ase import Atoms
 from ase.calculators.calculator import CalculationFailed
-from make_data import calculator
-from structures import GRAMS, KEPT_ASIDE, LIQUIDS, bonds, solvents, turned
+from hal_inputs import pressed
+from make_data import calculator, write_whole
+from structures import GRAMS, KEPT_ASIDE, LIQUIDS, bonds, box, solvents
 
 from halberd.plugins import HalberdCalculator
 from halberd.potentials import StabilityError, load
@@ -30,36 +31,31 @@ from halberd.samplers import MDSettings, run_md
 mpl.use("Agg")
 import matplotlib.pyplot as plt
 
-#: A bond that is longer than this times its length in the first frame is broken.
+#: A bond that is longer than this times its length in the molecule alone is broken.
 BROKEN = 1.5
 #: Pairs of elements to draw, by liquid; of carbon otherwise.
 PAIRS = {"water": ("O", "O"), "methanol": ("C", "O"), "ethanol": ("C", "O")}
 
 
-def box_of(name: str, count: int, seed: int) -> Atoms:
-    """Molecules on a grid, in random directions, a tenth below the density of the liquid."""
+def box_of(name: str, count: int, seed: int, model: str) -> Atoms:
+    """Molecules a tenth below the density of the liquid: placed with room between them, pressed together by the model.
+
+    At that density random places overlap, and molecules that overlap react.
+    """
     generator = np.random.default_rng(seed)
-    molecule = solvents()[name]
     density = 0.9 * (LIQUIDS | KEPT_ASIDE)[name][1]
-    edge = (molecule.get_masses().sum() * GRAMS * count / density) ** (1 / 3)
-    side = int(np.ceil(count ** (1 / 3)))
-    places = [np.array(place) for place in np.ndindex(side, side, side)][:count]
-    box = Atoms(cell=[edge] * 3, pbc=True)
-    for place in places:
-        one = turned(molecule, generator)
-        one.positions += (place + 0.5) * edge / side
-        box += one
-    return box
+    loose, owner = box([solvents()[name]] * count, 0.4 * density, generator)
+    return pressed(loose, owner, 2.5, HalberdCalculator(load(model)))
 
 
 def run(
-    model: str, name: str, box: Atoms, folder: Path, picoseconds: float, temperature: float
+    model: str, name: str, molecules: int, seed: int, folder: Path, picoseconds: float, temperature: float
 ) -> tuple[Path, str | None]:
     """Relax, heat and run at one bar; where the run is, and how it blew up if it did."""
     folder.mkdir(parents=True, exist_ok=True)
     start = folder / f"{name}.xyz"
     if not start.exists():
-        ase.io.write(start, box, format="extxyz")
+        write_whole(start, [box_of(name, molecules, seed, model)])
     output = folder / name
     settings = MDSettings(
         structure=str(start),
@@ -84,18 +80,17 @@ def run(
     return output, None
 
 
-def broken(frames: list[Atoms], size: int) -> int:
-    """Bonds of the first frame that are broken in any other."""
-    first = frames[0]
-    molecule = Atoms(first.numbers[:size], whole(first, size)[:size])
-    pairs = np.array([(i + k, j + k) for k in range(0, len(first), size) for i, j in bonds(molecule)])
-    before = np.array([first.get_distance(i, j, mic=True) for i, j in pairs])
+def broken(frames: list[Atoms], molecule: Atoms) -> int:
+    """Bonds that are broken in any frame, the first one included, as compared to the molecule alone."""
+    size = len(molecule)
+    before = np.array([molecule.get_distance(i, j) for i, j in bonds(molecule)])
+    pairs = np.array([(i + k, j + k) for k in range(0, len(frames[0]), size) for i, j in bonds(molecule)])
     gone = np.zeros(len(pairs), bool)
     for frame in frames:
         vectors = frame.positions[pairs[:, 1]] - frame.positions[pairs[:, 0]]
         edge = frame.cell.lengths()
         vectors -= np.round(vectors / edge) * edge
-        gone |= np.linalg.norm(vectors, axis=1) > BROKEN * before
+        gone |= np.linalg.norm(vectors, axis=1) > BROKEN * np.tile(before, len(pairs) // len(before))
     return int(gone.sum())
 
 
@@ -172,8 +167,15 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=1)
     arguments = parser.parse_args()
     name, size = arguments.liquid, len(solvents()[arguments.liquid])
-    box = box_of(name, arguments.molecules, arguments.seed)
-    output, blown_up = run(arguments.model, name, box, arguments.output, arguments.picoseconds, arguments.temperature)
+    output, blown_up = run(
+        arguments.model,
+        name,
+        arguments.molecules,
+        arguments.seed,
+        folder=arguments.output,
+        picoseconds=arguments.picoseconds,
+        temperature=arguments.temperature,
+    )
     if not (output / "frames.extxyz").exists():
         print(f"blew up while it was heated: {blown_up}")
         return
@@ -186,7 +188,7 @@ def main() -> None:
         "density": float(densities[len(frames) // 4 :].mean()),
         "density_spread": float(densities[len(frames) // 4 :].std()),
         "experiment": (LIQUIDS | KEPT_ASIDE)[name][1],
-        "broken_bonds": broken(frames, size),
+        "broken_bonds": broken(frames, solvents()[name]),
         "errors": force_errors(arguments.model, frames, size, arguments.seed),
     }
     figure, axes = plt.subplots(1, 2, figsize=(9, 3.2), layout="constrained")

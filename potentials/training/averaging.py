@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 
 import torch
+
+from halberd.potentials.training.precision import Stepped
 
 
 class MovingAverage:
@@ -15,35 +17,36 @@ class MovingAverage:
 
     Parameters
     ----------
-    weights : sequence of tensors
+    stepped : Stepped
+        What is averaged are the weights that are stepped, in their precision.
     decay : float
     """
 
-    def __init__(self, weights: Sequence[torch.Tensor], decay: float) -> None:
-        self.weights = list(weights)
+    def __init__(self, stepped: Stepped, decay: float) -> None:
+        self.stepped = stepped
         self.decay = float(decay)
         self.n_steps = 0
-        self.averages = [weight.detach().clone() for weight in self.weights]
+        self.averages = [weight.detach().clone() for weight in stepped.tensors]
 
     @torch.no_grad()
     def update(self) -> None:
         """After a step of the optimiser."""
         self.n_steps += 1
         decay = min(self.decay, (1.0 + self.n_steps) / (10.0 + self.n_steps))
-        torch._foreach_lerp_(self.averages, [weight.detach() for weight in self.weights], 1.0 - decay)
+        torch._foreach_lerp_(self.averages, [weight.detach() for weight in self.stepped.tensors], 1.0 - decay)
 
     @contextlib.contextmanager
     def applied(self) -> Iterator[None]:
-        """The averages in place of the weights, for a while."""
+        """The averages in place of the network's weights, for a while."""
         with torch.no_grad():
-            before = [weight.detach().clone() for weight in self.weights]
-            for weight, average in zip(self.weights, self.averages, strict=True):
+            before = [weight.detach().clone() for weight in self.stepped.weights]
+            for weight, average in zip(self.stepped.weights, self.averages, strict=True):
                 weight.copy_(average)
         try:
             yield
         finally:
             with torch.no_grad():
-                for weight, old in zip(self.weights, before, strict=True):
+                for weight, old in zip(self.stepped.weights, before, strict=True):
                     weight.copy_(old)
 
     def get_state(self) -> dict[str, object]:

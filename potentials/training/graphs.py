@@ -61,12 +61,15 @@ class Graph:
         """Atoms of every frame, (F,), in the precision of the energies."""
         return torch.bincount(self.frame, minlength=self.n_frames).to(self.energy.dtype)
 
-    def to(self, device: torch.device | str, dtype: torch.dtype) -> Graph:
-        """Elsewhere, in another precision."""
-        tensors = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
-        return Graph(
-            **{name: each.to(device, dtype if each.is_floating_point() else None) for name, each in tensors.items()}
-        )
+    def to(self, device: torch.device | str, dtype: torch.dtype, labels: torch.dtype | None = None) -> Graph:
+        """Elsewhere, in another precision; labels and what they are compared with may be in one of their own."""
+        labels = labels or dtype
+        moved = {}
+        for field in dataclasses.fields(self):
+            tensor = getattr(self, field.name)
+            wanted = dtype if field.name == "edge_vectors" else labels
+            moved[field.name] = tensor.to(device, wanted if tensor.is_floating_point() else None)
+        return Graph(**moved)
 
 
 def joined(graphs: Sequence[Graph]) -> Graph:

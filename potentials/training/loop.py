@@ -22,13 +22,13 @@ from halberd.potentials.multi_ace.compiled.training_form import training_form
 from halberd.potentials.multi_ace.network import MultiAce
 from halberd.potentials.signals import undisturbed
 from halberd.potentials.training.averaging import MovingAverage
-from halberd.potentials.training.graphs import GraphSet, batches, groups, joined
+from halberd.potentials.training.graphs import Graph, GraphSet, batches, groups, joined
 from halberd.potentials.training.losses import Errors, evaluated, loss_of
 from halberd.potentials.training.optimisers import optimiser_of, schedule_of, trained_weights
+from halberd.potentials.training.precision import DTYPES, Stepped
 from halberd.potentials.training.replay import Replay
 from halberd.potentials.training.settings import LossSettings, TrainingSettings
 
-DTYPES = {"single": torch.float32, "double": torch.float64}
 #: A validation loss so much larger than the best one is a training that has diverged.
 _DIVERGED = 1e4
 _FORMAT = 1
@@ -88,18 +88,20 @@ class Trainer:
         replay: GraphSet | None = None,
     ) -> None:
         self.settings = settings
-        self.dtype, self.device = DTYPES[settings.precision], torch.device(device)
+        self.device = torch.device(device)
+        self.dtype, self.exact = DTYPES[settings.precision]
         self.network = network.to(self.device, self.dtype)
         self.evaluator = training_form(self.network)
         self.training, self.validation = training, validation
         names = trained_weights(self.network, settings.frozen)
-        self.weights = [weight for name, weight in self.network.named_parameters() if name in names]
+        own = {name: weight for name, weight in self.network.named_parameters() if name in names}
         self.replay = None if replay is None else Replay(self.network, replay)
-        further = [] if self.replay is None else self.replay.weights
-        self.weights.extend(further)
-        self.optimiser = optimiser_of(self.network, names, settings, further)
+        further = {} if self.replay is None else self.replay.weights
+        self.stepped = Stepped([*own.values(), *further.values()], self.exact)
+        named = dict(zip([*own, *further], self.stepped.tensors, strict=True))
+        self.optimiser = optimiser_of(named, settings)
         self.schedule = schedule_of(self.optimiser, settings)
-        self.average = None if settings.average is None else MovingAverage(self.weights, settings.average)
+        self.average = None if settings.average is None else MovingAverage(self.stepped, settings.average)
         self.history: list[Epoch] = []
         self.best = 0
         self._best_weights: dict[str, torch.Tensor] = {}
@@ -142,10 +144,10 @@ class Trainer:
             if (batch + 1) * len(again) // whole > place:
                 assert self.replay is not None
                 graph = joined([self.replay.graphs[each] for each in again[place]])
-                self._step(graph.to(self.device, self.dtype), self.replay.evaluator)
+                self._step(self._placed(graph), self.replay.evaluator)
             else:
                 graph = joined([self.training[each] for each in plan[batch - place]])
-                self._loss_sum += self._step(graph.to(self.device, self.dtype)).detach()
+                self._loss_sum += self._step(self._placed(graph)).detach()
             self._batches_done += 1
             if each_batch is not None:
                 each_batch(self._batches_done, whole)
@@ -202,14 +204,19 @@ class Trainer:
         drawn = self.replay.drawn(max(1, round(settings.replay * len(self.training))), generator)
         return plan, groups(self.replay.graphs.n_edges, settings.batch_size, settings.max_edges, order=drawn)
 
-    def _step(self, graph: Any, evaluator: Any = None) -> torch.Tensor:
+    def _placed(self, graph: Graph) -> Graph:
+        return graph.to(self.device, self.dtype, self.exact)
+
+    def _step(self, graph: Graph, evaluator: Any = None) -> torch.Tensor:
         self.optimiser.zero_grad(set_to_none=True)
         found = evaluated(evaluator or self.evaluator, graph, training=True)
         loss = loss_of(found, graph, self.loss_settings(len(self.history) + 1))
         loss.backward()
+        self.stepped.take_gradients()
         if self.settings.clip is not None:
-            torch.nn.utils.clip_grad_norm_(self.weights, self.settings.clip)
+            torch.nn.utils.clip_grad_norm_(self.stepped.tensors, self.settings.clip)
         self.optimiser.step()
+        self.stepped.give_weights()
         if self.average is not None:
             self.average.update()
         return loss
@@ -222,7 +229,7 @@ class Trainer:
         averaged = self.average.applied() if self.average is not None else torch.enable_grad()
         with averaged:
             for graph in batches(self.validation, self.settings.batch_size, self.settings.max_edges):
-                own = graph.to(self.device, self.dtype)
+                own = self._placed(graph)
                 found = evaluated(self.evaluator, own)
                 total += float(loss_of(found, own, settings)) * own.n_frames
                 errors.add(found, own)
@@ -288,6 +295,7 @@ class Trainer:
             "fingerprint": self._fingerprint,
             "network": self.network.state_dict(),
             "optimiser": self.optimiser.state_dict(),
+            "stepped": self.stepped.tensors if self.stepped.apart else None,
             "schedule": None if self.schedule is None else self.schedule.state_dict(),
             "average": None if self.average is None else self.average.get_state(),
             "history": [dataclasses.asdict(each) for each in self.history],
@@ -334,4 +342,6 @@ class Trainer:
         self.best, self._best_weights = state["best"], state["best_weights"]
         if self.replay is not None:
             self.replay.network.readouts.load_state_dict(state["replay"])
+        if self.stepped.apart:
+            self.stepped.set_tensors(state["stepped"])
         self._set_within(*state.get("within", (0, 0.0)))

@@ -26,6 +26,8 @@ class Evaluated:
 def evaluated(network: Any, graph: Graph, training: bool = False) -> Evaluated:
     """Energies, forces and stresses of a network.
 
+    Sums over sites and edges are taken in the precision of the labels.
+
     Parameters
     ----------
     network : callable
@@ -36,8 +38,10 @@ def evaluated(network: Any, graph: Graph, training: bool = False) -> Evaluated:
     """
     vectors = graph.edge_vectors.detach().clone().requires_grad_()
     sites = network(graph.species, graph.edge_index, vectors)
-    energy = sites.new_zeros(graph.n_frames).index_add(0, graph.frame, sites)
+    dtype = graph.energy.dtype
+    energy = torch.zeros_like(graph.energy).index_add(0, graph.frame, sites.to(dtype))
     (of_vectors,) = torch.autograd.grad(energy.sum(), vectors, create_graph=training)
+    of_vectors = of_vectors.to(dtype)
     # A vector goes from its centre to its neighbour.
     forces = torch.zeros_like(graph.forces).index_add(0, graph.edge_index[0], of_vectors)
     forces = forces.index_add(0, graph.edge_index[1], -of_vectors)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 
@@ -40,17 +40,14 @@ def _begins(name: str, beginning: str) -> bool:
     return name == beginning or name.startswith(beginning.rstrip(".") + ".")
 
 
-def optimiser_of(
-    network: MultiAce, names: Sequence[str], settings: TrainingSettings, further: Sequence[torch.Tensor] = ()
-) -> torch.optim.Optimizer:
-    """The optimiser of some weights of a network, and of further ones that are not its own."""
-    by_name = dict(network.named_parameters())
-    decayed = [by_name[name] for name in names if _DECAYED.match(name)]
-    others = [*(by_name[name] for name in names if not _DECAYED.match(name)), *further]
+def optimiser_of(weights: Mapping[str, torch.Tensor], settings: TrainingSettings) -> torch.optim.Optimizer:
+    """The optimiser of weights by their names in a network, which tell whether they decay."""
+    decayed = [weight for name, weight in weights.items() if _DECAYED.match(name)]
+    others = [weight for name, weight in weights.items() if not _DECAYED.match(name)]
     groups = [
-        {"params": weights, "weight_decay": decay}
-        for weights, decay in ((decayed, settings.weight_decay), (others, 0.0))
-        if weights
+        {"params": params, "weight_decay": decay}
+        for params, decay in ((decayed, settings.weight_decay), (others, 0.0))
+        if params
     ]
     if settings.optimiser == "adamw":
         return torch.optim.AdamW(groups, lr=settings.learning_rate)

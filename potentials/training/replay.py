@@ -90,9 +90,9 @@ class Replay:
         self.graphs = graphs
 
     @property
-    def weights(self) -> list[torch.nn.Parameter]:
-        """Those that the trained network has not."""
-        return list(self.network.readouts.parameters())
+    def weights(self) -> dict[str, torch.nn.Parameter]:
+        """Those that the trained network has not, by name."""
+        return {f"replayed.{name}": weight for name, weight in self.network.readouts.named_parameters()}
 
     def drawn(self, count: int, generator: torch.Generator) -> list[int]:
         """Frames of an epoch: so many at random, all of them in turn where they are fewer."""

@@ -187,7 +187,8 @@ class TrainingSettings:
         Share of the frames that are kept aside to tell when a network is best, unless frames for that are given.
     replay : float
         Frames of an epoch that are replayed, as a part of those that are trained on, if there are frames to replay.
-    precision : {'single', 'double'}
+    precision : {'single', 'double', 'mixed'}
+        Mixed: the network is computed in single; energies are summed, losses taken and weights stepped in double.
     frozen : tuple of str
         Parts that stay as they are: the beginnings of their names, such as ``embedding`` or ``layers.0``.
     seed : int
@@ -213,7 +214,7 @@ class TrainingSettings:
     early_stop: Count | None = None
     validation: float = 0.1
     replay: float = 1.0
-    precision: Literal["single", "double"] = "double"
+    precision: Literal["single", "double", "mixed"] = "double"
     frozen: tuple[str, ...] = ()
     seed: Seed = 0
 

@@ -18,7 +18,7 @@ from halberd.potentials.multi_ace.model import multi_ace_model
 from halberd.potentials.sites.site_model import SiteModel
 from halberd.potentials.training.checks import LabelWarning, check_labels
 from halberd.potentials.training.graphs import GraphSet
-from halberd.potentials.training.loop import DTYPES, Epoch, Trainer
+from halberd.potentials.training.loop import Epoch, Trainer
 from halberd.potentials.training.settings import TrainingSettings
 from halberd.potentials.training.start import Start
 
@@ -165,7 +165,7 @@ def trained_model(start: Start, trainer: Trainer, name: str) -> SiteModel:
     trainer : Trainer
     name : str
     """
-    network = trainer.best_network().to("cpu", DTYPES[trainer.settings.precision])
+    network = trainer.best_network().to("cpu", trainer.dtype)
     metadata = {
         **start.metadata,
         "training": {

@@ -26,7 +26,8 @@ from halberd.potentials.frames.training_set import self_energies
 from halberd.potentials.loading import import_mace
 from halberd.potentials.multi_ace.weights.mace import multi_ace_of
 from halberd.potentials.training.graphs import GraphSet, joined
-from halberd.potentials.training.loop import DTYPES, Trainer
+from halberd.potentials.training.loop import Trainer
+from halberd.potentials.training.precision import DTYPES
 from halberd.potentials.training.settings import TrainingSettings, named_loss
 
 warnings.filterwarnings("ignore")
@@ -123,7 +124,7 @@ def main() -> None:
                     loss=named_loss("mace"), batch_size=arguments.batch, precision=precision, weight_decay=0.0
                 )
                 torch.set_default_dtype(torch.float64)
-                theirs = peer_network(SIZES[size], numbers, e0s, DTYPES[precision])
+                theirs = peer_network(SIZES[size], numbers, e0s, DTYPES[precision][0])
                 torch.set_default_dtype(torch.float64)
                 ours = multi_ace_of(theirs).double()
                 for weight in ours.parameters():
@@ -137,7 +138,7 @@ def main() -> None:
                 for _ in range(arguments.rounds):
                     losses = {}
                     for name, step in steps.items():
-                        torch.set_default_dtype(DTYPES[precision])
+                        torch.set_default_dtype(DTYPES[precision][0])
                         begun = time.perf_counter()
                         for _ in range(arguments.steps):
                             losses[name] = step()

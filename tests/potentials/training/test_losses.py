@@ -17,6 +17,7 @@ from halberd.potentials.training.checks import LabelWarning, check_labels
 from halberd.potentials.training.graphs import GraphSet, groups, joined
 from halberd.potentials.training.losses import Errors, Evaluated, evaluated, loss_of
 from halberd.potentials.training.optimisers import optimiser_of, trained_weights
+from halberd.potentials.training.precision import Stepped
 from halberd.potentials.training.settings import LossSettings, TrainingSettings, named_loss
 from halberd.potentials.training.start import new_network
 from tests.potentials.training.frames import alone, labelled, molecules
@@ -145,7 +146,7 @@ def test_batches_end_by_frames_and_by_edges():
 
 def test_average_follows_its_formula_and_gives_the_weights_back():
     weight = torch.nn.Parameter(torch.zeros(2, dtype=torch.float64))
-    average = MovingAverage([weight], 0.9)
+    average = MovingAverage(Stepped([weight], torch.float64), 0.9)
     expected = 0.0
     for n in range(1, 200):
         with torch.no_grad():
@@ -157,7 +158,7 @@ def test_average_follows_its_formula_and_gives_the_weights_back():
     with average.applied():
         assert weight[0].item() == pytest.approx(expected)
     assert weight[0].item() == 199.0
-    other = MovingAverage([weight], 0.9)
+    other = MovingAverage(Stepped([weight], torch.float64), 0.9)
     other.set_state(average.get_state())
     assert torch.equal(other.averages[0], average.averages[0])
     assert other.n_steps == 199
@@ -167,8 +168,9 @@ def test_decay_is_of_messages_and_products_alone_and_frozen_weights_stay():
     start = new_network(SMALL, molecules(3) + alone(), "isolated")
     names = trained_weights(start.network, ("embedding", "layers.0"))
     assert not any(name.startswith(("embedding", "layers.0")) for name in names)
-    optimiser = optimiser_of(start.network, names, TrainingSettings(weight_decay=0.1))
-    by_id = {id(weight): name for name, weight in start.network.named_parameters()}
+    weights = {name: weight for name, weight in start.network.named_parameters() if name in names}
+    optimiser = optimiser_of(weights, TrainingSettings(weight_decay=0.1))
+    by_id = {id(weight): name for name, weight in weights.items()}
     decayed, others = ([by_id[id(each)] for each in group["params"]] for group in optimiser.param_groups)
     assert all(name.split(".")[2] in ("down", "product", "update") for name in decayed)
     assert {name.split(".")[2] for name in decayed} == {"down", "product", "update"}

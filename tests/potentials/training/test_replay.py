@@ -107,10 +107,10 @@ def test_a_replay_goes_on_to_the_same_bits(known, tmp_path):
     for _ in range(3):
         part = further(known, frames, graphs, **settings)
         train(part, checkpoint=tmp_path / "a.checkpoint", stop=lambda: True)
-    for one, other in zip(part.weights, whole.weights, strict=True):
+    for one, other in zip(part.stepped.tensors, whole.stepped.tensors, strict=True):
         assert torch.equal(one, other)
     before = list(known.network.readouts.parameters())
-    assert not any(torch.equal(one, other) for one, other in zip(part.replay.weights, before, strict=True))
+    assert not any(torch.equal(one, other) for one, other in zip(part.replay.weights.values(), before, strict=True))
     with pytest.raises(RestartError, match="another"):
         train(further(known, frames, **settings), checkpoint=tmp_path / "a.checkpoint")
     with pytest.raises(ConfigurationError, match="replay is 0"):
