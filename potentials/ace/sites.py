@@ -12,6 +12,9 @@ import torch
 from halberd.potentials.ace.radial import hermite
 from halberd.potentials.sites.harmonics import FastSphericalHarmonics
 
+#: Numbers in single precision that fill the widest vectors of processors.
+_WHOLE = 16
+
 
 class AceSites(torch.nn.Module):
     """Sums of products of atomic bases, one column per committee member.
@@ -63,7 +66,8 @@ class AceSites(torch.nn.Module):
         single: bool,
     ) -> None:
         super().__init__()
-        self.register_buffer("table", table)
+        # Columns of zeros, so that the compiled operator reads rows in whole vectors.
+        self.register_buffer("table", torch.nn.functional.pad(table, (0, -table.shape[3] % _WHOLE)))
         self.spacing = float(spacing)
         self.start = [int(k) for k in start]
         self.count = [int(k) for k in count]

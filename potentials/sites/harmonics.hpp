@@ -17,6 +17,13 @@
 
 namespace {
 
+// What is computed with: a number, or several at once (see lanes.hpp).
+template <typename T>
+struct Number {
+  using Scalar = T;
+  HALBERD_EVERYWHERE static T all(Scalar x) { return x; }
+};
+
 constexpr int MAX_L = HALBERD_MAX_L;
 constexpr int MAX_LM = (MAX_L + 1) * (MAX_L + 1);
 
@@ -39,41 +46,43 @@ struct Harmonics {
   // The degree is L, or that of the object where L is negative; loops over what is known beforehand are unrolled.
   template <bool GRADIENT, typename T, int L = -1>
   HALBERD_EVERYWHERE void evaluate(const T u[3], T inverse_r, T* y, T* dx, T* dy, T* dz) const {
+    using S = typename Number<T>::Scalar;
     const int degree = L < 0 ? l_max : L;
     // Solid harmonics at |u| = 1: Q_l^m(z) with d/dz Q_l^m = (l + m) Q_(l-1)^m and d/dx Q_l^m = -x Q_(l-1)^(m+1).
     constexpr int MOST = L < 0 ? MAX_L : L;
     T q[MOST + 2][MOST + 3];
     T c[MOST + 1], s[MOST + 1];
-    c[0] = 1;
-    s[0] = 0;
+    const T none = Number<T>::all(0);
+    c[0] = Number<T>::all(1);
+    s[0] = none;
     for (int m = 1; m <= degree; ++m) {
       c[m] = u[0] * c[m - 1] - u[1] * s[m - 1];
       s[m] = u[1] * c[m - 1] + u[0] * s[m - 1];
     }
-    q[0][0] = 1;
+    q[0][0] = Number<T>::all(1);
     for (int l = 0; l <= degree; ++l) {
       if (l > 0) {
-        q[l][l] = (2 * l - 1) * q[l - 1][l - 1];
-        q[l][l - 1] = (2 * l - 1) * u[2] * q[l - 1][l - 1];
+        q[l][l] = S(2 * l - 1) * q[l - 1][l - 1];
+        q[l][l - 1] = S(2 * l - 1) * u[2] * q[l - 1][l - 1];
         for (int m = 0; m < l - 1; ++m)
-          q[l][m] = ((2 * l - 1) * u[2] * q[l - 1][m] - (l + m - 1) * q[l - 2][m]) * (T(1) / T(l - m));
+          q[l][m] = (S(2 * l - 1) * u[2] * q[l - 1][m] - S(l + m - 1) * q[l - 2][m]) * (S(1) / S(l - m));
       }
-      q[l][l + 1] = 0;
-      q[l][l + 2] = 0;
+      q[l][l + 1] = none;
+      q[l][l + 2] = none;
     }
     for (int l = 0; l <= degree; ++l) {
       const int centre = l * l + l;
       for (int m = 0; m <= l; ++m) {
-        const T f = T(norm[l][m]);
+        const S f = S(norm[l][m]);
         const T value = f * q[l][m];
         y[centre + m] = value * c[m];
         if (m > 0) y[centre - m] = value * s[m];
         if (GRADIENT) {
-          const T along = l > 0 ? -f * q[l - 1][m + 1] : T(0);
-          const T rise = l > 0 ? f * T(l + m) * q[l - 1][m] : T(0);
-          const T cm = m > 0 ? T(m) * c[m - 1] : T(0), sm = m > 0 ? T(m) * s[m - 1] : T(0);
+          const T along = l > 0 ? -f * q[l - 1][m + 1] : none;
+          const T rise = l > 0 ? f * S(l + m) * q[l - 1][m] : none;
+          const T cm = m > 0 ? S(m) * c[m - 1] : none, sm = m > 0 ? S(m) * s[m - 1] : none;
           T g[3] = {u[0] * along * c[m] + value * cm, u[1] * along * c[m] - value * sm, rise * c[m]};
-          T lost = T(l) * value * c[m];
+          T lost = S(l) * value * c[m];
           dx[centre + m] = (g[0] - lost * u[0]) * inverse_r;
           dy[centre + m] = (g[1] - lost * u[1]) * inverse_r;
           dz[centre + m] = (g[2] - lost * u[2]) * inverse_r;
@@ -81,7 +90,7 @@ struct Harmonics {
             g[0] = u[0] * along * s[m] + value * sm;
             g[1] = u[1] * along * s[m] + value * cm;
             g[2] = rise * s[m];
-            lost = T(l) * value * s[m];
+            lost = S(l) * value * s[m];
             dx[centre - m] = (g[0] - lost * u[0]) * inverse_r;
             dy[centre - m] = (g[1] - lost * u[1]) * inverse_r;
             dz[centre - m] = (g[2] - lost * u[2]) * inverse_r;

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cstdint>
+#include <type_traits>
 
 namespace {
 
@@ -50,6 +51,36 @@ inline T total(const Lanes<T>& lanes) {
   T sum = 0;
   for (int k = 0; k < WIDTH<Lanes<T>, T>; ++k) sum += lanes[k];
   return sum;
+}
+
+// Rows of a square become its columns.
+template <typename T, typename V>
+inline __attribute__((always_inline)) void transpose(V* rows) {
+  using Index = typename std::conditional<sizeof(T) == 8, int64_t, int32_t>::type;
+  using Mask = typename Vector<Index, sizeof(V)>::type;
+  constexpr int W = WIDTH<V, T>;
+#pragma GCC unroll 8
+  for (int step = 1; step < W; step *= 2) {
+    Mask low{}, high{};
+    for (int j = 0; j < W; ++j) {
+      low[j] = j & step ? W + j - step : j;
+      high[j] = j & step ? W + j : j + step;
+    }
+#pragma GCC unroll 16
+    for (int i = 0; i < W; ++i) {
+      if (i & step) continue;
+      const V one = rows[i], other = rows[i + step];
+#if defined(__GNUC__) && !defined(__clang__)
+      rows[i] = __builtin_shuffle(one, other, low);
+      rows[i + step] = __builtin_shuffle(one, other, high);
+#else
+      for (int j = 0; j < W; ++j) {
+        rows[i][j] = low[j] < W ? one[low[j]] : other[low[j] - W];
+        rows[i + step][j] = high[j] < W ? one[high[j]] : other[high[j] - W];
+      }
+#endif
+    }
+  }
 }
 
 struct All {
