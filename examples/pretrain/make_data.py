@@ -23,13 +23,34 @@ from ase.md.langevin import Langevin
 from ase.md.velocitydistribution import MaxwellBoltzmannDistribution
 from ase.optimize import FIRE
 from rich.progress import track
-from structures import KEPT_ASIDE, LIQUIDS, liquid, pair, plain, qm9, rattled, solution, solvents, torsion
+from structures import (
+    KEPT_ASIDE,
+    LIQUIDS,
+    donors,
+    hydrogen_bonded,
+    liquid,
+    pair,
+    plain,
+    qm9,
+    rattled,
+    solution,
+    solvents,
+    torsion,
+)
 
 #: Frames beyond this are not chemistry any more, eV/angstrom.
 LARGEST_FORCE = 20.0
 #: Seeds of every kind in a whole set, and of a batch.
-SEEDS = {"molecule": 8_000, "torsion": 1_500, "pair": 3_000, "cluster": 800, "solution": 200, "unseen": 60}
-BATCH = {"molecule": 100, "torsion": 100, "pair": 100, "cluster": 4, "solution": 4, "unseen": 4}
+SEEDS = {
+    "molecule": 8_000,
+    "torsion": 1_500,
+    "pair": 3_000,
+    "cluster": 800,
+    "solution": 200,
+    "unseen": 60,
+    "bonded": 800,
+}
+BATCH = {"molecule": 100, "torsion": 100, "pair": 100, "cluster": 4, "solution": 4, "unseen": 4, "bonded": 4}
 #: What the frames of a seed are for, by its remainder; training otherwise.
 PART = {0: "valid", 1: "test"}
 #: Steps of 1 fs between frames of dynamics, and frames.
@@ -91,6 +112,25 @@ def dynamics(atoms: Atoms, kind: str, generator: np.random.Generator) -> list[At
     return [frame for frame in frames if frame is not None]
 
 
+def partners(seed: int, n_atoms: int, generator: np.random.Generator) -> list[Atoms]:
+    """Molecules that give hydrogen bonds, and some that only take them."""
+    giving = [solvents()[name] for name in ("water", "methanol", "ethanol")]
+    taking = [solvents()[name] for name in ("acetone", "acetonitrile")]
+    if generator.random() < 0.3:
+        while not donors(giving[-1]) or len(giving) < 4:
+            giving.append(drawn(seed, generator))
+        giving = [giving[-1], giving[generator.integers(3)]]
+    elif generator.random() < 0.6:
+        giving = [giving[generator.integers(3)]]
+    molecules = [giving[0]]
+    takes = generator.random() < 0.25
+    while True:
+        pool = taking if takes and generator.random() < 0.3 else giving
+        molecules.append(pool[generator.integers(len(pool))])
+        if sum(map(len, molecules)) > n_atoms and len(molecules) > 2:
+            return molecules[:-1]
+
+
 def made(kind: str, seed: int) -> list[Atoms]:
     """All frames of a seed."""
     generator = np.random.default_rng([list(SEEDS).index(kind), seed])
@@ -114,6 +154,8 @@ def made(kind: str, seed: int) -> list[Atoms]:
             count = int(generator.choice([1, 1, 2]))
             names = tuple(generator.choice(list(LIQUIDS), count, replace=False))
             atoms, _ = liquid(names, n_atoms, generator)
+        elif kind == "bonded":
+            atoms = hydrogen_bonded(partners(seed, n_atoms, generator), generator)
         elif kind == "unseen":
             atoms, _ = liquid((list(KEPT_ASIDE)[seed % len(KEPT_ASIDE)],), n_atoms, generator)
         else:

@@ -140,6 +140,82 @@ def pair(one: Atoms, other: Atoms, generator: np.random.Generator) -> Atoms:
     return first + second
 
 
+def donors(atoms: Atoms) -> list[tuple[int, int]]:
+    """Pairs of an oxygen or nitrogen and a hydrogen bonded to it."""
+    both = [*bonds(atoms), *((j, i) for i, j in bonds(atoms))]
+    return [(i, j) for i, j in both if atoms.numbers[i] in (7, 8) and atoms.numbers[j] == 1]
+
+
+def _accepting(atoms: Atoms, generator: np.random.Generator) -> tuple[int, np.ndarray] | None:
+    """An oxygen or nitrogen, and a direction away from its neighbours."""
+    sites = [i for i, z in enumerate(atoms.numbers) if z in (7, 8)]
+    if not sites:
+        return None
+    site = int(generator.choice(sites))
+    neighbours = [j if i == site else i for i, j in bonds(atoms) if site in (i, j)]
+    away = np.sum([atoms.positions[site] - atoms.positions[j] for j in neighbours], axis=0)
+    away = away / np.linalg.norm(away) + 0.6 * generator.normal(size=3)
+    return site, away / np.linalg.norm(away)
+
+
+def _rotation(one: np.ndarray, other: np.ndarray, angle: float) -> np.ndarray:
+    """That turns a direction into another, and then about it."""
+
+    def axes(direction: np.ndarray) -> np.ndarray:
+        side = np.cross(direction, np.eye(3)[np.argmin(np.abs(direction))])
+        side /= np.linalg.norm(side)
+        return np.array([direction, side, np.cross(direction, side)])
+
+    cosine, sine = np.cos(angle), np.sin(angle)
+    about = np.array([[1, 0, 0], [0, cosine, -sine], [0, sine, cosine]])
+    return axes(other).T @ about @ axes(one)
+
+
+def hydrogen_bonded(molecules: list[Atoms], generator: np.random.Generator) -> Atoms:
+    """Molecules of which each gives or takes a hydrogen bond of one that is there: chains and their branches.
+
+    Molecules that neither can are left out, and so are those for which no place is found.
+    """
+    whole = plain(molecules[0])
+    given: set[int] = set()
+    for molecule in molecules[1:]:
+        for _ in range(200):
+            placed = plain(molecule)
+            gives = bool(donors(placed)) and generator.random() < 0.5
+            giver, taker = (placed, whole) if gives else (whole, placed)
+            free = [(x, h) for x, h in donors(giver) if giver is placed or h not in given]
+            accepting = _accepting(taker, generator)
+            if not free or accepting is None:
+                continue
+            x, h = free[generator.integers(len(free))]
+            along = giver.positions[h] - giver.positions[x]
+            along /= np.linalg.norm(along)
+            site, away = accepting
+            # The bond of the donor points at the acceptor, and the acceptor's direction at the donor.
+            one, other = (along, -away) if gives else (away, -along)
+            placed.positions = placed.positions @ _rotation(one, other, float(generator.uniform(0, 2 * np.pi))).T
+            length = generator.uniform(2.65, 3.05)
+            end = whole.positions[site] + length * away if gives else whole.positions[x] + length * along
+            placed.positions += end - placed.positions[x if gives else site]
+            if _apart(whole, placed, (x, site) if gives else (site, x), h, gives):
+                if not gives:
+                    given.add(h)
+                else:
+                    given.add(len(whole) + h)
+                whole += placed
+                break
+    return plain(whole)
+
+
+def _apart(whole: Atoms, placed: Atoms, bonded: tuple[int, int], hydrogen: int, gives: bool) -> bool:
+    """Whether two molecules keep out of each other's way, but for their hydrogen bond."""
+    distances = np.linalg.norm(placed.positions[:, None] - whole.positions[None], axis=2)
+    relative = distances / (vdw_radii[placed.numbers][:, None] + vdw_radii[whole.numbers][None])
+    relative[bonded] = np.inf
+    relative[(hydrogen, bonded[1]) if gives else (bonded[0], hydrogen)] = np.inf
+    return bool(relative.min() > 0.75)
+
+
 def cluster(
     molecules: list[Atoms], density: float, generator: np.random.Generator, closest: float = 0.8
 ) -> tuple[Atoms, np.ndarray]:
