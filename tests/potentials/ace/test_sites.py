@@ -91,6 +91,48 @@ def test_compiled_on_awkward_edges(alloy):
 
 
 @needs_operator
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+def test_any_number_of_neighbours(dtype):
+    """Vectors of 8 or 16 edges that are full, or not; near ones and such that only the first functions reach."""
+    basis, coefficients = random_ace(members=4)
+    portable, compiled = both(basis, coefficients)
+    generator = torch.Generator().manual_seed(3)
+    for n_near, n_far in [(0, 1), (1, 0), (7, 1), (8, 9), (15, 16), (16, 17), (17, 15), (33, 8)]:
+        directions = torch.randn((n_near + n_far, 3), generator=generator, dtype=torch.float64)
+        inner, outer = portable.many_range, basis.settings.r_max
+        assert outer - inner > 0.3
+        r = torch.cat([torch.linspace(1.8, inner - 0.01, n_near), torch.linspace(inner, outer - 0.1, n_far)])
+        vectors = directions * (r.double() / directions.norm(dim=1)).unsqueeze(1)
+        species = torch.cat([torch.zeros(1, dtype=torch.int64), torch.arange(len(vectors)) % 2])
+        edge_index = torch.stack([torch.zeros(len(vectors), dtype=torch.int64), torch.arange(1, len(vectors) + 1)])
+        found = []
+        for name, precision in (("portable", torch.float64), ("portable", dtype), ("compiled", dtype)):
+            module = {"portable": portable, "compiled": compiled}[name].to(precision)
+            v = vectors.to(precision).requires_grad_()
+            energies = module(species, edge_index, v)
+            (gradient,) = torch.autograd.grad(energies.sum(), v)
+            found.append((energies.detach().double(), gradient.double()))
+            portable.to(torch.float64)
+        for truth, ordinary, fast in zip(*found, strict=True):
+            scale = truth.abs().max()
+            bound = 1e-12 if dtype == torch.float64 else 3.0 * float((ordinary - truth).abs().max() / scale) + 1e-6
+            assert float((fast - truth).abs().max() / scale) < bound
+
+
+@needs_operator
+def test_tables_of_older_files_give_the_same(alloy):
+    """Rows of tables are whole vectors today; in files of before they end where functions end."""
+    basis, coefficients = random_ace()
+    portable, compiled = both(basis, coefficients)
+    columns = max(start + count for start, count in zip(portable.start, portable.count, strict=True))
+    assert portable.table.shape[3] % 16 == 0
+    assert portable.table.shape[3] != columns
+    expected = compiled(*edges_of(alloy, basis))
+    portable.table = portable.table[..., :columns].contiguous()
+    assert torch.equal(CompiledAceSites(portable)(*edges_of(alloy, basis)), expected)
+
+
+@needs_operator
 def test_compiled_does_not_depend_on_threads(alloy):
     basis, coefficients = random_ace(members=2)
     compiled = both(basis, coefficients)[1]
