@@ -134,10 +134,52 @@ void backward_kernel(const Model<T>& model, const Sites& sites, const Tensor& sp
       });
       for (int w = 0; w < LANES && block[w] >= 0; ++w) {
         for (int64_t a = 0; a < model.entries; ++a) own[a] = spread[a][w];
-        edge_gradients(work, sites, block[w], z, neighbour, v, own.data(), out);
+        edge_gradients(work, sites, block[w], z, neighbour, v, own.data(), 1, out, 0);
       }
     }
   });
+}
+
+// Gradients of all members, (K, E, 3), with edges prepared once for them all.
+template <typename T>
+void members_kernel(const Model<T>& model, const Sites& sites, const Tensor& species, const Tensor& edge_index,
+                    const Tensor& vectors, const Tensor& basis, Tensor& gradients) {
+  const int64_t* z = species.data_ptr<int64_t>();
+  const int64_t* neighbour = edge_index.data_ptr<int64_t>() + edge_index.size(1);
+  const T* v = vectors.data_ptr<T>();
+  const T* A = basis.data_ptr<T>();
+  T* out = gradients.data_ptr<T>();
+  const int64_t members = model.members, entries = model.entries;
+  at::parallel_for(0, sites.blocks(), 1, [&](int64_t begin, int64_t end) {
+    std::vector<Block<T>> lanes(entries), spread(members * entries);
+    std::vector<T> own(members * entries);
+    EdgeWork<T, true> work(model);
+    for (int64_t b = begin; b < end; ++b) {
+      const int64_t* block = sites.block_sites.data() + b * LANES;
+      const int64_t s = sites.block_species[b];
+      std::fill(lanes.begin(), lanes.end(), Block<T>{});
+      std::fill(spread.begin(), spread.end(), Block<T>{});
+      for (int w = 0; w < LANES && block[w] >= 0; ++w)
+        for (int64_t a = 0; a < entries; ++a) lanes[a][w] = A[block[w] * entries + a];
+      for (int64_t k = 0; k < members; ++k)
+        for_orders(model, [&](auto order) {
+          const size_t o = order.value - 1;
+          const T* weight = model.weights[o] + (s * members + k) * model.terms[o];
+          spread_products<order.value, T>(model, s, lanes.data(), nullptr, weight, spread.data() + k * entries);
+        });
+      for (int w = 0; w < LANES && block[w] >= 0; ++w) {
+        for (int64_t a = 0; a < members * entries; ++a) own[a] = spread[a][w];
+        edge_gradients(work, sites, block[w], z, neighbour, v, own.data(), members, out, 3 * edge_index.size(1));
+      }
+    }
+  });
+}
+
+// The only member that a gradient is asked of, the same for every site, or -1.
+int64_t only_member(const Tensor& incoming) {
+  const Tensor first = incoming[0];
+  const Tensor wanted = first.nonzero();
+  return wanted.numel() == 1 && incoming.equal(first.expand_as(incoming)) ? wanted.item<int64_t>() : -1;
 }
 
 void check_products(const std::vector<Tensor>& products, const std::vector<Tensor>& weights) {
@@ -226,14 +268,32 @@ class AceSites : public torch::autograd::Function<AceSites> {
   }
 
   template <typename T>
-  static void run(torch::autograd::AutogradContext* ctx, const torch::autograd::variable_list& saved,
-                  const Tensor& incoming, Tensor& gradient) {
-    const Model<T> model(saved[3], ctx->saved_data["spacing"].toDouble(), ctx->saved_data["start"].toIntVector(),
-                         ctx->saved_data["count"].toIntVector(), ctx->saved_data["n_core"].toInt(),
-                         ctx->saved_data["many_range"].toDouble(), ctx->saved_data["products"].toTensorVector(),
-                         ctx->saved_data["weights"].toTensorVector());
-    const Sites sites(saved[1], saved[2], model.n_species);
-    backward_kernel(model, sites, saved[1], saved[2], saved[0], saved[4], incoming, gradient);
+  static Model<T> model(torch::autograd::AutogradContext* ctx, const torch::autograd::variable_list& saved) {
+    return Model<T>(saved[3], ctx->saved_data["spacing"].toDouble(), ctx->saved_data["start"].toIntVector(),
+                    ctx->saved_data["count"].toIntVector(), ctx->saved_data["n_core"].toInt(),
+                    ctx->saved_data["many_range"].toDouble(), ctx->saved_data["products"].toTensorVector(),
+                    ctx->saved_data["weights"].toTensorVector());
+  }
+
+  // Whoever asks for the gradient of one member after another gets those of all at the second time.
+  template <typename T>
+  static Tensor run(torch::autograd::AutogradContext* ctx, const torch::autograd::variable_list& saved,
+                    const Tensor& incoming) {
+    const Model<T> own = model<T>(ctx, saved);
+    const Sites sites(saved[1], saved[2], own.n_species);
+    auto& data = ctx->saved_data;
+    const int64_t member = own.members > 1 && incoming.size(0) > 0 ? only_member(incoming) : -1;
+    if (member >= 0 && !data.count("gradients") && data.count("asked") && data["asked"].toInt() != member) {
+      Tensor gradients = at::zeros({own.members, saved[0].size(0), 3}, saved[0].options());
+      members_kernel(own, sites, saved[1], saved[2], saved[0], saved[4], gradients);
+      data["gradients"] = gradients;
+    }
+    if (member >= 0 && data.count("gradients"))
+      return data["gradients"].toTensor()[member] * incoming[0][member];
+    if (member >= 0) data["asked"] = member;
+    Tensor gradient = at::zeros_like(saved[0]);
+    backward_kernel(own, sites, saved[1], saved[2], saved[0], saved[4], incoming, gradient);
+    return gradient;
   }
 
   static torch::autograd::variable_list backward(torch::autograd::AutogradContext* ctx,
@@ -242,14 +302,8 @@ class AceSites : public torch::autograd::Function<AceSites> {
                 "halberd: the compiled ACE operator is differentiable once; set HALBERD_ACE=torch for more");
     const auto saved = ctx->get_saved_variables();
     const Tensor g = incoming[0].contiguous();
-    Tensor gradient = at::zeros_like(saved[0]);
-    if (saved[0].scalar_type() == at::kDouble) {
-      run<double>(ctx, saved, g, gradient);
-    } else {
-      run<float>(ctx, saved, g, gradient);
-    }
     torch::autograd::variable_list gradients(11);
-    gradients[0] = gradient;
+    gradients[0] = saved[0].scalar_type() == at::kDouble ? run<double>(ctx, saved, g) : run<float>(ctx, saved, g);
     return gradients;
   }
 };

@@ -154,6 +154,29 @@ struct EdgeWork {
     for (int w = 0; w < W; ++w) to[w] = rows[w];
   }
 
+  // Of what the edges that are prepared add to a basis, with derivatives G by it: along the edges, and by directions.
+  void gradient(const T* G, int64_t n0, bool near, V& along, V (&by)[3]) const {
+    along = by[0] = by[1] = by[2] = V{};
+    for (int64_t k = 0; k < n0; ++k) along += G[k] * D[k];
+    for (int l = 1; near && l <= model.l_max; ++l) {
+      const int64_t n = model.count[l];
+      const V *r = R.data() + model.start[l], *d = D.data() + model.start[l];
+      const T* row = G + model.offset[l];
+      for (int m = 0; m < 2 * l + 1; ++m, row += n) {
+        V value{}, slope{};
+        for (int64_t k = 0; k < n; ++k) {
+          value += row[k] * r[k];
+          slope += row[k] * d[k];
+        }
+        const int lm = l * l + m;
+        along += slope * y[lm];
+        by[0] += value * dx[lm];
+        by[1] += value * dy[lm];
+        by[2] += value * dz[lm];
+      }
+    }
+  }
+
   // Call f(first edge, count, near) for every group of edges of a species.
   template <typename F>
   void groups(int64_t z, const F& f) const {
@@ -201,44 +224,26 @@ void atomic_basis(EdgeWork<T, false>& work, const Sites& sites, int64_t site, co
   }
 }
 
+// Gradients of `count` energies of a site, of which G holds the derivatives by its atomic basis one after another; those
+// of one energy are `stride` numbers behind those of the one before.
 template <typename T>
 void edge_gradients(EdgeWork<T, true>& work, const Sites& sites, int64_t site, const int64_t* species,
-                    const int64_t* neighbour, const T* vectors, const T* G, T* gradient) {
+                    const int64_t* neighbour, const T* vectors, const T* G, int64_t count, T* gradient,
+                    int64_t stride) {
   using V = Edges<T>;
   const Model<T>& model = work.model;
   work.neighbours.collect(model, sites, site, species, neighbour, vectors);
   for (int64_t z = 0; z < model.n_species; ++z, G += model.size) {
-    const V *R = work.R.data(), *D = work.D.data();
-    work.groups(z, [&](const Neighbours::One* edges, int count, bool near) {
+    work.groups(z, [&](const Neighbours::One* edges, int lanes, bool near) {
       const int64_t n0 = near ? model.count[0] : model.n_core;
-      work.prepare(edges, count, vectors, species[site] * model.n_species + z, near ? model.columns : n0, near);
-      V along{}, gx{}, gy{}, gz{};
-      for (int64_t k = 0; k < n0; ++k) along += G[k] * D[k];
-      for (int l = 1; near && l <= model.l_max; ++l) {
-        const int64_t n = model.count[l];
-        const V *r = R + model.start[l], *d = D + model.start[l];
-        const T* row = G + model.offset[l];
-        for (int m = 0; m < 2 * l + 1; ++m, row += n) {
-          V value{}, slope{};
-          for (int64_t k = 0; k < n; ++k) {
-            value += row[k] * r[k];
-            slope += row[k] * d[k];
-          }
-          const int lm = l * l + m;
-          along += slope * work.y[lm];
-          gx += value * work.dx[lm];
-          gy += value * work.dy[lm];
-          gz += value * work.dz[lm];
-        }
-      }
-      gx += along * work.u[0];
-      gy += along * work.u[1];
-      gz += along * work.u[2];
-      for (int w = 0; w < count; ++w) {
-        T* out = gradient + 3 * edges[w].edge;
-        out[0] = gx[w];
-        out[1] = gy[w];
-        out[2] = gz[w];
+      work.prepare(edges, lanes, vectors, species[site] * model.n_species + z, near ? model.columns : n0, near);
+      for (int64_t k = 0; k < count; ++k) {
+        V along, by[3];
+        work.gradient(G + k * model.entries, n0, near, along, by);
+        for (int i = 0; i < 3; ++i) by[i] += along * work.u[i];
+        T* out = gradient + k * stride;
+        for (int w = 0; w < lanes; ++w)
+          for (int i = 0; i < 3; ++i) out[3 * edges[w].edge + i] = by[i][w];
       }
     });
   }

@@ -120,6 +120,35 @@ def test_any_number_of_neighbours(dtype):
 
 
 @needs_operator
+@pytest.mark.parametrize("order", [1, 3])
+def test_members_in_turn_are_those_asked_alone(order, alloy):
+    """The second member that is asked for brings those of all: the same bits, in any order, and with factors."""
+    basis, coefficients = random_ace(members=5, order=order)
+    compiled = both(basis, coefficients)[1]
+    species, edge_index, vectors = edges_of(alloy, basis)
+    alone = []
+    for k in range(5):
+        v = vectors.clone().requires_grad_()
+        alone.append(torch.autograd.grad(compiled(species, edge_index, v)[:, k].sum(), v)[0])
+    v = vectors.clone().requires_grad_()
+    energies = compiled(species, edge_index, v)
+    totals = energies.sum(0)
+
+    def gradient(of):
+        return torch.autograd.grad(of, v, retain_graph=True)[0]
+
+    for k in (3, 0, 0, 4, 1, 2, 3):
+        assert torch.equal(gradient(totals[k]), alone[k])
+    assert torch.allclose(gradient(-2.5 * totals[1]), -2.5 * alone[1], rtol=1e-12, atol=1e-12)
+    mean = torch.stack(alone).mean(0)
+    assert torch.allclose(gradient(totals.mean()), mean, rtol=0, atol=1e-12 * float(mean.abs().max()))
+    one_site = gradient(energies[0, 2])
+    assert not torch.allclose(one_site, alone[2])
+    assert torch.equal(one_site[edge_index[0] == 0], alone[2][edge_index[0] == 0])
+    assert not one_site[edge_index[0] != 0].any()
+
+
+@needs_operator
 def test_tables_of_older_files_give_the_same(alloy):
     """Rows of tables are whole vectors today; in files of before they end where functions end."""
     basis, coefficients = random_ace()
