@@ -122,6 +122,22 @@ def check_bias(kind: str, width: float) -> None:
         raise ConfigurationError(f"bias_width is {width}; it must be a positive energy in eV.")
 
 
+def bias_slope(sigma: float, n_atoms: int, kind: str = "sigma", width: float = 0.1) -> float:
+    """How fast a bias grows with sigma, ``du / dsigma``: its force is ``tau`` times this times the gradient of sigma.
+
+    Parameters
+    ----------
+    sigma : float, eV
+    n_atoms : int
+    kind, width
+        As for :func:`bias_module`.
+    """
+    if kind == "sigma":
+        return 1.0
+    scale = n_atoms * width * width
+    return float(sigma / scale * np.exp(-sigma * sigma / (2.0 * scale)))
+
+
 def bias_module(
     model: SiteModel, atomic_numbers: ArrayLike, kind: str = "sigma", width: float = 0.1
 ) -> torch.nn.Module:

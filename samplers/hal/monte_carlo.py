@@ -1,9 +1,10 @@
 """Monte Carlo moves within a molecular-dynamics run: the shape or size of the cell, and swaps of unlike atoms.
 
 Cell moves multiply cell and positions by ``F = exp(S)``, S symmetric (or a multiple of 1) and drawn from a normal
-distribution centred on 0, so that a move and its reverse are equally likely. Such proposals are uniform in the
-logarithm of the volume; the isothermal-isobaric ensemble, with the measure ``det(h)^-2 dh`` of the flexible cell, then
-accepts with ``min(1, exp(-(dE + P dV) / kT + (N + 1) ln(V'/V)))``. Momenta are untouched.
+distribution centred on 0 that no direction is special to: cells are turned into a standard form after every move, and
+the reverse of a move, which begins there, must be as likely. Such proposals are uniform in the invariant measure of
+cells up to rotations, ``det(h)^-3 dh``; the isothermal-isobaric ensemble, with the measure ``det(h)^-2 dh`` of the
+flexible cell, then accepts with ``min(1, exp(-(dE + P dV) / kT + (N + 1) ln(V'/V)))``. Momenta are untouched.
 
 Swaps exchange the positions of two atoms; every atom keeps its own velocity, so that the kinetic energy stays and the
 acceptance is ``min(1, exp(-dE / kT))``.
@@ -58,14 +59,15 @@ def strain_factor(kind: str, amplitude: float, generator: np.random.Generator) -
     ----------
     kind : {'isotropic', 'shape'}
     amplitude : float
-        Standard deviation of the components of S.
+        Standard deviation of the diagonal components of S; of the others, which are there twice, it is smaller by the
+        square root of two.
     generator : numpy.random.Generator
     """
     if kind == "isotropic":
         return np.asarray(np.exp(amplitude * generator.standard_normal()) * np.eye(3))
     draw = amplitude * generator.standard_normal(6)
     strain = np.diag(draw[:3])
-    strain[[0, 0, 1], [1, 2, 2]] = strain[[1, 2, 2], [0, 0, 1]] = draw[3:]
+    strain[[0, 0, 1], [1, 2, 2]] = strain[[1, 2, 2], [0, 0, 1]] = draw[3:] / np.sqrt(2.0)
     return np.asarray(scipy.linalg.expm(strain))
 
 

@@ -11,7 +11,7 @@ AVERAGES = ("exponential", "window")
 
 
 class TauController:
-    """``tau = tau_rel <mF> / <mS>``, with running averages of the mean force and of the mean gradient of sigma.
+    """``tau = tau_rel <mF> / <mS>``, with running averages of the mean force and of that of a bias with tau 1.
 
     Parameters
     ----------
@@ -68,7 +68,8 @@ class TauController:
         mean_force : float, eV/angstrom
             ``mean_i |F_i|`` of the unbiased mean model.
         mean_sigma_force : float, eV/angstrom
-            ``mean_i |grad_i sigma|``.
+            ``mean_i |grad_i u|`` of the bias ``-tau u``: of sigma itself, or times
+            :func:`halberd.potentials.committees.bias.bias_slope`.
 
         Returns
         -------

@@ -24,6 +24,7 @@ from halberd.plugins.forces.options import HAL_TAU
 from halberd.plugins.forces.topology import topology_from_atoms
 from halberd.plugins.reporters.committee_monitor import FRAME_COLUMNS, Observation, predicted_frame
 from halberd.plugins.reporters.disagreement import DisagreementReporter
+from halberd.potentials.committees.bias import bias_slope
 from halberd.potentials.committees.disagreement import softmax
 from halberd.potentials.constants import NM_IN_ANGSTROM
 from halberd.potentials.errors import GeometryError, RestartError, StabilityError
@@ -94,7 +95,8 @@ class BiasedDynamics:
     drive : SiteModel, optional
         What drives the run, such as the same mean with an exact sigma; the committee if omitted.
     first_step : int
-        Step to begin at, for a run that goes on where another one stopped: ramps go on, burn-in begins anew.
+        Step to begin at, for a run that goes on where another one stopped: ramps go on,
+        and beyond the burn-in there is a bias from the first look.
     known_start : bool
         The start has a label already: uncertain or not, it is not selected.
 
@@ -253,10 +255,11 @@ class BiasedDynamics:
             if settings.stop_at_trigger:
                 self._ending = ("uncertain", "")
         self.controller.tau_rel = settings.at("tau_rel", step)
+        slope = bias_slope(seen.spread.sigma, len(uncertainty), settings.bias, settings.bias_width)
         tau = self.controller.update(
-            step - self.first_step,
+            step,
             float(np.linalg.norm(seen.spread.forces, axis=1).mean()),
-            float(np.linalg.norm(seen.spread.sigma_forces, axis=1).mean()),
+            slope * float(np.linalg.norm(seen.spread.sigma_forces, axis=1).mean()),
         )
         simulation.context.setParameter(HAL_TAU, tau)
 

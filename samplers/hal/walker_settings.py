@@ -37,6 +37,8 @@ class BiasedSettings:
         See :class:`halberd.samplers.hal.tau_control.TauController`.
     bias : {'sigma', 'exponential'}
     bias_width : float, eV
+        B of the exponential form, which is bounded: where sigma is far beyond ``B sqrt(N)`` it has no force any more,
+        whatever ``tau_rel``.
     check_interval : int, steps
         Between looks at the committee.
     tolerance : float

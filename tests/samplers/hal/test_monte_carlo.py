@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import copy
+from types import SimpleNamespace
+
 import numpy as np
 import openmm
 import pytest
+import scipy.linalg
 import scipy.stats
 
 from halberd.samplers.hal.monte_carlo import (
@@ -41,6 +45,85 @@ def test_moves_and_their_reverse_are_alike():
     isotropic = strain_factor("isotropic", 0.1, generator)
     assert np.allclose(isotropic, isotropic[0, 0] * np.eye(3))
     assert usual_amplitude(500.0, 40) == pytest.approx(0.01)
+
+
+def test_no_direction_is_special_to_strains():
+    """The density of S is a function of tr(S^2) and the same after a rotation, else moves and reverses differ."""
+    generator = np.random.default_rng(1)
+    strains = np.array([scipy.linalg.logm(strain_factor("shape", 0.05, generator)) for _ in range(3000)])
+    assert np.allclose(strains, strains.transpose(0, 2, 1), atol=1e-10)
+    rotation = scipy.stats.special_ortho_group.rvs(3, random_state=4)
+    for each in (strains, rotation.T @ strains @ rotation):
+        diagonal, others = each[:, [0, 1, 2], [0, 1, 2]], each[:, [0, 0, 1], [1, 2, 2]]
+        assert diagonal.std() == pytest.approx(0.05, rel=0.04)
+        assert others.std() == pytest.approx(0.05 / np.sqrt(2), rel=0.04)
+        assert np.abs(np.cov(np.hstack([diagonal, others]).T) - np.diag(3 * [0.0025] + 3 * [0.00125])).max() < 2e-4
+
+
+class CellOnly:
+    """A Context of an ideal gas whose energy is a function of the cell."""
+
+    def __init__(self, energy, edge):
+        self.energy, self.box = energy, edge * np.eye(3)
+        self.positions = np.zeros((1, 3))
+
+    def setPeriodicBoxVectors(self, *box):
+        self.box = np.array(box)
+
+    def setPositions(self, positions):
+        self.positions = positions
+
+    setVelocities = setPositions
+
+    def getState(self, **_):
+        return copy.copy(self)
+
+    def getPeriodicBoxVectors(self, asNumpy):
+        return SimpleNamespace(_value=self.box)
+
+    def getPositions(self, asNumpy):
+        return SimpleNamespace(_value=self.positions)
+
+    getVelocities = getPositions
+
+    def getPotentialEnergy(self):
+        return SimpleNamespace(_value=self.energy(self.box))
+
+
+def test_shapes_of_cells_are_distributed_as_they_should():
+    """Cells with E = k/2 tr(L^2), L the logarithm of the stretch, whose eigenvalues have a known density.
+
+    It is ``prod_(i<j) |sinh(l_i - l_j)| exp((N + 1) tr L - (E + P V) / kT)``: the measure of positive matrices.
+    """
+    stiffness, temperature, n = 800.0, 300.0, 1
+    kT = R * temperature
+
+    def stretch(box):
+        return 0.5 * np.log(np.linalg.eigvalsh(box @ box.T))
+
+    context = CellOnly(lambda box: 0.5 * stiffness * (stretch(box) ** 2).sum(), 1.0)
+    moves = MonteCarloMoves(context, np.full(n, 18), 7, "shape", amplitude=0.06)
+    found = []
+    for step in range(24000):
+        moves.move_cell(temperature, 0.0)
+        if step > 200 and step % 8 == 0:
+            found.append(stretch(context.box))
+    found = np.array(found)
+    # Independent points with the same density, by weights, of Gaussian ones.
+    points = np.random.default_rng(0).normal(scale=np.sqrt(kT / stiffness), size=(400_000, 3))
+    weights = np.exp((n + 1) * points.sum(1))
+    for i, j in ((0, 1), (0, 2), (1, 2)):
+        weights *= np.abs(np.sinh(points[:, i] - points[:, j]))
+    for name, of in (("shear", lambda x: np.ptp(x, axis=1)), ("volume", lambda x: x.sum(1))):
+        order = np.argsort(of(points))
+        cumulated = np.cumsum(weights[order]) / weights.sum()
+        edges = np.interp(np.linspace(0, 1, 11)[1:-1], cumulated, of(points)[order])
+        counts = np.bincount(np.searchsorted(edges, of(found)), minlength=10)
+        # Neighbouring samples depend on each other a little: chi squared is scaled by how much.
+        series = of(found) - of(found).mean()
+        correlation = sum(float((series[k:] * series[:-k]).mean() / series.var()) for k in range(1, 12))
+        chi2 = ((counts - len(found) / 10) ** 2 / (len(found) / 10)).sum() / (1 + 2 * max(0.0, correlation))
+        assert scipy.stats.chi2.sf(chi2, 9) > 1e-3, (name, counts)
 
 
 def test_standard_cell_keeps_the_lattice():

@@ -184,15 +184,15 @@ def test_a_labelled_start_is_not_selected_again(small_fit, tmp_path):
 
 
 def test_a_run_may_begin_at_a_later_step(small_fit, tmp_path):
-    """Ramps go on from there, burn-in begins anew."""
+    """Ramps go on from there, and so does the bias: a trajectory that is relayed has had its burn-in."""
     _, fitted = small_fit
     settings = dataclasses.replace(LONG, temperature=(100.0, 700.0))
     outcome = walk(fitted.model, tmp_path / "w", settings, first_step=40)
     log = log_of(tmp_path / "w")
     assert (outcome.step, outcome.held) == (60, True)
     assert log["step"].tolist() == [40, 45, 50, 55, 60]
-    assert (log["tau"][:4] == 0).all()
-    assert log["tau"][4] > 0
+    assert log["tau"][0] == 0  # logged before tau is adapted
+    assert (log["tau"][1:] > 0).all()
     assert log["temperature_K"][0] > 250  # velocities were drawn at 500 K, not at 100 K
 
 
@@ -224,13 +224,20 @@ def test_exact_sigma_drives_and_members_judge(small_fit, tmp_path):
     assert (log_of(tmp_path / "w")["tau"][4:] > 0).all()
 
 
-def test_tau_keeps_the_ratio(small_fit, tmp_path):
-    """After burn-in the bias force is about tau_rel of the force."""
+@pytest.mark.parametrize("bias", [{}, {"bias": "exponential"}, {"bias": "exponential", "bias_width": 1.0}])
+def test_tau_keeps_the_ratio(small_fit, tmp_path, bias):
+    """After burn-in the bias force is tau_rel of the force on average, whatever the form of the bias and its width."""
     _, fitted = small_fit
-    walk(fitted.model, tmp_path / "w", dataclasses.replace(LONG, steps=200))
-    log = log_of(tmp_path / "w")[10:]
-    ratio = (log["tau"] * log["mean_sigma_force_eV_A"]).mean() / log["mean_force_eV_A"].mean()
-    assert 0.1 < ratio < 0.4
+    steady = dataclasses.replace(LONG, steps=1500, temperature=100.0, tau_rel=0.1, tau_history=50, **bias)
+    walk(fitted.model, tmp_path / "w", steady)
+    log = log_of(tmp_path / "w")[60:]
+    sigma = log["sigma_eV"]
+    slope = np.ones_like(sigma)
+    if bias:
+        scale = len(copper_gold(0)) * bias.get("bias_width", 0.1) ** 2
+        slope = sigma / scale * np.exp(-(sigma**2) / (2 * scale))
+    ratio = (log["tau"] * slope * log["mean_sigma_force_eV_A"]).mean() / log["mean_force_eV_A"].mean()
+    assert ratio == pytest.approx(0.1, rel=0.2)
 
 
 def test_outcome_is_json(small_fit, tmp_path):
