@@ -68,7 +68,11 @@ def run(
         timestep=1.0,
         steps=int(1000 * picoseconds),
         minimize=True,
-        equilibration=[{"ensemble": "NVT", "steps": 4000, "temperature": temperature, "timestep": 0.25}],
+        # Heated with short steps, then time for hydrogen bonds to form before the volume is let go.
+        equilibration=[
+            {"ensemble": "NVT", "steps": 4000, "temperature": temperature, "timestep": 0.25},
+            {"ensemble": "NVT", "steps": 5000, "temperature": temperature},
+        ],
         report_interval=100,
         checkpoint_interval=1000,
         reporters=["csv", "extxyz"],
