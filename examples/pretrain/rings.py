@@ -2,8 +2,8 @@
 
     python examples/pretrain/rings.py MODEL [MODEL ...]
 
-Prints the binding energy per molecule, meV, of rings of three to six waters, methanols and ethanols, and the mean size of
-the differences; the null is the mean over all rings.
+Prints the binding energy per molecule, meV, of rings of three to six waters, methanols and ethanols, and the mean size
+of the differences; the null is the mean over all rings.
 """
 
 from __future__ import annotations
