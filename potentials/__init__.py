@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from halberd.potentials.loading import load
     from halberd.potentials.mace.descriptor import mace_descriptor
     from halberd.potentials.mace.last_layer_fit import LastLayerFit
+    from halberd.potentials.pace.writing import write_pace
     from halberd.potentials.pretrained_models import pretrained, pretrained_names
     from halberd.potentials.regression.weighted_rows import FitWeights
     from halberd.potentials.simgen.guidance import GaussianPrior, Guidance, HostWall, PointCloudPrior
@@ -71,6 +72,7 @@ _HOMES = {
     "train": "training.training",
     "trained_model": "training.training",
     "trainer_for": "training.training",
+    "write_pace": "pace.writing",
 }
 
 __getattr__, __dir__ = lazy_face(__name__, _HOMES)
@@ -112,4 +114,5 @@ __all__ = [
     "train",
     "trained_model",
     "trainer_for",
+    "write_pace",
 ]

@@ -49,8 +49,18 @@ SEEDS = {
     "solution": 200,
     "unseen": 60,
     "bonded": 800,
+    "relaxed": 400,
 }
-BATCH = {"molecule": 100, "torsion": 100, "pair": 100, "cluster": 4, "solution": 4, "unseen": 4, "bonded": 4}
+BATCH = {
+    "molecule": 100,
+    "torsion": 100,
+    "pair": 100,
+    "cluster": 4,
+    "solution": 4,
+    "unseen": 4,
+    "bonded": 4,
+    "relaxed": 4,
+}
 #: What the frames of a seed are for, by its remainder; training otherwise.
 PART = {0: "valid", 1: "test"}
 #: Steps of 1 fs between frames of dynamics, and frames.
@@ -112,6 +122,25 @@ def dynamics(atoms: Atoms, kind: str, generator: np.random.Generator) -> list[At
     return [frame for frame in frames if frame is not None]
 
 
+def wells(atoms: Atoms, kind: str, generator: np.random.Generator) -> list[Atoms]:
+    """Frames of a cluster near a minimum: on the way there, at its end, and rattled a little."""
+    moving = plain(atoms)
+    moving.calc = calculator()
+    frames = []
+    try:
+        optimiser = FIRE(moving, logfile=None, maxstep=0.1)
+        for steps in (40, 60, 60):
+            optimiser.run(fmax=0.03, steps=steps)
+            frames.append(labelled(moving, kind))
+    except Exception:  # no convergence on the way: what is there is good
+        pass
+    for size in (0.02, 0.05):
+        shaken = plain(moving)
+        shaken.positions += generator.normal(scale=size, size=shaken.positions.shape)
+        frames.append(labelled(shaken, kind))
+    return [frame for frame in frames if frame is not None]
+
+
 def partners(seed: int, n_atoms: int, generator: np.random.Generator) -> list[Atoms]:
     """Molecules that give hydrogen bonds, and some that only take them."""
     giving = [solvents()[name] for name in ("water", "methanol", "ethanol")]
@@ -156,6 +185,12 @@ def made(kind: str, seed: int) -> list[Atoms]:
             atoms, _ = liquid(names, n_atoms, generator)
         elif kind == "bonded":
             atoms = hydrogen_bonded(partners(seed, n_atoms, generator), generator)
+        elif kind == "relaxed":
+            # Of two kinds of molecules at least: those of one kind are what `rings.py` tests.
+            molecules = partners(seed, n_atoms * 2 // 3, generator)
+            while len({str(molecule.symbols) for molecule in molecules}) < 2:
+                molecules = partners(seed, n_atoms * 2 // 3, generator)
+            return wells(hydrogen_bonded(molecules, generator), kind, generator)
         elif kind == "unseen":
             atoms, _ = liquid((list(KEPT_ASIDE)[seed % len(KEPT_ASIDE)],), n_atoms, generator)
         else:

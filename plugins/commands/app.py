@@ -129,7 +129,9 @@ def doctor(
 @app.command()
 def export(
     model: Annotated[list[str], typer.Argument(help="Model file or pretrained name; several make a committee.")],
-    output: Annotated[Path, typer.Option("--output", "-o", help="The .pt file to write.")],
+    output: Annotated[
+        Path, typer.Option("--output", "-o", help="The .pt file to write; or a .yace for LAMMPS, of linear ACE.")
+    ],
     elements: Annotated[str | None, typer.Option(help="Keep these elements only, such as H,C,O.")] = None,
     head: Annotated[str | None, typer.Option(help="Head of a multi-head model.")] = None,
     precision: Annotated[str | None, typer.Option(help="single or double; the model's own if omitted.")] = None,
@@ -140,7 +142,7 @@ def export(
     trust: Annotated[bool, typer.Option("--trust", help="Let the file run code that halberd does not know.")] = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Convert a model into a self-contained .pt file that needs neither mace-torch nor e3nn."""
+    """Convert a model into a .pt file that needs neither mace-torch nor e3nn, or a linear ACE into a .yace."""
     from halberd.potentials.errors import ConfigurationError
     from halberd.potentials.files import check_writable
     from halberd.potentials.loading import load
@@ -156,7 +158,15 @@ def export(
         multiplicity=multiplicity,
         trust=trust,
     )
-    if engine == "gromacs":
+    if output.suffix == ".yace":
+        from halberd.potentials.pace.writing import write_pace
+
+        if engine != "halberd":
+            raise ConfigurationError(f"A .yace is for LAMMPS, not for '{engine}'. Give another suffix, or no engine.")
+        written = write_pace(loaded, output)
+        if not as_json:
+            sys.stdout.write(f"{written.lammps}\n")
+    elif engine == "gromacs":
         from halberd.plugins.hosts.gromacs_export import export_for_gromacs
 
         text = export_for_gromacs(loaded, output, periodic)

@@ -153,6 +153,13 @@ def _products(settings: AceSettings) -> list[NDArray[np.int64]]:
     ]
 
 
+def many_body_radials(settings: AceSettings, a: int, b: int, count: int) -> RadialFunction:
+    """Radial functions of the many-body part, n = 1 ... count, for a pair of species."""
+    shape = agnesi_transform(*settings.transform, settings.bonds[a, b], settings.inner_cutoff)
+    limits = (float(settings.cutoffs[a, b]), settings.inner_cutoff)
+    return radial_basis(count, shape, *limits, *settings.envelope)
+
+
 class AceBasis:
     """All invariant functions of a linear ACE, and the tables to evaluate them.
 
@@ -261,7 +268,7 @@ class AceBasis:
 
     def _tabulate(self) -> torch.Tensor:
         settings = self.settings
-        bonds, cutoffs = settings.bonds, settings.cutoffs
+        bonds = settings.bonds
         n_many = max(self.layout.count[0] - 1 - self.n_pair, *self.layout.count[1:], 0)
         tables: dict[tuple[int, int], torch.Tensor] = {}
         for a in range(self.n_species):
@@ -274,9 +281,7 @@ class AceBasis:
                     shape = agnesi_transform(*settings.pair_transform, bonds[a, b])
                     parts.append(radial_basis(self.n_pair, shape, settings.r_max, 0.0, *settings.pair_envelope))
                 if n_many:
-                    shape = agnesi_transform(*settings.transform, bonds[a, b], settings.inner_cutoff)
-                    limits = (float(cutoffs[a, b]), settings.inner_cutoff)
-                    parts.append(radial_basis(n_many, shape, *limits, *settings.envelope))
+                    parts.append(many_body_radials(settings, a, b, n_many))
                 columns = [torch.zeros(TABLE_KNOTS, 3, 1, dtype=torch.float64)]
                 tables[a, b] = torch.cat(columns + [tabulate(part, settings.r_max) for part in parts], dim=2)
         return torch.stack([tables[a, b] for a in range(self.n_species) for b in range(self.n_species)])

@@ -142,6 +142,11 @@ class AceSettings:
             exponents = getattr(self, name)
             if np.size(exponents) != 2 or not 0 < exponents[0] <= exponents[1]:
                 raise ConfigurationError(f"{name} is {exponents}; it takes two exponents with 0 < p <= q.")
+            if exponents[0] * (2 * exponents[1] - 1) <= exponents[1]:
+                raise ConfigurationError(
+                    f"{name} is {exponents}, which is steepest nowhere; it takes exponents with p (2 q - 1) > q, "
+                    "such as (2, 4)."
+                )
             self._fix(name, tuple(exponents))
         for name in ("envelope", "pair_envelope"):
             powers = tuple(int(power) for power in getattr(self, name))

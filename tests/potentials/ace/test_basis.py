@@ -171,6 +171,7 @@ def test_per_pair_cutoffs_and_inner_cutoff():
         ({"pair_cutoffs": {"Si-Si": 9.0}}, "at most the"),
         ({"envelope": (2, 2)}, "must be 3 or more"),
         ({"transform": (4, 2)}, "0 < p <= q"),
+        ({"transform": (1, 1)}, "steepest nowhere"),
         ({"l_weight": 0.0}, "must be positive"),
         ({"pair_degree": -1}, "whole number"),
     ],

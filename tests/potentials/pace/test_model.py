@@ -21,10 +21,12 @@ from halberd.plugins import HalberdCalculator
 from halberd.potentials import load
 from halberd.potentials.ace.couplings import clebsch_gordan
 from halberd.potentials.ace.embedding import FinnisSinclair
+from halberd.potentials.ace.model import ace_site_model
 from halberd.potentials.conformance import check_site_model
 from halberd.potentials.errors import ConfigurationError, ModelFileError
 from halberd.potentials.pace.radial import PaceBond, base_functions
-from tests.conftest import cluster
+from halberd.potentials.pace.writing import write_pace
+from tests.conftest import cluster, random_ace
 
 SYMBOLS = ("Al", "Ni")
 CUTOFFS = {("Al", "Al"): 5.0, ("Al", "Ni"): 4.6, ("Ni", "Al"): 4.6, ("Ni", "Ni"): 4.8}
@@ -231,6 +233,7 @@ def pacemaker_frames():
 PACEMAKER_FILES = {
     **{f"{b}.yaml": functools.partial(pacemaker_file, b) for b in ("ChebExpCos", "ChebPow", "ChebLinear", "SBessel")},
     "ChebExpCos.yace": lambda path: dump({"deltaSplineBins": 0.001, **c_tilde()}, path),
+    "written.yace": lambda path: write_pace(ace_site_model(*random_ace(SYMBOLS), e0s=[-1.5, -2.5]), path).path,
 }
 
 
