@@ -65,7 +65,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     ),
     "plugins/commands": (
         *("potentials/sites", "potentials/frames", "potentials/regression", "potentials/ace", "potentials/loading"),
-        *("potentials/committees", "potentials/multi_ace", "potentials/training"),
+        *("potentials/committees", "potentials/multi_ace", "potentials/training", "potentials/pace"),
         *("plugins/forces", "plugins/plumed", "plugins/hosts", "plugins/evaluation"),
     ),
     "samplers/runs": ("plugins/labelling",),

@@ -109,12 +109,12 @@ def write_pace(model: SiteModel, path: str | os.PathLike[str]) -> WrittenPace:
     with replacing(target) as unfinished:
         unfinished.write_text(_yace_text(model, bonds, functions), encoding="utf-8")
     return WrittenPace(
-        target,
-        table if pairs else None,
-        sum(map(len, functions)),
-        sum(len(terms) for groups in functions for terms in groups.values()),
-        error,
-        _script(model, target, table if pairs else None),
+        path=target,
+        table=table if pairs else None,
+        n_functions=sum(map(len, functions)),
+        n_terms=sum(len(terms) for groups in functions for terms in groups.values()),
+        radial_error=error,
+        lammps=_script(model, target, table if pairs else None),
     )
 
 
