@@ -23,6 +23,7 @@ from halberd.plugins.labelling.child_processes import die_with_parent, kill_grou
 from halberd.plugins.labelling.settings import LabelSettings
 from halberd.potentials.errors import DataError, LabelError
 from halberd.potentials.files import replacing
+from halberd.potentials.frames.electrons import bare
 from halberd.potentials.frames.labelled import Frame, LabelKeys, read_frames, to_atoms
 
 _calculators: dict[str, CalculatorProcess] = {}
@@ -42,7 +43,7 @@ def label_structure(atoms: Atoms, settings: LabelSettings) -> Frame:
     Parameters
     ----------
     atoms : ase.Atoms
-        Labels it may carry are not looked at.
+        Labels it may carry are not looked at; charges and magnetic moments are passed on.
     settings : LabelSettings
 
     Returns
@@ -56,10 +57,10 @@ def label_structure(atoms: Atoms, settings: LabelSettings) -> Frame:
     ConfigurationError
         If the calculator cannot be made.
     """
-    bare = Atoms(atoms.numbers, atoms.positions, cell=atoms.cell, pbc=atoms.pbc)
+    given = bare(atoms)
     with tempfile.TemporaryDirectory(prefix="halberd-label-") as folder:
         source, target = Path(folder) / "input.extxyz", Path(folder) / "output.extxyz"
-        ase.io.write(source, bare, format="extxyz")
+        ase.io.write(source, given, format="extxyz")
         if settings.command is None:
             key = json.dumps([settings.calculator, dict(settings.kwargs)], sort_keys=True)
             _calculators.setdefault(key, CalculatorProcess(settings)).label(source, target, settings.timeout)
@@ -71,7 +72,7 @@ def label_structure(atoms: Atoms, settings: LabelSettings) -> Frame:
             frame = read_frames(target, keys, index="-1")[0]
         except DataError as error:
             raise LabelError(f"its output cannot be used: {error}") from error
-    return checked(dataclasses.replace(frame, atoms=bare), settings.max_force, frame.atoms)
+    return checked(dataclasses.replace(frame, atoms=given), settings.max_force, frame.atoms)
 
 
 def _run_command(command: str, source: Path, target: Path, timeout: float) -> None:
@@ -157,7 +158,7 @@ def label_to_file(atoms: Atoms, settings: LabelSettings, path: Path, config_type
     except LabelError as error:
         facts = {"reason": str(error), "seconds": time.perf_counter() - start}
         with replacing(path.with_suffix(".failed.extxyz")) as temporary:
-            ase.io.write(temporary, Atoms(atoms.numbers, atoms.positions, cell=atoms.cell, pbc=atoms.pbc))
+            ase.io.write(temporary, bare(atoms))
         with replacing(failed) as temporary:
             temporary.write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
         return {"ok": False, **facts}

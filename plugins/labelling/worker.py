@@ -25,6 +25,7 @@ from ase.calculators.calculator import PropertyNotImplementedError
 
 from halberd.plugins.labelling.child_processes import die_with_parent
 from halberd.potentials.errors import ConfigurationError
+from halberd.potentials.frames.electrons import bare
 
 #: Short names of calculators that install from pip.
 KNOWN = {
@@ -77,7 +78,7 @@ def label(atoms: Atoms, calculator: Any) -> Atoms:
 
     The energy is the one that forces are derivatives of, if the calculator offers it.
     """
-    work = Atoms(atoms.numbers, atoms.positions, cell=atoms.cell, pbc=atoms.pbc)
+    work = bare(atoms)
     work.calc = calculator
     labelled = work.copy()
     labelled.info.update(atoms.info)

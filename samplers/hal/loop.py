@@ -28,6 +28,7 @@ from halberd.plugins.labelling.reference import label_to_file
 from halberd.potentials.errors import ConfigurationError, DataError, GeometryError, HalberdError
 from halberd.potentials.files import replacing
 from halberd.potentials.frames.distance_guard import DistanceGuard
+from halberd.potentials.frames.electrons import bare
 from halberd.potentials.frames.error_table import error_report
 from halberd.potentials.frames.labelled import Frame, read_frames, to_atoms
 from halberd.potentials.locks import locked
@@ -171,7 +172,7 @@ class HyperactiveLearning:
             with self.console.status(f"iteration {number}: {self.settings.walkers} walkers"):
                 outcomes = self._walk(tasks, executor)
             with self.console.status(f"iteration {number}: choosing frames"):
-                to_label, n_duplicates = self._select(outcomes, history)
+                to_label, n_duplicates = self._select(outcomes, tasks, history)
         walked = time.perf_counter()
         with self.console.status(f"iteration {number}: {len(to_label)} labels"):
             good, n_failed = self._label(executor, to_label, folder)
@@ -228,7 +229,7 @@ class HyperactiveLearning:
                 WalkerTask(
                     model=str(self.folder.path / history[-1].model),
                     drive=str(self.folder.path / history[-1].drive),
-                    atoms=_bare(atoms),
+                    atoms=bare(atoms, self.starts[start]),
                     settings=md,
                     folder=str(self.folder.iteration(number) / f"walker{walker}"),
                     seed=int(np.random.SeedSequence([settings.seed, number, walker]).generate_state(1)[0]),
@@ -252,24 +253,28 @@ class HyperactiveLearning:
         assert isinstance(atoms, Atoms)
         return atoms, int(last["step"]), int(last["start"])
 
-    def _select(self, outcomes: Sequence[Outcome], history: Sequence[Iteration]) -> tuple[dict[str, Frame], int]:
+    def _select(
+        self, outcomes: Sequence[Outcome], tasks: Sequence[WalkerTask], history: Sequence[Iteration]
+    ) -> tuple[dict[str, Frame], int]:
         """Frames worth labelling, and how many were not because another one tells the same."""
         number, settings = len(history), self.settings
-        names, candidates = [], []
-        for walker, outcome in enumerate(outcomes):
+        names, candidates, told = [], [], []
+        for walker, (outcome, task) in enumerate(zip(outcomes, tasks, strict=True)):
             if outcome.selected_step is not None:
                 atoms = ase.io.read(self.folder.iteration(number) / f"walker{walker}" / SELECTED)
                 assert isinstance(atoms, Atoms)
                 atoms.info["max_f"] = outcome.max_f
                 atoms.arrays["forces"] = atoms.get_forces()
                 names.append(f"walker{walker}")
+                told.append(bare(atoms, task.atoms))
+                told[-1].info.update(atoms.info)
                 candidates.append(atoms)
         current = Current(int(Path(history[-1].model).parent.name), self._state(history))
         tolerance = self._tolerance(history)
         chosen = self.learner.choose(candidates, current, tolerance, settings.md.epsilon) if candidates else []
         n_duplicates = len(candidates) - len(chosen)
         left = settings.max_labels - sum(len(it.fit) + len(it.test) for it in history)
-        frames = {names[k]: Frame(candidates[k], None, None, None, "hal") for k in sorted(chosen[:left])}
+        frames = {names[k]: Frame(told[k], None, None, None, "hal") for k in sorted(chosen[:left])}
         return frames, n_duplicates
 
     # -- labels -------------------------------------------------------------------------------------------------
@@ -285,8 +290,8 @@ class HyperactiveLearning:
                     with replacing(path) as temporary:
                         ase.io.write(temporary, to_atoms(frame), format="extxyz")
             elif not path.is_file() and not path.with_suffix(".failed.json").is_file():
-                atoms = _bare(frame.atoms)
-                atoms.info = {k: v for k, v in frame.atoms.info.items() if k in ("step", "sigma", "max_f")}
+                atoms = bare(frame.atoms)
+                atoms.info.update({k: v for k, v in frame.atoms.info.items() if k in ("step", "sigma", "max_f")})
                 futures[name] = executor.submit(label_to_file, atoms, self.settings.label, path, frame.config_type)
         for name, future in futures.items():
             answer = future.result()
@@ -404,11 +409,6 @@ def _errors(sets: dict[str, list[Frame]], model: Path) -> dict[str, Any]:
     """Error reports of a model, by the name of the frames; none where there are no frames."""
     calculator = HalberdCalculator(model)
     return {name: error_report(frames, predict(calculator, frames)) for name, frames in sets.items() if frames}
-
-
-def _bare(atoms: Atoms) -> Atoms:
-    """A structure without labels or anything else."""
-    return Atoms(atoms.numbers, atoms.positions, cell=atoms.cell, pbc=atoms.pbc)
 
 
 def _same(one: Atoms, other: Atoms) -> bool:

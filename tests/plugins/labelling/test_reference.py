@@ -47,6 +47,15 @@ class Moody(EMT):
         if self.mood == "die":
             os._exit(3)
 
+class Charged(EMT):
+    """EMT of ions: their charges and moments are in the energy."""
+
+    def calculate(self, atoms=None, *arguments, **keywords):
+        super().calculate(atoms, *arguments, **keywords)
+        told = 100.0 * atoms.get_initial_charges().sum() + atoms.get_initial_magnetic_moments() @ np.arange(len(atoms))
+        for key in ("energy", "free_energy"):
+            self.results[key] = self.results[key] + told + 1e4 * atoms.info.get("charge", 0)
+
 def broken():
     raise RuntimeError("no licence")
 '''
@@ -71,6 +80,23 @@ def test_a_calculator_labels(file):
     assert frame.energy == pytest.approx(expected.energy, abs=1e-6)
     assert np.abs(frame.forces - expected.forces).max() < 1e-6
     assert np.abs(frame.virial - expected.virial).max() < 1e-5
+
+
+def test_charges_and_moments_reach_the_calculator(file, tmp_path):
+    ion, settings = copper_gold(3), LabelSettings(calculator=f"{file}:Charged", timeout=60.0)
+    neutral = label_structure(ion, settings).energy
+    assert neutral == pytest.approx(emt_frame(ion).energy, abs=1e-6)
+    ion.set_initial_charges([1.0, *[0.0] * 7])
+    ion.set_initial_magnetic_moments([*[0.0] * 7, 2.0])
+    assert label_structure(ion, settings).energy == pytest.approx(neutral + 100.0 + 14.0, abs=1e-6)
+    ion.info.update(charge=1, energy=-999.0)
+    ion.positions += 0.1  # calculators keep results of structures that differ in their info alone
+    assert label_to_file(ion, settings, tmp_path / "ion.extxyz", "ions")["ok"]
+    frame = read_frames(tmp_path / "ion.extxyz")[0]
+    assert frame.energy == pytest.approx(neutral + 114.0 + 1e4, abs=1e-6)
+    assert frame.atoms.get_initial_charges().tolist() == ion.get_initial_charges().tolist()
+    assert frame.atoms.get_initial_magnetic_moments().tolist() == ion.get_initial_magnetic_moments().tolist()
+    assert frame.atoms.info["charge"] == 1
 
 
 @pytest.mark.parametrize(

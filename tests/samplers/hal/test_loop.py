@@ -106,6 +106,35 @@ def test_a_run_leaves_everything_behind(finished):
     assert json.loads((folder / "report.json").read_text())["n_labels"] == result["n_labels"]
 
 
+IONS = '''
+from ase.calculators.emt import EMT
+
+class Ions(EMT):
+    """EMT of ions, and of nothing else."""
+
+    def calculate(self, atoms=None, *arguments, **keywords):
+        if atoms.get_initial_charges().sum() != 1.0 or atoms.info.get("spin") != 2:
+            raise ValueError("not told the charge")
+        super().calculate(atoms, *arguments, **keywords)
+'''
+
+
+def test_charges_go_along_with_every_label(tmp_path):
+    """Also of frames that trajectories chose, and that trajectories begun there chose."""
+    (tmp_path / "ions.py").write_text(IONS)
+    ions = [copper_gold(seed) for seed in range(8)]
+    for atoms in ions:
+        atoms.set_initial_charges([1.0, *[0.0] * 7])
+        atoms.info["spin"] = 2
+    ase.io.write(tmp_path / "ions.xyz", ions, format="extxyz")
+    label = {"calculator": f"{tmp_path / 'ions.py'}:Ions"}
+    result = run(tmp_path / "ions.xyz", tmp_path / "run", label=label, relay=True, max_labels=12, max_iterations=3)
+    assert result["n_failed_labels"] == 0
+    assert result["n_labels"] > 8
+    frames = [f for name in ("fit", "test") for f in ase.io.read(tmp_path / "run" / f"{name}.extxyz", ":")]
+    assert all(f.get_initial_charges().tolist() == [1.0, *[0.0] * 7] and f.info["spin"] == 2 for f in frames)
+
+
 def test_what_was_uncertain_is_better_known_afterwards(finished):
     """Posterior force uncertainty of the frames that were chosen, from the first fit and from the last."""
     _, folder = finished
