@@ -3,8 +3,9 @@
     python examples/pretrain/hal_inputs.py data first.pt [--initial 160] [--labelled 40] [--starts 48] [--seed 1]
 
 Writes ``data/hal_initial.xyz``, frames of clusters, solutions and pairs at random, with labels, and periodic boxes with
-labels of GFN2-xTB, stresses among them; and ``data/hal_starts.xyz``, boxes of all liquids, pure and mixed. Boxes are
-pressed to 0.8 to 1.3 times the density of the liquid and relaxed by the first model.
+labels of GFN2-xTB, stresses among them; ``boxes_train.xyz``, ``boxes_valid.xyz`` and ``boxes_test.xyz`` there, these
+boxes alone, of ten eight, one and one; and ``data/hal_starts.xyz``, boxes of all liquids, pure and mixed. Boxes are
+pressed to 0.8 to 1.3 times the density of the liquid and relaxed by the model.
 """
 
 from __future__ import annotations
@@ -69,6 +70,10 @@ def main() -> None:
             if found is not None:
                 initial.append(found)
     write_whole(arguments.data / "hal_initial.xyz", initial)
+    labels = [frame for frame in initial if frame.info["config_type"] == "box"]
+    for name, places in (("train", range(8)), ("valid", (8,)), ("test", (9,))):
+        own = [frame for number, frame in enumerate(labels) if number % 10 in places]
+        write_whole(arguments.data / f"boxes_{name}.xyz", own)
     write_whole(arguments.data / "hal_starts.xyz", boxes[arguments.labelled :])
 
 

@@ -2,7 +2,7 @@
 
     pip install 'halberd-md[cpu,reference]'
     python examples/pretrain/make_data.py data --scale 0.002     # try it: a minute
-    python examples/pretrain/make_data.py data --workers 8       # a day of one core
+    python examples/pretrain/make_data.py data --workers 8       # six hours of one core
 
 Written in batches; the same command goes on. In the end ``data/train.xyz``, ``valid.xyz`` and ``test.xyz`` hold all
 kinds, told apart by their config type. Of every twenty seeds one is for validation and one for the test; liquids that
