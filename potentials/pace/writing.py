@@ -259,8 +259,8 @@ def _flow(value: Any) -> str:
         return "{" + ", ".join(f"{key}: {_flow(each)}" for key, each in value.items()) + "}"
     if isinstance(value, list):
         return "[" + ", ".join(map(_flow, value)) + "]"
-    # Y and N, the elements, would be read as yes and no.
-    return f'"{value}"' if value in ("Y", "N") else repr(value) if isinstance(value, float) else str(value)
+    # Y, N and No, the elements, would be read as yes and no.
+    return f'"{value}"' if value in ("Y", "N", "No") else repr(value) if isinstance(value, float) else str(value)
 
 
 def _mean_e0s(model: SiteModel) -> NDArray[np.float64]:
