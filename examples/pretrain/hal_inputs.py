@@ -5,7 +5,8 @@
 Writes ``data/hal_initial.xyz``, frames of clusters, solutions and pairs at random, with labels, and periodic boxes with
 labels of GFN2-xTB, stresses among them; ``boxes_train.xyz``, ``boxes_valid.xyz`` and ``boxes_test.xyz`` there, these
 boxes alone, of ten eight, one and one; and ``data/hal_starts.xyz``, boxes of all liquids, pure and mixed. Boxes are
-pressed to 0.8 to 1.3 times the density of the liquid and relaxed by the model.
+pressed to 0.8 to 1.3 times the density of the liquid and relaxed by the model. Periodic labels do not fit
+those in open space: see the README.
 """
 
 from __future__ import annotations
