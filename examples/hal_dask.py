@@ -33,13 +33,13 @@ def cluster(workers: int, folder: Path) -> Iterator[tuple[str, list[subprocess.P
     """Address of a scheduler and processes of its workers, started as one starts them on nodes of a cluster."""
     file = (folder / "scheduler.json").resolve()
     file.unlink(missing_ok=True)
-    module = [sys.executable, "-m", "distributed.cli.dask_"]
-    scheduler = [*module[:2], module[2] + "scheduler", "--scheduler-file", str(file), "--port", "0", "--no-dashboard"]
-    worker = [*module[:2], module[2] + "worker", "--scheduler-file", str(file), "--nthreads", "1", "--no-nanny"]
+    common = ["--scheduler-file", str(file), "--no-dashboard"]
+    scheduler = [sys.executable, "-m", "distributed.cli.dask_scheduler", *common, "--port", "0"]
+    worker = [sys.executable, "-m", "distributed.cli.dask_worker", *common, "--nthreads", "1", "--no-nanny"]
     processes = []
     with open(folder / "dask.log", "w", encoding="utf-8") as log:
         try:
-            for command in (scheduler, *[[*worker, "--no-dashboard"]] * workers):
+            for command in (scheduler, *[worker] * workers):
                 processes.append(subprocess.Popen(command, stdout=log, stderr=log))
             while not file.exists():
                 if processes[0].poll() is not None:

@@ -101,8 +101,8 @@ def labelled(atoms: Atoms, kind: str) -> Atoms | None:
     return own
 
 
-def dynamics(atoms: Atoms, kind: str, generator: np.random.Generator) -> list[Atoms]:
-    """Frames of a cluster: as it is, half relaxed, and along 160 fs."""
+def dynamics(atoms: Atoms, kind: str, generator: np.random.Generator) -> list[Atoms | None]:
+    """Frames of a cluster: as it is, half relaxed, and along 160 fs; None for labels that failed."""
     frames = [labelled(atoms, kind)]
     moving = plain(atoms)
     moving.calc = calculator()
@@ -110,7 +110,7 @@ def dynamics(atoms: Atoms, kind: str, generator: np.random.Generator) -> list[At
         FIRE(moving, logfile=None, maxstep=0.1).run(fmax=0.5, steps=20)
         frames.append(labelled(moving, kind))
         if np.abs(moving.get_forces()).max() > LARGEST_FORCE:
-            return [frame for frame in frames if frame is not None]
+            return frames
         temperature = float(generator.choice(TEMPERATURES))
         MaxwellBoltzmannDistribution(moving, temperature_K=temperature, rng=generator)
         run = Langevin(moving, 1.0 * units.fs, temperature_K=temperature, friction=0.02 / units.fs, rng=generator)
@@ -119,11 +119,11 @@ def dynamics(atoms: Atoms, kind: str, generator: np.random.Generator) -> list[At
             frames.append(labelled(moving, kind))
     except Exception:  # no convergence on the way: what is there is good
         pass
-    return [frame for frame in frames if frame is not None]
+    return frames
 
 
-def wells(atoms: Atoms, kind: str, generator: np.random.Generator) -> list[Atoms]:
-    """Frames of a cluster near a minimum: on the way there, at its end, and rattled a little."""
+def wells(atoms: Atoms, kind: str, generator: np.random.Generator) -> list[Atoms | None]:
+    """Frames of a cluster near a minimum: on the way there, at its end, and rattled a little; as :func:`dynamics`."""
     moving = plain(atoms)
     moving.calc = calculator()
     frames = []
@@ -138,7 +138,7 @@ def wells(atoms: Atoms, kind: str, generator: np.random.Generator) -> list[Atoms
         shaken = plain(moving)
         shaken.positions += generator.normal(scale=size, size=shaken.positions.shape)
         frames.append(labelled(shaken, kind))
-    return [frame for frame in frames if frame is not None]
+    return frames
 
 
 def partners(seed: int, n_atoms: int, generator: np.random.Generator) -> list[Atoms]:
@@ -190,14 +190,14 @@ def made(kind: str, seed: int) -> list[Atoms]:
             molecules = partners(seed, n_atoms * 2 // 3, generator)
             while len({str(molecule.symbols) for molecule in molecules}) < 2:
                 molecules = partners(seed, n_atoms * 2 // 3, generator)
-            return wells(hydrogen_bonded(molecules, generator), kind, generator)
+            atoms = hydrogen_bonded(molecules, generator)
         elif kind == "unseen":
             atoms, _ = liquid((list(KEPT_ASIDE)[seed % len(KEPT_ASIDE)],), n_atoms, generator)
         else:
             atoms, _ = solution(
                 drawn(seed, generator), str(generator.choice(["water", "ethanol", "acetonitrile"])), n_atoms, generator
             )
-        return dynamics(atoms, kind, generator)
+        frames = (wells if kind == "relaxed" else dynamics)(atoms, kind, generator)
     return [frame for frame in frames if frame is not None]
 
 

@@ -28,7 +28,7 @@ from halberd.plugins.labelling.reference import label_to_file
 from halberd.potentials.errors import ConfigurationError, DataError, GeometryError, HalberdError
 from halberd.potentials.files import replacing
 from halberd.potentials.frames.distance_guard import DistanceGuard
-from halberd.potentials.frames.electrons import bare
+from halberd.potentials.frames.electrons import bare, tell
 from halberd.potentials.frames.error_table import error_report
 from halberd.potentials.frames.labelled import Frame, read_frames, to_atoms
 from halberd.potentials.locks import locked
@@ -258,23 +258,22 @@ class HyperactiveLearning:
     ) -> tuple[dict[str, Frame], int]:
         """Frames worth labelling, and how many were not because another one tells the same."""
         number, settings = len(history), self.settings
-        names, candidates, told = [], [], []
+        names, candidates = [], []
         for walker, (outcome, task) in enumerate(zip(outcomes, tasks, strict=True)):
             if outcome.selected_step is not None:
                 atoms = ase.io.read(self.folder.iteration(number) / f"walker{walker}" / SELECTED)
                 assert isinstance(atoms, Atoms)
                 atoms.info["max_f"] = outcome.max_f
                 atoms.arrays["forces"] = atoms.get_forces()
+                tell(atoms, task.atoms)
                 names.append(f"walker{walker}")
-                told.append(bare(atoms, task.atoms))
-                told[-1].info.update(atoms.info)
                 candidates.append(atoms)
         current = Current(int(Path(history[-1].model).parent.name), self._state(history))
         tolerance = self._tolerance(history)
         chosen = self.learner.choose(candidates, current, tolerance, settings.md.epsilon) if candidates else []
         n_duplicates = len(candidates) - len(chosen)
         left = settings.max_labels - sum(len(it.fit) + len(it.test) for it in history)
-        frames = {names[k]: Frame(told[k], None, None, None, "hal") for k in sorted(chosen[:left])}
+        frames = {names[k]: Frame(candidates[k], None, None, None, "hal") for k in sorted(chosen[:left])}
         return frames, n_duplicates
 
     # -- labels -------------------------------------------------------------------------------------------------
