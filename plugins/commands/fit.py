@@ -100,6 +100,7 @@ def _e0s(text: str, option: str) -> str | dict[str, float]:
     Flag("prior_power", read=_prior_power),
     "committee",
     "calibrate",
+    "folds",
     "seed",
     *LABEL_FLAGS,
     "state",
@@ -130,6 +131,11 @@ def fit(
             Console().print(error_table(report[name], f"{name} errors"))
             if "sigma" in report[name] and name == "test":
                 Console().print(sigma_table(report[name]["sigma"], f"sigma on {name} frames"))
+    if "cross_validation" in report:
+        found = report["cross_validation"]
+        Console().print(error_table(found, f"{found['folds']} parts, each left out once: errors"))
+        if "sigma" in found:
+            Console().print(sigma_table(found["sigma"], "sigma on parts left out"))
     if report["leave_one_out"]:
         Console().print(left_out_table(report["leave_one_out"]))
     seconds = report["seconds"]

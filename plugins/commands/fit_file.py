@@ -15,6 +15,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from halberd.plugins.commands.fit_settings import FitSettings
+from halberd.plugins.evaluation.cross_validation import cross_validate, in_parts
 from halberd.plugins.evaluation.dimer_curves import draw_dimers
 from halberd.plugins.evaluation.figures import parity_plot
 from halberd.plugins.evaluation.prediction import predict
@@ -49,6 +50,7 @@ def fit_file(settings: FitSettings, *, progress: bool = True) -> dict[str, Any]:
         ``model``, ``n_basis``, ``n_rows``, ``train`` and ``test`` (see
         :func:`halberd.potentials.frames.error_table.error_report`), ``seconds`` {``assemble``, ``solve``, ``total``},
         ``leave_one_out`` (by kind of label, :class:`halberd.potentials.regression.calibration.LeftOut`),
+        ``cross_validation`` (:func:`halberd.plugins.evaluation.cross_validation.cross_validate`, of ``folds`` if asked),
         ``peak_memory_mb``, ``oddities`` of the training frames and what the fit was ``foreseen`` to take (both printed
         before it begins), and what was chosen.
 
@@ -86,21 +88,11 @@ def fit_file(settings: FitSettings, *, progress: bool = True) -> dict[str, Any]:
             _refuse_element(frame, fit.basis.settings)
 
     begun = time.perf_counter()
-    with _bar(progress) as bar:
-        task = bar.add_task("assembling", total=len(groups["train"]))
-        copies = fit.add(groups["train"], lambda done, total: bar.update(task, completed=done, total=total))
+    copies, parts, fits = _assemble(fit, groups["train"], settings.folds, progress)
     assembled = time.perf_counter()
     if settings.state is not None:
         fit.save(settings.state)
-    fitted = fit.solve(
-        settings.solver,
-        committee=settings.committee,
-        seed=settings.seed,
-        prior_power=settings.prior_power,
-        calibrate=settings.calibrate,
-        name=output.stem,
-        **settings.solver_options,
-    )
+    fitted = _solve(fit, settings)
     solved = time.perf_counter()
     fitted.model.save(output)
 
@@ -108,6 +100,8 @@ def fit_file(settings: FitSettings, *, progress: bool = True) -> dict[str, Any]:
     report["oddities"] = odd
     report["foreseen"] = None if cost is None else dataclasses.asdict(cost)
     report.update(_evaluate(fitted.model, groups, figures, progress))
+    if parts:
+        report["cross_validation"] = _left_out(fits, parts, settings, progress)
     if settings.plots:
         draw_dimers(fitted.model, fit.closest, figures[1])
     report["seconds"] = {
@@ -119,6 +113,48 @@ def fit_file(settings: FitSettings, *, progress: bool = True) -> dict[str, Any]:
     with replacing(output.with_suffix(".json")) as temporary:
         temporary.write_text(json.dumps(report, indent=2) + "\n")
     return report
+
+
+def _assemble(
+    fit: AceFit, frames: list[Frame], folds: int, progress: bool
+) -> tuple[list[int], list[list[Frame]], list[AceFit]]:
+    """Add frames: which were copies and, of a cross-validation, the parts of the others and what each makes."""
+    with _bar(progress) as bar:
+        task = bar.add_task("assembling", total=len(frames))
+
+        def show(done: int, total: int) -> None:
+            bar.update(task, completed=done, total=total)
+
+        if not folds:
+            return fit.add(frames, show), [], []
+        copies = check_frames(frames)
+        parts = in_parts([frame for i, frame in enumerate(frames) if i not in set(copies)], folds)
+        return copies, parts, fit.add_in_parts(parts, show)
+
+
+def _solve(fit: AceFit, settings: FitSettings) -> FittedAce:
+    return fit.solve(
+        settings.solver,
+        committee=settings.committee,
+        seed=settings.seed,
+        prior_power=settings.prior_power,
+        calibrate=settings.calibrate,
+        name=Path(settings.output).stem,
+        **settings.solver_options,
+    )
+
+
+def _left_out(
+    fits: Sequence[AceFit], parts: Sequence[Sequence[Frame]], settings: FitSettings, progress: bool
+) -> dict[str, Any]:
+    """Errors of a cross-validation."""
+    begun = time.perf_counter()
+    with _bar(progress, "folds") as bar:
+        task = bar.add_task("cross-validating", total=len(parts))
+        report = cross_validate(
+            fits, parts, lambda rest: _solve(rest, settings).model, lambda done: bar.update(task, completed=done)
+        )
+    return {**report, "seconds": time.perf_counter() - begun}
 
 
 def _prepare(settings: FitSettings, frames: Sequence[Frame]) -> tuple[AceFit, Cost | None]:
@@ -141,7 +177,8 @@ def _prepare(settings: FitSettings, frames: Sequence[Frame]) -> tuple[AceFit, Co
     if chosen.get("degree") is None:
         basis = chosen_for(basis, frames, settings.budget, settings.memory_mb)
         _say(f"order {basis.order}, degree {','.join(f'{d:g}' for d in basis.degrees)}, as the frames are good for")
-    cost = cost_of(basis, frames, settings.memory_mb, len(PRIOR_POWERS) if settings.prior_power == "auto" else 1)
+    solves = len(PRIOR_POWERS) if settings.prior_power == "auto" else 1
+    cost = cost_of(basis, frames, settings.memory_mb, solves=solves, folds=settings.folds)
     _say(str(cost))
     machine = memory_of_machine_mb()
     if cost.seconds > 3600 or cost.memory_mb > machine:
@@ -203,11 +240,11 @@ def _refuse_element(frame: Frame, settings: AceSettings) -> None:
     )
 
 
-def _bar(show: bool) -> Progress:
+def _bar(show: bool, unit: str = "frames") -> Progress:
     return Progress(
         TextColumn("{task.description}"),
         BarColumn(),
-        TextColumn("{task.completed}/{task.total} frames"),
+        TextColumn(f"{{task.completed}}/{{task.total}} {unit}"),
         TimeRemainingColumn(),
         console=Console(stderr=True),
         disable=not show,

@@ -44,6 +44,8 @@ class FitSettings:
         Committee members; 0 for the mean alone.
     calibrate : bool
         Whether the spread is made as wide as the errors of frames that are left out.
+    folds : int
+        Of a cross-validation, 5 is usual; 0 for none.
     seed : int
         Of the committee.
     state : str, optional
@@ -76,6 +78,7 @@ class FitSettings:
     prior_power: float | str = 4.0
     committee: int = 8
     calibrate: bool = True
+    folds: int = 0
     seed: Seed = 0
     state: str | None = None
     extend: str | None = None
@@ -96,6 +99,12 @@ class FitSettings:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ConfigurationError(f"{name} is {value:g}; it must be at least 1.")
+        if self.folds < 0 or self.folds == 1:
+            raise ConfigurationError(f"folds is {self.folds}; it must be 2 or more, 5 is usual, or 0 for none.")
+        if self.extend is not None and self.folds:
+            raise ConfigurationError(
+                f"The fit in '{self.extend}' holds no frames to leave out. Fit all frames anew to cross-validate."
+            )
         if self.extend is not None:
             fixed = {"basis": self.basis, "weights": self.weights, "e0s": self.e0s}
             given = [name for name, value in fixed.items() if value]

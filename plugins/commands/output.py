@@ -64,6 +64,12 @@ def left_out_table(found: Mapping[str, Mapping[str, Any]]) -> Table:
     return table
 
 
+def _error(found: Mapping[str, float], kind: str) -> str:
+    """In thousandths, with its standard error if there is one."""
+    error = found.get(f"{kind}_error")
+    return f"{1e3 * found[kind]:.4g}" + ("" if error is None else f" ± {1e3 * error:.1g}")
+
+
 def error_table(report: dict[str, Any], title: str = "errors") -> Table:
     """Lay an error report out for people, in meV."""
     properties = [name for name in ("energy", "forces", "virial") if name in report]
@@ -75,12 +81,10 @@ def error_table(report: dict[str, Any], title: str = "errors") -> Table:
         for kind in ("MAE", "RMSE"):
             table.add_column(f"{name} {kind}\n{_UNITS[name]}", justify="right")
     rows = dict(report["per_config_type"])
-    if len(rows) > 1 or not rows:
+    if len(rows) > 1 or not rows or "folds" in report:
         rows["all"] = report
     for config_type, row in rows.items():
-        cells = [
-            f"{1e3 * row[name][kind]:.4g}" if name in row else "-" for name in properties for kind in ("mae", "rmse")
-        ]
+        cells = [_error(row[name], kind) if name in row else "-" for name in properties for kind in ("mae", "rmse")]
         table.add_row(config_type, str(row["n_frames"]), *cells)
     total = report["n_frames"]
     counts = report["n_labelled"]

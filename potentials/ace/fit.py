@@ -20,6 +20,7 @@ from halberd.potentials.ace.model import ace_site_model
 from halberd.potentials.ace.settings import AceSettings
 from halberd.potentials.errors import ConfigurationError, DataError
 from halberd.potentials.frames.labelled import Frame
+from halberd.potentials.frames.training_set import check_frames, composition
 from halberd.potentials.regression.calibration import LeftOut
 from halberd.potentials.regression.linear_fit import FittedLinear, LinearFit, Progress
 from halberd.potentials.regression.solvers import LinearSystem, Posterior, solve
@@ -130,6 +131,68 @@ class AceFit(LinearFit):
                     self._rows.add(rows)
             done += len(indices)
             progress(done, len(frames))
+
+    def add_in_parts(self, parts: Sequence[Sequence[Frame]], progress: Progress | None = None) -> list[AceFit]:
+        """Add frames as :meth:`add` does, and keep what each part of them alone makes: to leave it out, say.
+
+        Parameters
+        ----------
+        parts : sequence of sequence of Frame
+            None of them empty.
+        progress : callable, optional
+            Called with (frames done, frames in all).
+
+        Returns
+        -------
+        list of AceFit
+            One for each part, with the self-energies of all. Those of some parts :meth:`merge` into one of them.
+
+        Raises
+        ------
+        DataError, UnknownElementError, ConfigurationError
+            See :meth:`add`.
+        """
+        frames = [frame for part in parts for frame in part]
+        check_frames(frames)
+        composition(frames, self.elements)
+        if self.e0s is None:
+            self._fix_e0s(frames)
+        done, fits = 0, []
+        for part in parts:
+            fits.append(self.alike())
+            if progress is None:
+                fits[-1].add(part)
+            else:
+                fits[-1].add(part, lambda now, _, before=done: progress(before + now, len(frames)))
+            self.merge(fits[-1])
+            done += len(part)
+        return fits
+
+    def alike(self) -> AceFit:
+        """A fit of the same functions, weights and self-energies, without frames."""
+        fit = AceFit(self.basis.settings, self.weights, self._wanted_e0s, self._memory_mb)
+        fit.e0s, fit.e0_source = self.e0s, self.e0_source
+        return fit
+
+    def merge(self, other: AceFit) -> None:
+        """Add what was added to another fit of the same functions; none of its frames is evaluated again.
+
+        Raises
+        ------
+        ConfigurationError
+            If it has another basis, or other weights or self-energies.
+        """
+        if (self.basis.settings, self.weights) != (other.basis.settings, other.weights):
+            raise ConfigurationError("Fits of another basis or other weights cannot be merged into this one.")
+        if self.e0s is None:
+            self.e0s, self.e0_source = other.e0s, other.e0_source
+        elif other.e0s is not None and not np.array_equal(self.e0s, other.e0s):
+            raise ConfigurationError("Fits with different self-energies cannot be merged; give both the same 'e0s'.")
+        self._rows.merge(other._rows)
+        self._kept.merge(other._kept)
+        self.closest = np.minimum(self.closest, other.closest)
+        self.farthest = max(self.farthest, other.farthest)
+        self.n_frames += other.n_frames
 
     def system(self, prior_power: float = 4.0, restraint: bool = True) -> LinearSystem:
         """The least-squares problem as it stands.

@@ -97,7 +97,9 @@ def sized(settings: AceSettings, n_functions: float) -> AceSettings:
     return found
 
 
-def cost_of(settings: AceSettings, frames: Sequence[Frame], memory_mb: float, solves: int = 1) -> Cost:
+def cost_of(
+    settings: AceSettings, frames: Sequence[Frame], memory_mb: float, *, solves: int = 1, folds: int = 0
+) -> Cost:
     """Measure what a fit will take: rows of a few frames are made, and a small factor is computed.
 
     Parameters
@@ -108,6 +110,8 @@ def cost_of(settings: AceSettings, frames: Sequence[Frame], memory_mb: float, so
         Of the rows that wait, see :class:`halberd.potentials.ace.fit.AceFit`.
     solves : int
         Decompositions of the whole.
+    folds : int
+        Of a cross-validation, each with as many.
     """
     assembler = DesignAssembler(AceBasis(settings), memory_mb)
     n_rows, functions = rows_of(frames), assembler.n_columns
@@ -122,8 +126,10 @@ def cost_of(settings: AceSettings, frames: Sequence[Frame], memory_mb: float, so
         if number:
             spent += time.perf_counter() - begun
     assembly = spent / sum(len(frame.atoms) for frame in chosen[1:]) * float(n_atoms.sum())
-    solving = _solving(n_rows, functions, memory_mb, solves) / _operations_per_second()
-    return Cost(functions, n_rows, float(assembly + solving), _held_mb(functions, memory_mb))
+    merged = folds * folds * functions if folds else 0  # rows of the factors of the others, for every fold
+    solving = _solving(n_rows + merged, functions, memory_mb, solves * (1 + folds)) / _operations_per_second()
+    held = _held_mb(functions, memory_mb) + folds * functions**2 * 8e-6
+    return Cost(functions, n_rows, float(assembly + solving), held)
 
 
 def chosen_for(settings: AceSettings, frames: Sequence[Frame], budget: float, memory_mb: float) -> AceSettings:

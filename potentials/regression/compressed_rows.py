@@ -45,6 +45,12 @@ class CompressedRows:
         if self._n_waiting >= self._capacity:
             self._reduce()
 
+    def merge(self, other: CompressedRows) -> None:
+        """Add the rows of another set, of which only its factor is needed."""
+        factor = other.factor()
+        self.add(factor)
+        self.n_rows += other.n_rows - len(factor)
+
     def _reduce(self) -> None:
         stacked = torch.from_numpy(np.concatenate([self._factor, *self._waiting]))
         self._waiting, self._n_waiting = [], 0

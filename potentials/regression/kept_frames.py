@@ -55,6 +55,11 @@ class KeptFrames:
                 self._kept.append(Kept(number, frame))
         self._kept = sorted(self._kept, key=lambda each: each.number)[: self.size]
 
+    def merge(self, other: KeptFrames) -> None:
+        """Keep of both, those with the smallest numbers."""
+        self.n_seen += other.n_seen
+        self._kept = sorted(self._kept + other._kept, key=lambda each: each.number)[: self.size]
+
     def remember(self, frame: Frame, rows: NDArray[np.float64]) -> None:
         """Keep the rows of a frame, if the frame is kept."""
         for each in self._kept:

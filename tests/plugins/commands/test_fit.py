@@ -12,7 +12,12 @@ from ase.build import bulk
 from ase.calculators.emt import EMT
 from ase.io import write
 
+from halberd.plugins.evaluation.cross_validation import in_parts
+from halberd.plugins.hosts.ase_calculator import HalberdCalculator
 from halberd.potentials import load
+from halberd.potentials.ace.fit import AceFit
+from halberd.potentials.ace.settings import AceSettings
+from halberd.potentials.frames.labelled import read_frames
 from tests.conftest import call
 
 
@@ -87,6 +92,55 @@ def test_the_table_for_people(data, tmp_path, capsys, monkeypatch):
     assert "functions" in err
     assert sorted(p.name for p in tmp_path.iterdir()) == ["m.json", "m.pt"]
     assert load(tmp_path / "m.pt").n_columns is None
+
+
+def test_every_part_is_predicted_by_a_fit_to_the_others(data, tmp_path, capsys, monkeypatch):
+    """By hand: each of three parts left out of a fit from nothing; parts are stretches of every config type."""
+    given = (*BASIS, "--no-plots", "--committee", 4)
+    code, out, err = call(
+        capsys, monkeypatch, "fit", data / "train.xyz", "-o", tmp_path / "m.pt", *given, "--folds", 3, "--json"
+    )
+    assert code == 0, err
+    report = json.loads(out)
+    found = report["cross_validation"]
+    assert (found["folds"], found["n_frames"]) == (3, 20)  # without the two atoms alone
+    frames = read_frames(data / "train.xyz")
+    parts = in_parts(frames, 3)
+    assert sorted(len(part) for part in parts) == [7, 7, 8]
+    for kind in ("small", "large"):
+        stretches = [[frames.index(f) for f in part if f.config_type == kind] for part in parts]
+        assert sorted(map(len, stretches)) == [3, 3, 4]
+        assert all(np.ptp(stretch) == 2 * (len(stretch) - 1) for stretch in stretches)
+    settings = AceSettings(("Al", "Cu"), order=2, degree=8, cutoff=4.5)
+    e0s = dict(zip(("Al", "Cu"), (report["e0s"][symbol] for symbol in ("Al", "Cu")), strict=True))
+    errors = []
+    for k in range(3):
+        fit = AceFit(settings, e0s=e0s)
+        fit.add([frame for j, part in enumerate(parts) if j != k for frame in part])
+        calculator = HalberdCalculator(fit.solve(committee=4, seed=0, calibrate=False).model)
+        left_out = [frame for frame in parts[k] if len(frame.atoms) > 1]
+        errors.append(
+            np.concatenate([(calculator.evaluate(f.atoms)["forces"] - f.forces).ravel() for f in left_out])
+        )
+    assert found["forces"]["mae"] == pytest.approx(np.abs(np.concatenate(errors)).mean(), rel=1e-6)
+    sizes = [np.abs(each).mean() for each in errors]
+    assert found["forces"]["mae_error"] == pytest.approx(np.std(sizes, ddof=1) / np.sqrt(3), rel=1e-5)
+    assert found["forces"]["mae"] > 1.2 * report["train"]["forces"]["mae"]
+    assert 0.4 < found["sigma"]["forces"]["within_one"] < 0.9
+    # The model is that of all frames, as without folds.
+    code, out, _ = call(capsys, monkeypatch, "fit", data / "train.xyz", "-o", tmp_path / "n.pt", *given, "--json")
+    assert json.loads(out)["log_evidence"] == pytest.approx(report["log_evidence"], rel=1e-6)
+    assert json.loads(out)["n_rows"] == report["n_rows"]
+    code, out, _ = call(capsys, monkeypatch, "fit", data / "train.xyz", "-o", tmp_path / "o.pt", *given, "--folds", 2)
+    assert code == 0
+    assert "2 parts, each left out once: errors over 20 frames" in out
+    assert "±" in out
+    for folds, message in ((1, "must be 2 or more"), (200, "200 folds of 22 frames are not possible")):
+        code, _, err = call(
+            capsys, monkeypatch, "fit", data / "train.xyz", "-o", tmp_path / "p.pt", *given, "--folds", folds
+        )
+        assert code == 2
+        assert message in " ".join(err.split())
 
 
 def test_adding_frames_to_a_fit(data, tmp_path, capsys, monkeypatch):

@@ -107,6 +107,34 @@ def test_frames_added_later_equal_frames_added_at_once(truth, frames, tmp_path):
     assert np.abs(a - b).max() < 1e-5 * np.abs(a).max()
 
 
+def test_frames_added_in_parts_equal_frames_added_at_once(truth, frames):
+    """And parts without one of them equal a fit without its frames."""
+    settings = truth[0].settings
+    parts = [frames[:5], frames[5:6], frames[6:]]
+    whole, once = AceFit(settings), AceFit(settings)
+    once.add(frames)
+    seen = []
+    fits = whole.add_in_parts(parts, lambda done, total: seen.append((done, total)))
+    assert seen == sorted(seen)
+    assert seen[-1] == (len(frames), len(frames))
+    assert [fit.n_frames for fit in fits] == [5, 1, len(frames) - 6]
+    rest = fits[1].alike()
+    rest.merge(fits[0])
+    rest.merge(fits[2])
+    without = AceFit(settings, e0s=dict(zip(settings.symbols, once.e0s, strict=True)))
+    without.add(parts[0] + parts[2])
+    for found, expected in ((whole, once), (rest, without)):
+        assert (found.n_rows, found.n_frames) == (expected.n_rows, expected.n_frames)
+        assert np.array_equal(found.e0s, expected.e0s)
+        assert np.array_equal(found.closest, expected.closest)
+        mean = found.solve("ridge", ridge=1e-3, calibrate=False).coefficients
+        assert np.abs(mean - expected.solve("ridge", ridge=1e-3, calibrate=False).coefficients).max() < 1e-7
+    with pytest.raises(ConfigurationError, match="different self-energies"):
+        rest.merge(AceFit(settings, e0s={"Al": 0.0, "Si": 0.0}).add_in_parts([frames[:2]])[0])
+    with pytest.raises(ConfigurationError, match="another basis"):
+        rest.merge(AceFit(dataclasses.replace(settings, cutoff=settings.cutoff + 0.5)))
+
+
 def test_same_seed_same_bits(truth, tmp_path):
     noisy = labelled(*truth, 12, seed=3, noise=0.05)
     files = []
