@@ -50,7 +50,7 @@ def fit_file(settings: FitSettings, *, progress: bool = True) -> dict[str, Any]:
         ``model``, ``n_basis``, ``n_rows``, ``train`` and ``test`` (see
         :func:`halberd.potentials.frames.error_table.error_report`), ``seconds`` {``assemble``, ``solve``, ``total``},
         ``leave_one_out`` (by kind of label, :class:`halberd.potentials.regression.calibration.LeftOut`),
-        ``cross_validation`` (:func:`halberd.plugins.evaluation.cross_validation.cross_validate`, of ``folds`` if asked),
+        ``cross_validation`` (if asked, :func:`halberd.plugins.evaluation.cross_validation.cross_validate`),
         ``peak_memory_mb``, ``oddities`` of the training frames and what the fit was ``foreseen`` to take (both printed
         before it begins), and what was chosen.
 

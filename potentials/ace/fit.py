@@ -23,7 +23,8 @@ from halberd.potentials.frames.labelled import Frame
 from halberd.potentials.frames.training_set import check_frames, composition
 from halberd.potentials.regression.calibration import LeftOut
 from halberd.potentials.regression.linear_fit import FittedLinear, LinearFit, Progress
-from halberd.potentials.regression.solvers import LinearSystem, Posterior, solve
+from halberd.potentials.regression.linear_system import LinearSystem, Posterior
+from halberd.potentials.regression.solvers import solve
 from halberd.potentials.regression.state import DAMAGED, read_state
 from halberd.potentials.regression.weighted_rows import FitWeights, FrameDesign
 from halberd.potentials.sites.site_model import SiteModel
@@ -158,12 +159,14 @@ class AceFit(LinearFit):
         if self.e0s is None:
             self._fix_e0s(frames)
         done, fits = 0, []
+
+        def show(now: int, _: int) -> None:
+            if progress is not None:
+                progress(done + now, len(frames))
+
         for part in parts:
             fits.append(self.alike())
-            if progress is None:
-                fits[-1].add(part)
-            else:
-                fits[-1].add(part, lambda now, _, before=done: progress(before + now, len(frames)))
+            fits[-1].add(part, show)
             self.merge(fits[-1])
             done += len(part)
         return fits

@@ -23,7 +23,8 @@ from halberd.potentials.mace.last_layer_features import mace_features
 from halberd.potentials.mace.last_layer_sites import LastLayerSigmaSites, LastLayerSites, over_features
 from halberd.potentials.regression.calibration import LeftOut
 from halberd.potentials.regression.linear_fit import FittedLinear, LinearFit, Progress
-from halberd.potentials.regression.solvers import LinearSystem, solve
+from halberd.potentials.regression.linear_system import LinearSystem
+from halberd.potentials.regression.solvers import solve
 from halberd.potentials.regression.state import DAMAGED, read_state
 from halberd.potentials.regression.weighted_rows import VOIGT, FitWeights, FrameDesign
 from halberd.potentials.sites.site_model import Columns, SiteModel

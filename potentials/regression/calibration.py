@@ -27,7 +27,7 @@ import numpy as np
 import scipy.linalg
 from numpy.typing import NDArray
 
-from halberd.potentials.regression.solvers import Posterior
+from halberd.potentials.regression.linear_system import Posterior
 from halberd.potentials.regression.weighted_rows import KINDS
 
 #: Share of a normal distribution within one standard deviation.

@@ -29,7 +29,7 @@ from halberd.potentials.regression.calibration import (
 )
 from halberd.potentials.regression.compressed_rows import CompressedRows
 from halberd.potentials.regression.kept_frames import KeptFrames
-from halberd.potentials.regression.solvers import LinearSystem, Posterior
+from halberd.potentials.regression.linear_system import LinearSystem, Posterior
 from halberd.potentials.regression.state import write_state
 from halberd.potentials.regression.weighted_rows import FitWeights, FrameDesign, kinds_and_units, weighted_rows
 from halberd.potentials.sites.site_model import SiteModel

@@ -5,8 +5,8 @@ labelling another one can be computed before anything is labelled: with the rows
 variance ``s^2``, the covariance ``L L'`` becomes ``L (1 + L'X'X L / s^2)^-1 L'``.
 
 How much less uncertain a frame would be is what the posterior itself says; how uncertain it is now, what the tempered
-one does (:meth:`halberd.potentials.regression.solvers.Posterior.tempered`), which is as wide as errors are. To that one
-a label tells little: it takes the error that the family of models is left with for noise.
+one does (:meth:`halberd.potentials.regression.linear_system.Posterior.tempered`), which is as wide as errors are. To
+that one a label tells little: it takes the error that the family of models is left with for noise.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from ase import Atoms
 from numpy.typing import NDArray
 
 from halberd.potentials.frames.labelled import Frame
-from halberd.potentials.regression.solvers import Posterior
+from halberd.potentials.regression.linear_system import Posterior
 
 #: A frame counts as known when its uncertainty has fallen below this part of what it was, and below the tolerance.
 STILL_UNCERTAIN = 0.7

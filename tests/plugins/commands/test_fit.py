@@ -119,9 +119,7 @@ def test_every_part_is_predicted_by_a_fit_to_the_others(data, tmp_path, capsys, 
         fit.add([frame for j, part in enumerate(parts) if j != k for frame in part])
         calculator = HalberdCalculator(fit.solve(committee=4, seed=0, calibrate=False).model)
         left_out = [frame for frame in parts[k] if len(frame.atoms) > 1]
-        errors.append(
-            np.concatenate([(calculator.evaluate(f.atoms)["forces"] - f.forces).ravel() for f in left_out])
-        )
+        errors.append(np.concatenate([(calculator.evaluate(f.atoms)["forces"] - f.forces).ravel() for f in left_out]))
     assert found["forces"]["mae"] == pytest.approx(np.abs(np.concatenate(errors)).mean(), rel=1e-6)
     sizes = [np.abs(each).mean() for each in errors]
     assert found["forces"]["mae_error"] == pytest.approx(np.std(sizes, ddof=1) / np.sqrt(3), rel=1e-5)

@@ -6,7 +6,8 @@ import scipy.stats
 
 from halberd.potentials.errors import ConfigurationError, DataError
 from halberd.potentials.regression.compressed_rows import CompressedRows
-from halberd.potentials.regression.solvers import LinearSystem, solve
+from halberd.potentials.regression.linear_system import LinearSystem
+from halberd.potentials.regression.solvers import solve
 
 
 def problem(n_rows=400, n_columns=30, noise=0.1, prior_scale=1.0, seed=0):
