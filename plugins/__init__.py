@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from halberd.plugins.labelling.settings import LabelSettings
     from halberd.plugins.labelling.worker import make_calculator
     from halberd.plugins.molecules.files import draw_molecules, read_molecules, write_molecules
+    from halberd.plugins.molecules.likeness import likeness
     from halberd.plugins.molecules.metrics import measure
     from halberd.plugins.molecules.qm9 import draw_qm9
     from halberd.plugins.plumed.force import PlumedForce
@@ -70,6 +71,7 @@ _HOMES = {
     "fit_file": "commands.fit_file",
     "guidance_force": "forces.simgen",
     "largest_force_uncertainty": "forces.variables",
+    "likeness": "molecules.likeness",
     "make_calculator": "labelling.worker",
     "measure": "molecules.metrics",
     "new_figure": "evaluation.figures",
@@ -111,6 +113,7 @@ __all__ = [
     "fit_file",
     "guidance_force",
     "largest_force_uncertainty",
+    "likeness",
     "make_calculator",
     "measure",
     "new_figure",

@@ -23,6 +23,7 @@ from halberd.plugins.molecules.bonding import (
     unbonded,
     without_hydrogens,
 )
+from halberd.plugins.molecules.repair import heavy_rmsd
 from halberd.potentials.errors import missing_dependency
 
 #: Bond lengths of Hoogeboom et al., *EDM*, ICML 2022, in picometres: pair -> single, double, triple.
@@ -143,7 +144,6 @@ def xtb_relaxation(atoms: Atoms, fmax: float = 0.05, steps: int = 200) -> tuple[
         from tblite.ase import TBLite
     except ImportError:
         raise missing_dependency("tblite", "reference", "relax with GFN2-xTB") from None
-    from ase.build import minimize_rotation_and_translation
     from ase.optimize import LBFGS
 
     relaxed = atoms.copy()
@@ -156,10 +156,7 @@ def xtb_relaxation(atoms: Atoms, fmax: float = 0.05, steps: int = 200) -> tuple[
     except Exception:  # tblite raises its own types, ASE others; what does not converge is counted by the caller
         return None
     relaxed.calc = None
-    heavy = atoms.numbers > 1
-    first, last = atoms[heavy], relaxed[heavy]
-    minimize_rotation_and_translation(first, last)
-    return float(before - after), float(np.sqrt(((first.positions - last.positions) ** 2).sum(1).mean()))
+    return float(before - after), heavy_rmsd(atoms.numbers, atoms.positions, relaxed.positions)
 
 
 def measure(
@@ -169,6 +166,7 @@ def measure(
     known: set[str] | None = None,
     posebusters: bool = True,
     xtb: int = 0,
+    raw: Sequence[Atoms] | None = None,
     progress: Callable[[str, float], None] | None = None,
 ) -> dict[str, Any]:
     """Measure a set of molecules.
@@ -186,6 +184,8 @@ def measure(
     posebusters : bool
     xtb : int
         Relax so many valid molecules, evenly spread over the set, with GFN2-xTB.
+    raw : sequence of ase.Atoms, optional
+        The same molecules before anything was relaxed: as many of them are relaxed as of the others.
     progress : callable, optional
         Told what is being done, and the part of it that is, 0 to 1.
 
@@ -196,7 +196,8 @@ def measure(
         own perception, charges allowed) of the attempts; ``uniqueness`` of the valid; ``novelty`` of the unique;
         ``posebusters`` of the valid; ``diversity`` of the valid; mean ``heavy_atoms``, ``rings``, ``sp3`` (fraction of
         carbon) and ``qed`` of the valid; ``xtb`` with ``molecules``, ``failed``, medians ``strain_eV`` and
-        ``rmsd_A``. Fractions, or ``None`` where there is nothing to divide by or it was not asked for.
+        ``rmsd_A``; ``xtb_raw``, the same of ``raw``. Fractions, or ``None`` where there is nothing to divide by or it
+        was not asked for.
     """
     Chem = import_rdkit()
     from rdkit.Chem import QED, rdMolDescriptors
@@ -239,6 +240,8 @@ def measure(
         result["posebusters"] = _fraction(int(passes.sum()), len(passes))
     if xtb:
         result["xtb"] = _strains([atoms for atoms, _ in valid], xtb, tell)
+        if raw is not None:
+            result["xtb_raw"] = _strains(raw, xtb, tell)
     tell("done", 1.0)
     return result
 

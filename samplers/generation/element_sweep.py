@@ -111,7 +111,8 @@ class ElementSweep:
                 kinds[atom], counts[atom] = element, counts[atom] + change
                 skeleton = skeleton_molecule(kinds, positions, Valences(bonds, counts, 0.0))
                 if skeleton is not None:
-                    found.append(Candidate(*place_hydrogens(skeleton, generated, scaffold), candidate.log_density))
+                    placed = place_hydrogens(skeleton, generated, scaffold)
+                    found.append(Candidate(*placed, candidate.log_density, candidate.particle))
         return found
 
 

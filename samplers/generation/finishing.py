@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from halberd.plugins.molecules.bonding import import_rdkit, is_valid, numbers_of, perceive_molecule, skeleton_molecule
+from halberd.plugins.molecules.repair import note_repair
 from halberd.potentials.errors import ConfigurationError
 from halberd.potentials.simgen.guidance import HostWall
 from halberd.potentials.simgen.score import SimilarityScore
@@ -239,12 +240,14 @@ def finish(
     Returns
     -------
     list of rdkit.Chem.Mol or str
-        A molecule with properties ``energy_eV`` (interaction energy), ``log_density`` and ``largest_force_eV_A``, or
-        the reason why there is none.
+        A molecule with properties ``energy_eV`` (interaction energy), ``log_density``, ``largest_force_eV_A``,
+        ``particle``, and how much repair it took (:mod:`halberd.plugins.molecules.repair`), or the reason why there is
+        none.
     """
     if not candidates:
         return []
     numbers = [numbers_of(c.mol) for c in candidates]
+    raw = [import_rdkit().Mol(c.mol) for c in candidates]
     if options.classical:
         for candidate in candidates:
             relax_classically(candidate.mol, None if options.relax_scaffold else candidate.fixed)
@@ -252,8 +255,8 @@ def finish(
     fixed = None if options.relax_scaffold else [c.fixed for c in candidates]
     relaxed = relax(force_field, numbers, positions, fixed=fixed, fmax=options.fmax, steps=options.steps)
     return [
-        _judge(candidate, z, relaxed=relaxed, k=k, scaffold=scaffold, wall=wall)
-        for k, (candidate, z) in enumerate(zip(candidates, numbers, strict=True))
+        _judge(candidate, raw[k], relaxed=relaxed, k=k, scaffold=scaffold, wall=wall)
+        for k, candidate in enumerate(candidates)
     ]
 
 
@@ -294,13 +297,14 @@ def relax_classically(mol: Any, fixed: NDArray[np.bool_] | None = None, steps: i
 
 def _judge(
     candidate: Candidate,
-    numbers: NDArray[np.int64],
+    raw: Any,
     relaxed: Relaxed,
     k: int,
     scaffold: Scaffold | None,
     wall: HostWall | None,
 ) -> Any:
-    """The relaxed molecule, or what is wrong with it."""
+    """The relaxed molecule, with what it was before, or what is wrong with it."""
+    numbers = numbers_of(raw)
     if not relaxed.largest_force[k] < _LARGEST_FORCE:
         return NOT_RELAXED
     mol = perceive_molecule(numbers, relaxed.positions[k])
@@ -315,4 +319,6 @@ def _judge(
     mol.SetDoubleProp("energy_eV", float(relaxed.energies[k]))
     mol.SetDoubleProp("log_density", candidate.log_density)
     mol.SetDoubleProp("largest_force_eV_A", float(relaxed.largest_force[k]))
+    mol.SetIntProp("particle", candidate.particle)
+    note_repair(mol, raw)
     return mol

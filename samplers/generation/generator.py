@@ -24,6 +24,7 @@ from ase import Atoms
 from halberd.plugins.forces.options import check_device
 from halberd.plugins.molecules.bonding import atoms_of, canonical_smiles, import_rdkit
 from halberd.plugins.molecules.files import check_molecule_file, read_molecules, write_molecules
+from halberd.plugins.molecules.repair import raw_molecule
 from halberd.plugins.molecules.shapes import parse_shape, read_host
 from halberd.potentials.errors import ConfigurationError, RestartError
 from halberd.potentials.files import check_writable, replacing
@@ -54,7 +55,8 @@ class Generated:
     ----------
     molecules : list of rdkit.Chem.Mol
         With hydrogens, bonds, a conformer (angstrom), and the properties ``attempt``, ``smiles``, ``energy_eV``,
-        ``log_density`` and ``largest_force_eV_A``.
+        ``log_density``, ``largest_force_eV_A``, ``particle`` (0 for the most similar), ``moved_A`` and
+        ``bonds_changed`` (:func:`halberd.plugins.molecules.repair.note_repair`).
     attempts : int
         Until the last of them was found.
     failures : dict
@@ -77,6 +79,24 @@ class Generated:
     def distinct_attempts(self) -> int:
         """Attempts that did not end as duplicates."""
         return self.attempts - self.failures.get(DUPLICATE, 0)
+
+    @property
+    def raw(self) -> list[Any]:
+        """The molecules as they were annealed, without bonds: hydrogens placed by rules, nothing relaxed."""
+        return [raw_molecule(mol) for mol in self.molecules]
+
+    def repair(self) -> dict[str, float | None]:
+        """What finishing did: medians ``moved_A`` of heavy atoms, mean share ``bonds_changed``, and ``first_particle``.
+
+        The last is the share of molecules that were made of the most similar particle, without another try.
+        """
+        if not self.molecules:
+            return {"moved_A": None, "bonds_changed": None, "first_particle": None}
+        return {
+            "moved_A": float(np.median([mol.GetDoubleProp("moved_A") for mol in self.molecules])),
+            "bonds_changed": float(np.mean([mol.GetDoubleProp("bonds_changed") for mol in self.molecules])),
+            "first_particle": float(np.mean([mol.GetIntProp("particle") == 0 for mol in self.molecules])),
+        }
 
     def rates(self) -> dict[str, float]:
         """``validity`` of the attempts and ``uniqueness`` of the valid, duplicates that were left out included."""
@@ -311,11 +331,19 @@ def _generate(settings: GenerationSettings, part: Path | None, progress: Progres
         seconds.update(took)
         if part is not None:
             _write_part(part, settings, results)
-    return _count(settings, results, {**dict(seconds), "total": time.perf_counter() - started})
+    return count_results(settings, results, {**dict(seconds), "total": time.perf_counter() - started})
 
 
-def _count(settings: GenerationSettings, results: list[Any], seconds: dict[str, float]) -> Generated:
-    """The molecules that were wanted, and the attempts until the last of them."""
+def count_results(settings: GenerationSettings, results: list[Any], seconds: dict[str, float]) -> Generated:
+    """Take the molecules that were wanted, and count the attempts until the last of them.
+
+    Parameters
+    ----------
+    settings : GenerationSettings
+    results : list of rdkit.Chem.Mol or str
+        Of every attempt.
+    seconds : dict
+    """
     made: list[Any] = []
     attempts = 0
     failures: collections.Counter[str] = collections.Counter()

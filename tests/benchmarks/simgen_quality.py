@@ -3,6 +3,7 @@
     python tests/benchmarks/simgen_quality.py OUT small large          # 500 molecules of 4-9, 100 of 12-20 heavy atoms
     python tests/benchmarks/simgen_quality.py OUT changes              # which changes to the published settings help
     python tests/benchmarks/simgen_quality.py OUT shapes speed qm9
+    python tests/benchmarks/simgen_quality.py OUT likeness             # beside molecules made without any method
 
 ``changes`` begins with the settings of the ``simgen`` release (50 levels, 10 particles, element moves every 2 steps,
 the likeliest order of every bond by itself, hydrogens that fill up valences) and adds ours one by one, on the same
@@ -14,8 +15,10 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import functools
 import json
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -24,12 +27,14 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from halberd.plugins import draw_molecules, measure
+from halberd.plugins import draw_molecules, likeness, measure
 from halberd.plugins.evaluation.figures import BLUE, GREY, new_figure, save_figure
+from halberd.plugins.molecules.bonding import atoms_of, is_valid, perceive_molecule
 from halberd.plugins.molecules.qm9 import draw_qm9, known_smiles
 from halberd.plugins.molecules.shapes import parse_shape
 from halberd.samplers import FinishOptions, GenerationSettings, SamplerOptions
 from halberd.samplers.generation.generator import Generated, generate
+from tests.benchmarks.null_molecules import embedded_references, grow_trees
 from tests.benchmarks.shape_similarity import shape_similarity
 
 console = Console(width=150)
@@ -86,6 +91,59 @@ def attempt(
             "attempts_per_minute": 60 * made.attempts / seconds,
         },
     )
+
+
+#: Of QM9, which no molecule of a null row is drawn from.
+REFERENCES = 5000
+
+
+def like_qm9(molecules: list[Any]) -> dict[str, Any]:
+    """Likeness to QM9."""
+    return likeness(molecules, _references())
+
+
+@functools.cache
+def _references() -> list[Any]:
+    found = [perceive_molecule(a.numbers, a.positions) for a in draw_qm9(REFERENCES, seed=20_000)]
+    return [mol for mol in found if is_valid(mol)]
+
+
+def compare(results: Results, attempts: int) -> None:
+    """How like QM9 molecules are, and how much repair they took, beside QM9 itself and molecules without a method."""
+    sized = dataclasses.replace(SMALL, heavy_atoms="7:9", n=attempts, max_attempts=attempts, unique=False)
+    large = dataclasses.replace(LARGE, n=attempts // 2, max_attempts=attempts // 2, unique=False)
+    makers: dict[str, Callable[[], Any]] = {
+        "7-9: halberd": lambda: generate(sized),
+        "7-9: random trees": lambda: grow_trees(sized),
+        "QM9 again": lambda: [perceive_molecule(a.numbers, a.positions) for a in draw_qm9(attempts, seed=1)],
+        "QM9, embedded anew": lambda: embedded_references(attempts, seed=2),
+        "12-20: halberd": lambda: generate(large),
+        "12-20: random trees": lambda: grow_trees(large),
+    }
+    table = Table(title=f"likeness to {REFERENCES} of QM9; {attempts} attempts, half of 12 to 20 heavy atoms")
+    columns = ("frechet_chemnet", "lengths", "angles", "torsions", "rings", "groups", "nearest")
+    shown = ("rings", "hetero_pairs", "accessibility", "brenk", "nih")
+    for column in ("", "valid", *columns, "rings, each", *shown[1:], "moved, Å", "bonds\nchanged", "raw strain,\neV"):
+        table.add_column(column.replace("_", "\n"), justify="right" if column else "left")
+    for name, make in makers.items():
+        row = results.get(f"likeness: {name}")
+        if row is None:
+            made = make()
+            molecules = [m for m in (made.molecules if isinstance(made, Generated) else made) if is_valid(m)]
+            row = {"valid": len(molecules) / (made.attempts if isinstance(made, Generated) else len(made))}
+            row["likeness"] = like_qm9(molecules)
+            if isinstance(made, Generated):
+                row["repair"] = made.repair()
+                before = [atoms_of(each) for each in made.raw]
+                row["strain"] = measure(made.atoms, posebusters=False, xtb=40, raw=before)["xtb_raw"]
+                draw_molecules(results.folder / f"likeness_{name.replace(': ', '_').replace(' ', '_')}.png", molecules)
+            results.add(f"likeness: {name}", row)
+        like, repair = row["likeness"], row.get("repair", {})
+        own = [like["of_molecules"][key] for key in shown]
+        changes = [repair.get("moved_A"), repair.get("bonds_changed"), row.get("strain", {}).get("strain_eV")]
+        numbers = [row["valid"], *(like[key] for key in columns), *own, *changes]
+        table.add_row(name, *("-" if number is None else f"{number:.2f}" for number in numbers))
+    console.print(table)
 
 
 def show(title: str, rows: dict[str, dict[str, Any]]) -> None:
@@ -247,12 +305,15 @@ def speed(results: Results, rounds: int) -> None:
     console.print(table)
 
 
+PARTS = ("small", "large", "changes", "shapes", "speed", "qm9", "likeness")
+
+
 def main() -> None:
     """Run the parts that were asked for."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("output", type=Path)
-    parser.add_argument("parts", nargs="+", choices=["small", "large", "changes", "shapes", "speed", "qm9"])
-    parser.add_argument("--attempts", type=int, help="in place of 500, 200, 100, 100, 40 and 1000")
+    parser.add_argument("parts", nargs="+", choices=PARTS)
+    parser.add_argument("--attempts", type=int, help="in place of 500, 200, 100, 100, 40, 1000 and 300")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--threads", type=int, default=2)
     arguments = parser.parse_args()
@@ -274,6 +335,8 @@ def main() -> None:
         shapes(results, arguments.attempts or 40)
     if "speed" in arguments.parts:
         speed(results, arguments.rounds)
+    if "likeness" in arguments.parts:
+        compare(results, arguments.attempts or 300)
     if "qm9" in arguments.parts:
         row = results.get("QM9") or results.add(
             "QM9", {"metrics": measure(draw_qm9(arguments.attempts or 1000, 1), known=known_smiles(), xtb=50)}

@@ -329,6 +329,7 @@ def test_command_line(tmp_path, capsys, monkeypatch):
     code, out, err = call(
         capsys, monkeypatch, "generate", "--n", 2, "--heavy-atoms", "5", "--shape", "line:4", "--seed", 1, "-o", output,
         "--references", "qm9-small", "--particles", 3, "--levels", 24, "--max-attempts", 12, "--json", "--no-picture",
+        "--raw", tmp_path / "raw.sdf",
     )  # fmt: skip
     result = json.loads(out)
     assert result["requested"] == 2
@@ -343,12 +344,33 @@ def test_command_line(tmp_path, capsys, monkeypatch):
     assert json.loads(out)["metrics"]["attempts"] == 4
     code, out, _ = call(capsys, monkeypatch, "metrics", output)
     assert "different molecules" in out
+    # What was annealed moves, and less of it is lost in the molecules than in what they were made of.
+    assert 0 < result["metrics"]["moved_A"] < 1.0
+    assert 0 <= result["metrics"]["bonds_changed"] <= 1
+    assert 0 < result["metrics"]["first_particle"] <= 1
+    raw = read_molecules(tmp_path / "raw.sdf")
+    assert [a.numbers.tolist() for a in raw] == [a.numbers.tolist() for a in read_molecules(output)]
+    code, out, err = call(
+        capsys, monkeypatch, "metrics", output, "--raw", tmp_path / "raw.sdf", "--xtb", 2, "--references", "qm9:40",
+        "--json", "--no-posebusters",
+    )  # fmt: skip
+    assert code == 0, err
+    found = json.loads(out)
+    assert found["metrics"]["xtb_raw"]["strain_eV"] > found["metrics"]["xtb"]["strain_eV"] > 0
+    assert found["likeness"]["references"] in range(36, 41)  # ions are left out
+    assert found["likeness"]["frechet_chemnet"] > 1.0
+    code, out, _ = call(capsys, monkeypatch, "metrics", output, "--references", "qm9:40", "--no-posebusters")
+    assert "Frechet ChemNet distance" in out
     for arguments, message in (
         (("generate", "--heavy-atoms", "x"), "heavy_atoms"),
         (("generate", "--heavy-atoms", "1" + "0" * 30), "heavy_atoms"),
         (("generate", "-o", tmp_path / "out.cif"), "Molecules are written to"),
         (("metrics", tmp_path / "none.sdf"), "does not exist"),
         (("metrics", output, "--attempts", 1), "--attempts is 1, but there are 2"),
+        (("metrics", output, "--raw", output), "say how many with --xtb"),
+        (("metrics", output, "--raw", "qm9:2", "--xtb", 1), "does not hold the molecules"),
+        (("metrics", output, "--references", "qm9:x"), "is not qm9:N"),
+        (("generate", "-o", output, "--raw", output), "another name"),
     ):
         code, out, err = call(capsys, monkeypatch, *arguments)
         assert code == 2
