@@ -22,6 +22,10 @@ def _prior_power(text: str, option: str) -> float | str:
     return number
 
 
+def _degree(text: str, option: str) -> float | tuple[float, ...] | str:
+    return text if text == "auto" else _numbers(text, option)
+
+
 def _numbers(text: str, option: str) -> float | tuple[float, ...]:
     try:
         values = tuple(float(part) for part in text.replace("[", "").replace("]", "").split(","))
@@ -73,8 +77,8 @@ def _e0s(text: str, option: str) -> str | dict[str, float]:
     "test",
     "basis.order",
     Flag(
-        "basis.degree", read=_numbers,
-        help="Largest degree, or one per order: 12 or 20,16,12. Default: as frames and budget are good for.",
+        "basis.degree", read=_degree,
+        help="Largest degree, or one per order: 12 or 20,16,12; auto compares. Default: as frames and budget allow.",
     ),
     Flag("budget", read=_seconds, help="How long it may take if no degree is given: 300, 5min, 1h. Default: 5min."),
     "basis.cutoff",

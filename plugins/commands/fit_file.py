@@ -21,8 +21,16 @@ from halberd.plugins.evaluation.figures import parity_plot
 from halberd.plugins.evaluation.prediction import predict
 from halberd.plugins.hosts.ase_calculator import HalberdCalculator
 from halberd.potentials.ace.fit import PRIOR_POWERS, AceFit, FittedAce
+from halberd.potentials.ace.model_selection import SizeChoice, compare_sizes, smallest_as_good
 from halberd.potentials.ace.settings import AceSettings
-from halberd.potentials.ace.sizing import Cost, chosen_for, cost_of, memory_of_machine_mb
+from halberd.potentials.ace.sizing import (
+    PER_ROOT,
+    Cost,
+    chosen_for,
+    cost_of,
+    memory_of_machine_mb,
+    smaller_sizes,
+)
 from halberd.potentials.errors import ConfigurationError, OutputError, did_you_mean
 from halberd.potentials.files import check_writable, replacing
 from halberd.potentials.frames.error_table import error_report
@@ -81,7 +89,7 @@ def fit_file(settings: FitSettings, *, progress: bool = True) -> dict[str, Any]:
     odd = oddities(groups["train"])
     for sentence in odd:
         _say(f"note: {sentence}")
-    fit, cost = _prepare(settings, groups["train"])
+    fit, cost, sizes = _prepare(settings, groups["train"])
     # A test frame of an unknown element is found now, not after the fit.
     for frame in groups.get("test", []):
         if set(frame.atoms.numbers) - set(fit.basis.settings.elements):
@@ -98,6 +106,8 @@ def fit_file(settings: FitSettings, *, progress: bool = True) -> dict[str, Any]:
 
     report = _report(settings, fit, fitted, copies)
     report["oddities"] = odd
+    if sizes:
+        report["sizes"] = [dataclasses.asdict(size) for size in sizes]
     report["foreseen"] = None if cost is None else dataclasses.asdict(cost)
     report.update(_evaluate(fitted.model, groups, figures, progress))
     if parts:
@@ -157,8 +167,8 @@ def _left_out(
     return {**report, "seconds": time.perf_counter() - begun}
 
 
-def _prepare(settings: FitSettings, frames: Sequence[Frame]) -> tuple[AceFit, Cost | None]:
-    """The fit, and what it will take; that is told unless frames are added to one that is there."""
+def _prepare(settings: FitSettings, frames: Sequence[Frame]) -> tuple[AceFit, Cost | None, list[SizeChoice]]:
+    """The fit, what it will take (told unless frames are added to one that is there), and sizes that were compared."""
     kinds = {frame.config_type for frame in frames}
     for kind in settings.weights.per_config_type if settings.weights is not None else ():
         if kind not in kinds:
@@ -167,14 +177,18 @@ def _prepare(settings: FitSettings, frames: Sequence[Frame]) -> tuple[AceFit, Co
                 f"There are {', '.join(sorted(kinds))}."
             )
     if settings.extend is not None:
-        return AceFit.load(settings.extend, settings.memory_mb), None
+        return AceFit.load(settings.extend, settings.memory_mb), None, []
     chosen = dict(settings.basis)
     known = sorted({int(z) for frame in frames for z in frame.atoms.numbers})
     chosen["elements"] = tuple(atomic_number_of(each) for each in chosen.get("elements", known))
-    basis = from_mapping(AceSettings, chosen, "'basis'")
+    degree = chosen.pop("degree", None)
+    basis = from_mapping(AceSettings, chosen if degree in (None, "auto") else {**chosen, "degree": degree}, "'basis'")
     check_frames(frames)
     composition(frames, basis.elements)
-    if chosen.get("degree") is None:
+    sizes: list[SizeChoice] = []
+    if degree == "auto":
+        basis, sizes = _compare(basis, frames, settings)
+    elif degree is None:
         basis = chosen_for(basis, frames, settings.budget, settings.memory_mb)
         _say(f"order {basis.order}, degree {','.join(f'{d:g}' for d in basis.degrees)}, as the frames are good for")
     solves = len(PRIOR_POWERS) if settings.prior_power == "auto" else 1
@@ -186,7 +200,27 @@ def _prepare(settings: FitSettings, frames: Sequence[Frame]) -> tuple[AceFit, Co
             f"note: That is more than an hour, or than the {machine / 1000:.0f} GB of this machine. Lower the degree "
             "or the order, or leave the degree out."
         )
-    return AceFit(basis, settings.weights, settings.e0s, settings.memory_mb), cost
+    return AceFit(basis, settings.weights, settings.e0s, settings.memory_mb), cost, sizes
+
+
+def _compare(
+    basis: AceSettings, frames: Sequence[Frame], settings: FitSettings
+) -> tuple[AceSettings, list[SizeChoice]]:
+    """Settings of the smallest basis that is as good as the best, and all that were compared, in half the budget."""
+    if settings.prior_power == "auto":
+        raise ConfigurationError("degree and prior_power cannot both be auto; name one of them.")
+    largest = chosen_for(basis, frames, settings.budget / 2, settings.memory_mb, per_root=2 * PER_ROOT)
+    _say(f"comparing sizes up to degree {','.join(f'{d:g}' for d in largest.degrees)}")
+    fit = AceFit(largest, settings.weights, settings.e0s, settings.memory_mb)
+    fit.add(frames)
+    sizes = compare_sizes(fit, smaller_sizes(largest), float(settings.prior_power))
+    found = smallest_as_good(sizes)
+    for size in sizes:
+        errors = ", ".join(f"{kind} {1e3 * each.rmse:.3g}" for kind, each in size.left_out.items())
+        mark = " <- taken" if size is found else ""
+        degrees = ",".join(f"{d:g}" for d in size.settings.degrees)
+        _say(f"  degree {degrees}: {size.n_functions} functions, RMSE of frames left out (thousandths): {errors}{mark}")
+    return found.settings, sizes
 
 
 def _say(sentence: str) -> None:

@@ -28,7 +28,8 @@ class FitSettings:
         Labelled structures to test on; they are not fitted.
     basis : mapping
         Of :class:`halberd.potentials.AceSettings`; ``elements`` are those of the training frames if left out, and
-        ``degree`` as large as the frames and the budget are good for.
+        ``degree`` as large as the frames and the budget are good for. ``degree: auto`` compares sizes by frames that
+        are left out, and takes the smallest that is as good as the best.
     budget : float, s
         How long the fit may take, if ``degree`` is left out.
     keys : LabelKeys

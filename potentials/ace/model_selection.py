@@ -1,4 +1,4 @@
-"""Choosing order and degree of a linear ACE by an information criterion, from one assembly.
+"""Choosing order and degree of a linear ACE, from one assembly: by an information criterion, or by frames left out.
 
 Functions of a smaller basis are functions of the larger one, so its design matrix is some of the columns. What
 compressed rows hold of the largest basis therefore judges all smaller ones, without looking at a frame again.
@@ -13,7 +13,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from halberd.potentials.ace.fit import AceFit
+from halberd.potentials.ace.settings import AceSettings
 from halberd.potentials.errors import ConfigurationError
+from halberd.potentials.regression.bayesian_ridge import bayesian_ridge
+from halberd.potentials.regression.calibration import FEWEST_FRAMES, Calibration, LeftOut
 from halberd.potentials.regression.solvers import solve
 
 
@@ -104,3 +107,97 @@ def select_degree(
     if not choices:
         raise ConfigurationError(f"No basis of at least one and at most {max_functions} functions to compare.")
     return sorted(choices, key=lambda choice: choice.bic)
+
+
+@dataclasses.dataclass(frozen=True)
+class SizeChoice:
+    """A size of basis and what became of frames that were left out.
+
+    Attributes
+    ----------
+    settings : AceSettings
+    n_functions : int
+    worse : float
+        By how much the mean squared weighted residual of these frames is above that of the best size, in parts of the
+        latter.
+    uncertain : float
+        Standard error of that difference, from its scatter between frames.
+    left_out : dict of str to LeftOut
+        Errors by kind of label.
+    """
+
+    settings: AceSettings
+    n_functions: int
+    worse: float
+    uncertain: float
+    left_out: dict[str, LeftOut]
+
+
+def compare_sizes(fit: AceFit, sizes: Sequence[AceSettings], prior_power: float = 4.0) -> list[SizeChoice]:
+    """Leave frames out of Bayesian ridge regressions with smaller bases, one by one and in closed form.
+
+    Parameters
+    ----------
+    fit : AceFit
+        Of the largest basis, with its frames added.
+    sizes : sequence of AceSettings
+        Those of the fit with other degrees, none above the fit's.
+    prior_power : float
+
+    Returns
+    -------
+    list of SizeChoice
+        By number of functions. :func:`smallest_as_good` picks one.
+
+    Raises
+    ------
+    ConfigurationError
+        If a size is not part of the fit's basis, or there are too few frames to leave any out.
+    DataError
+        If no frame has been added.
+    """
+    frames = fit.sample()
+    if len(frames) < FEWEST_FRAMES:
+        raise ConfigurationError(
+            f"{len(frames)} labelled frames are too few to choose a degree by leaving some out; there must be "
+            f"{FEWEST_FRAMES}. Name the degree."
+        )
+    system = fit.system(prior_power)
+    judged = []
+    for size in sizes:
+        columns = _columns_of_size(fit, size)
+        posterior = bayesian_ridge(system.subset(columns))
+        chosen = np.append(columns, True)
+        without = Calibration(posterior, [frame._replace(rows=frame.rows[:, chosen]) for frame in frames])
+        judged.append((size, int(columns.sum()), without.squares(), without.left_out(without.temperature())))
+    best = min((squares for _, _, squares, _ in judged), key=np.mean)
+    scale = max(float(best.mean()), 1e-300)
+    root = np.sqrt(len(best))
+    return [
+        SizeChoice(
+            size,
+            count,
+            float((squares - best).mean()) / scale,
+            float((squares - best).std(ddof=1)) / root / scale,
+            left_out,
+        )
+        for size, count, squares, left_out in sorted(judged, key=lambda each: each[1])
+    ]
+
+
+def smallest_as_good(choices: Sequence[SizeChoice]) -> SizeChoice:
+    """The smallest size that is not worse than the best by more than the standard error of the difference."""
+    return next(choice for choice in choices if choice.worse <= choice.uncertain)
+
+
+def _columns_of_size(fit: AceFit, size: AceSettings) -> NDArray[np.bool_]:
+    """Which functions of a fit's basis those settings have, too."""
+    own = fit.basis.settings
+    same = dataclasses.replace(size, degree=own.degree, pair_degree=own.pair_degree)
+    if same != own or any(d > largest for d, largest in zip(size.degrees, own.degrees, strict=True)):
+        raise ConfigurationError("Sizes to compare have the settings of the fit, but for degrees that are not larger.")
+    basis, order = fit.basis, fit.basis.function_order.astype(int)
+    limits = np.array(size.degrees)[order - 1]
+    if basis.n_pair:
+        limits = np.where(order == 1, float(size.pair_degree or 0), limits)
+    return np.asarray(basis.function_degree <= limits + 1e-9)

@@ -132,7 +132,9 @@ def cost_of(
     return Cost(functions, n_rows, float(assembly + solving), held)
 
 
-def chosen_for(settings: AceSettings, frames: Sequence[Frame], budget: float, memory_mb: float) -> AceSettings:
+def chosen_for(
+    settings: AceSettings, frames: Sequence[Frame], budget: float, memory_mb: float, *, per_root: float = PER_ROOT
+) -> AceSettings:
     """Settings with a basis as large as the data and the time are good for.
 
     Parameters
@@ -143,9 +145,11 @@ def chosen_for(settings: AceSettings, frames: Sequence[Frame], budget: float, me
     budget : float, s
     memory_mb : float
         Of the rows that wait.
+    per_root : float
+        Functions that are aimed at, over the square root of rows times elements.
     """
     n_rows = rows_of(frames)
-    wanted = PER_ROOT * float(np.sqrt(n_rows * len(settings.elements)))
+    wanted = per_root * float(np.sqrt(n_rows * len(settings.elements)))
     n_edges = _edges(settings, frames)
     while True:
         found = sized(settings, wanted)
@@ -156,6 +160,16 @@ def chosen_for(settings: AceSettings, frames: Sequence[Frame], budget: float, me
         if smaller <= 1.0 or found == with_degree(settings, SMALLEST):
             return found
         wanted = basis.n_functions * float(np.clip(1 / np.sqrt(smaller), 0.3, 0.85))
+
+
+def smaller_sizes(settings: AceSettings, count: int = 5) -> list[AceSettings]:
+    """These settings and sizes with about a half, a quarter ... of their functions, the smallest first."""
+    whole = count_functions(settings)
+    found = {settings.degrees: settings}
+    for number in range(1, count):
+        size = sized(settings, whole / 2**number)
+        found[size.degrees] = size
+    return sorted(found.values(), key=count_functions)
 
 
 def _edges(settings: AceSettings, frames: Sequence[Frame]) -> float:

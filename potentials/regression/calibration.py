@@ -112,6 +112,10 @@ class Calibration:
         self.kinds = np.concatenate([frame.kinds for frame in frames])
         self.residuals = np.concatenate(self._residuals)
 
+    def squares(self) -> NDArray[np.float64]:
+        """Sum of the squared weighted residuals of every frame in a fit without it, shape (frames,)."""
+        return np.array([float(residual @ residual) for residual in self._residuals])
+
     def _hat(self, seen: NDArray[np.float64], temperature: float) -> NDArray[np.float64]:
         noise, information = self.posterior.noise, self.posterior.information
         if information is None:

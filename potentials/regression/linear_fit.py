@@ -209,10 +209,8 @@ class LinearFit(abc.ABC):
             factor, n_rows = both.factor(), both.n_rows
         return LinearSystem(factor[:, :-1], factor[:, -1], n_rows, prior)
 
-    def _calibrated(self, posterior: Posterior, fitted: bool = True) -> tuple[Posterior, dict[str, LeftOut]]:
-        """A posterior as wide as its errors in frames that are left out, and what they are; see ``calibration``."""
-        if posterior.directions is None or not posterior.noise > 0:
-            return posterior, {}
+    def sample(self) -> list[WeightedFrame]:
+        """Rows of some of the frames that were added, those that are left out to judge a fit."""
         some: list[WeightedFrame] = []
         for kept in self._kept:
             if len(some) >= MANY_FRAMES and sum(len(each.rows) for each in some) >= MANY_ROWS:
@@ -221,6 +219,13 @@ class LinearFit(abc.ABC):
             if len(kinds):
                 rows = self.frame_rows(kept.frame) if kept.rows is None else kept.rows
                 some.append(WeightedFrame(rows, kinds, units))
+        return some
+
+    def _calibrated(self, posterior: Posterior, fitted: bool = True) -> tuple[Posterior, dict[str, LeftOut]]:
+        """A posterior as wide as its errors in frames that are left out, and what they are; see ``calibration``."""
+        if posterior.directions is None or not posterior.noise > 0:
+            return posterior, {}
+        some = self.sample()
         if len(some) < FEWEST_FRAMES:
             return posterior, {}
         found = Calibration(posterior, some, fitted)

@@ -24,8 +24,10 @@ from typing import Any
 
 import numpy as np
 import torch
+from null_molecules import embedded_references, grow_trees
 from rich.console import Console
 from rich.table import Table
+from shape_similarity import shape_similarity
 
 from halberd.plugins import draw_molecules, likeness, measure
 from halberd.plugins.evaluation.figures import BLUE, GREY, new_figure, save_figure
@@ -34,8 +36,6 @@ from halberd.plugins.molecules.qm9 import draw_qm9, known_smiles
 from halberd.plugins.molecules.shapes import parse_shape
 from halberd.samplers import FinishOptions, GenerationSettings, SamplerOptions
 from halberd.samplers.generation.generator import Generated, generate
-from tests.benchmarks.null_molecules import embedded_references, grow_trees
-from tests.benchmarks.shape_similarity import shape_similarity
 
 console = Console(width=150)
 SMALL = GenerationSettings(heavy_atoms="4:9", seed=1)
@@ -114,10 +114,12 @@ def compare(results: Results, attempts: int) -> None:
     large = dataclasses.replace(LARGE, n=attempts // 2, max_attempts=attempts // 2, unique=False)
     makers: dict[str, Callable[[], Any]] = {
         "7-9: halberd": lambda: generate(sized),
+        "7-9: elements not balanced": lambda: generate(dataclasses.replace(sized, balance=0.0)),
         "7-9: random trees": lambda: grow_trees(sized),
         "QM9 again": lambda: [perceive_molecule(a.numbers, a.positions) for a in draw_qm9(attempts, seed=1)],
         "QM9, embedded anew": lambda: embedded_references(attempts, seed=2),
         "12-20: halberd": lambda: generate(large),
+        "12-20: elements not balanced": lambda: generate(dataclasses.replace(large, balance=0.0)),
         "12-20: random trees": lambda: grow_trees(large),
     }
     table = Table(title=f"likeness to {REFERENCES} of QM9; {attempts} attempts, half of 12 to 20 heavy atoms")

@@ -141,6 +141,24 @@ def test_every_part_is_predicted_by_a_fit_to_the_others(data, tmp_path, capsys, 
         assert message in " ".join(err.split())
 
 
+def test_degrees_are_compared(data, tmp_path, capsys, monkeypatch):
+    given = ("--no-plots", "--committee", 0, "--order", 2, "--cutoff", 4.5, "--degree", "auto", "--threads", 1)
+    code, out, err = call(capsys, monkeypatch, "fit", data / "train.xyz", "-o", tmp_path / "m.pt", *given, "--json")
+    assert code == 0, err
+    report = json.loads(out)
+    counts = [size["n_functions"] for size in report["sizes"]]
+    assert counts == sorted(counts)
+    assert len(counts) >= 2
+    taken = next(size for size in report["sizes"] if size["worse"] <= size["uncertain"])
+    assert report["n_basis"] == taken["n_functions"]
+    assert err.count("<- taken") == 1
+    code, _, err = call(
+        capsys, monkeypatch, "fit", data / "train.xyz", "-o", tmp_path / "n.pt", *given, "--prior-power", "auto"
+    )
+    assert code == 2
+    assert "cannot both be auto" in err
+
+
 def test_adding_frames_to_a_fit(data, tmp_path, capsys, monkeypatch):
     state = tmp_path / "fit.npz"
     arguments = ("--no-plots", "--committee", 0, "--json")

@@ -15,7 +15,7 @@ from halberd.potentials.ace.design_rows import DesignAssembler
 from halberd.potentials.ace.dimers import dimer
 from halberd.potentials.ace.fit import AceFit
 from halberd.potentials.ace.model import ace_site_model
-from halberd.potentials.ace.model_selection import select_degree
+from halberd.potentials.ace.model_selection import compare_sizes, select_degree, smallest_as_good
 from halberd.potentials.ace.settings import AceSettings
 from halberd.potentials.errors import ConfigurationError, DataError, OutputError, UnknownElementError
 from halberd.potentials.frames.labelled import Frame
@@ -269,6 +269,31 @@ def test_bic_finds_the_degree_that_made_the_labels():
     system = small.system(restraint=False)
     assert judged.n_functions == small.basis.n_functions
     assert judged.residual == pytest.approx(system.residual(alone.coefficients), rel=1e-6)
+
+
+def test_sizes_are_compared_by_frames_that_a_fit_of_that_size_has_not_seen():
+    basis, coefficients = random_ace(SYMBOLS, order=3, degree=6, cutoff=4.0, pair_degree=6, seed=3)
+    frames = labelled(basis, coefficients, 30, seed=1, noise=0.02)
+    largest = dataclasses.replace(basis.settings, degree=(10, 8, 8), pair_degree=10)
+    fit = AceFit(largest, e0s=E0S)
+    fit.add(frames)
+    sizes = [dataclasses.replace(largest, degree=(d, min(d, 8), min(d, 8)), pair_degree=d) for d in (4, 5, 6, 8, 10)]
+    found = compare_sizes(fit, sizes)
+    assert [each.n_functions for each in found] == [AceBasis(size).n_functions for size in sizes]
+    assert smallest_as_good(found).settings == sizes[2]  # of degree 6, as the labels
+    assert found[0].worse > 2 * found[0].uncertain
+    # A size of its own says the same of the same frames.
+    small = AceFit(sizes[1], e0s=E0S)
+    small.add(frames)
+    alone = small.solve(repulsion=False).leave_one_out
+    for kind in ("energy", "forces"):
+        assert found[1].left_out[kind].rmse == pytest.approx(alone[kind].rmse, rel=0.02)
+    with pytest.raises(ConfigurationError, match="degrees that are not larger"):
+        compare_sizes(fit, [dataclasses.replace(largest, degree=(12, 8, 8))])
+    few = AceFit(largest, e0s=E0S)
+    few.add(frames[:2])
+    with pytest.raises(ConfigurationError, match="too few to choose a degree"):
+        compare_sizes(few, sizes)
 
 
 def test_self_energies(frames):
