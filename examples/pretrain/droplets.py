@@ -1,10 +1,12 @@
 """What holds a liquid together: droplets that are swollen, by GFN2-xTB and by models.
 
     python examples/pretrain/droplets.py data/test.xyz MODEL [MODEL ...]
+    python examples/pretrain/droplets.py liquids_out/water/frames.extxyz MODEL --run water
 
-Takes the clusters of one liquid out of frames that were not trained on, and moves the centres of their molecules apart
-by 2 %. Prints, by liquid, the pressure that GFN2-xTB has for that, -dE/dV, how far off that of every model is on
-average, and the energy of pulling the molecules all apart, each per molecule. The null has no forces between molecules.
+Takes the clusters of one liquid out of frames that were not trained on, or cuts balls of molecules out of a run of
+``liquids.py``, and moves the centres of their molecules apart by 2 %. Prints, by liquid, the pressure that GFN2-xTB has
+for that, -dE/dV, and the energy per molecule of pulling the molecules all apart; and how far off every model is, with
+the standard error of that. The null has no forces between molecules: it is off by what GFN2-xTB says.
 """
 
 from __future__ import annotations
@@ -16,10 +18,11 @@ import ase.io
 import numpy as np
 from ase import Atoms, units
 from ase.data import atomic_masses
+from liquids import ball
 from make_data import calculator
 from scipy.sparse import csr_matrix
 from scipy.sparse.csgraph import connected_components
-from structures import GRAMS, LIQUIDS, bonds, plain, solvents
+from structures import GRAMS, KEPT_ASIDE, LIQUIDS, bonds, plain, solvents
 
 from halberd.plugins import HalberdCalculator
 
@@ -59,6 +62,14 @@ def droplets(file: str) -> dict[str, list[Atoms]]:
     return found
 
 
+def balls(file: str, name: str, count: int) -> list[Atoms]:
+    """Molecules around one of them, of about 50 atoms, evenly spread over a run."""
+    frames, size = ase.io.read(file, ":"), len(solvents()[name])
+    generator = np.random.default_rng(0)
+    chosen = [frames[k] for k in np.linspace(0, len(frames) - 1, count).astype(int)]
+    return [ball(atoms, size, int(generator.integers(len(atoms) // size)), 50) for atoms in chosen]
+
+
 def measured(energy, atoms: Atoms, density: float) -> tuple[float, float]:
     """Pressure, GPa, and energy per molecule of pulling molecules apart, meV; by a function of structures."""
     owner = molecules_of(atoms)
@@ -81,17 +92,24 @@ def main() -> None:
     parser.add_argument("file")
     parser.add_argument("models", nargs="+")
     parser.add_argument("--most", type=int, default=20, help="Droplets of every liquid.")
+    parser.add_argument("--run", choices=list(LIQUIDS | KEPT_ASIDE), help="The file is a run of this liquid.")
     arguments = parser.parse_args()
     models = {name: HalberdCalculator(name) for name in arguments.models}
     print(" | ".join(["liquid", "droplets", "GFN2-xTB: GPa, meV", *(f"{name}: off by" for name in models)]))
-    for name, frames in sorted(droplets(arguments.file).items()):
+    if arguments.run:
+        found_in = {arguments.run: balls(arguments.file, arguments.run, arguments.most)}
+    else:
+        found_in = droplets(arguments.file)
+    densities = {name: density for name, (_, density) in (LIQUIDS | KEPT_ASIDE).items()}
+    for name, frames in sorted(found_in.items()):
         chosen = frames[:: max(1, len(frames) // arguments.most)][: arguments.most]
-        truth = np.array([measured(by_xtb, atoms, LIQUIDS[name][1]) for atoms in chosen])
+        truth = np.array([measured(by_xtb, atoms, densities[name]) for atoms in chosen])
         row = [name, str(len(chosen)), "{:.2f}, {:.0f}".format(*truth.mean(axis=0))]
         for model in models.values():
-            found = [measured(lambda a, m=model: m.evaluate(a)["energy"], atoms, LIQUIDS[name][1]) for atoms in chosen]
-            off = (np.array(found) - truth).mean(axis=0)
-            row.append(f"{off[0]:+.2f}, {off[1]:+.0f}")
+            found = [measured(lambda a, m=model: m.evaluate(a)["energy"], atoms, densities[name]) for atoms in chosen]
+            off = np.array(found) - truth
+            error = off.std(axis=0, ddof=1) / np.sqrt(len(off))
+            row.append(f"{off[:, 0].mean():+.2f} ± {error[0]:.2f}, {off[:, 1].mean():+.0f} ± {error[1]:.0f}")
         print(" | ".join(row), flush=True)
 
 
