@@ -30,11 +30,11 @@ SMALLEST, LARGEST, STEP = 3.0, 40.0, 1.0
 #: Of the square root of rows times elements.
 PER_ROOT = 5.0
 #: What a fit holds at once, at worst (measured): MB of programs, and square matrices of as many functions.
-_PROGRAMS, _MATRICES = 450.0, 30
+_PROGRAMS, _MATRICES = 450.0, 15
 #: Operations per second of the core that choices are made for, and per edge and function beside products.
 _NOMINAL, _PER_EDGE = 4e9, 30.0
 #: Floating-point operations of a singular value decomposition of M functions, in M^3.
-_DECOMPOSITION = 25.0
+_DECOMPOSITION = 11.0
 
 
 @dataclasses.dataclass(frozen=True)

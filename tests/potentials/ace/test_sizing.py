@@ -70,9 +70,9 @@ def test_time_and_memory_bound_it(monkeypatch):
     frames = frames_of(["Cu"], 100)
     settings = AceSettings(("Cu",), cutoff=5.0)
     free = count_functions(chosen_for(settings, frames, 1e6, 512.0))
-    hurried = chosen_for(settings, frames, 2.0, 512.0)
+    hurried = chosen_for(settings, frames, 1.0, 512.0)
     assert count_functions(hurried) < 0.7 * free
-    assert chosen_for(settings, frames, 2.0, 512.0) == hurried
+    assert chosen_for(settings, frames, 1.0, 512.0) == hurried
     assert count_functions(chosen_for(settings, frames, 1e-6, 512.0)) == count_functions(sized(settings, 0))
     monkeypatch.setattr(sizing, "memory_of_machine_mb", lambda: 1.0)
     assert count_functions(chosen_for(settings, frames, 1e6, 512.0)) == count_functions(sized(settings, 0))
