@@ -60,7 +60,8 @@ def fit_file(settings: FitSettings, *, progress: bool = True) -> dict[str, Any]:
         ``leave_one_out`` (by kind of label, :class:`halberd.potentials.regression.calibration.LeftOut`),
         ``cross_validation`` (if asked, :func:`halberd.plugins.evaluation.cross_validation.cross_validate`),
         ``peak_memory_mb``, ``oddities`` of the training frames and what the fit was ``foreseen`` to take (both printed
-        before it begins), and what was chosen.
+        before it begins), ``sizes`` that were compared for ``degree: auto``
+        (:class:`halberd.potentials.ace.model_selection.SizeChoice`), and what was chosen.
 
     Raises
     ------

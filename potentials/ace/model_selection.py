@@ -171,7 +171,7 @@ def compare_sizes(fit: AceFit, sizes: Sequence[AceSettings], prior_power: float 
         without = Calibration(posterior, [frame._replace(rows=frame.rows[:, chosen]) for frame in frames])
         judged.append((size, int(columns.sum()), without.squares(), without.left_out(without.temperature())))
     best = min((squares for _, _, squares, _ in judged), key=np.mean)
-    scale = max(float(best.mean()), 1e-300)
+    scale = float(best.mean()) or 1.0
     root = np.sqrt(len(best))
     return [
         SizeChoice(
@@ -194,7 +194,8 @@ def _columns_of_size(fit: AceFit, size: AceSettings) -> NDArray[np.bool_]:
     """Which functions of a fit's basis those settings have, too."""
     own = fit.basis.settings
     same = dataclasses.replace(size, degree=own.degree, pair_degree=own.pair_degree)
-    if same != own or any(d > largest for d, largest in zip(size.degrees, own.degrees, strict=True)):
+    wanted, there = (np.array([*each.degrees, each.pair_degree or 0]) for each in (size, own))
+    if same != own or (wanted > there).any():
         raise ConfigurationError("Sizes to compare have the settings of the fit, but for degrees that are not larger.")
     basis, order = fit.basis, fit.basis.function_order.astype(int)
     limits = np.array(size.degrees)[order - 1]
