@@ -20,6 +20,7 @@ from halberd.potentials.ace.basis import AceBasis, count_functions
 from halberd.potentials.ace.design_rows import DesignAssembler
 from halberd.potentials.ace.settings import DEFAULT_DEGREES, AceSettings
 from halberd.potentials.frames.labelled import Frame
+from halberd.potentials.regression.bayesian_ridge import DIRECT
 from halberd.potentials.regression.calibration import MANY_ROWS
 from halberd.potentials.sites.verlet_list import NeighborList, edges_of_atoms
 
@@ -30,11 +31,11 @@ SMALLEST, LARGEST, STEP = 3.0, 40.0, 1.0
 #: Of the square root of rows times elements.
 PER_ROOT = 5.0
 #: What a fit holds at once, at worst (measured): MB of programs, and square matrices of as many functions.
-_PROGRAMS, _MATRICES = 450.0, 15
+_PROGRAMS, _MATRICES, _MATRICES_OF_KERNEL = 450.0, 15, 3
 #: Operations per second of the core that choices are made for, and per edge and function beside products.
 _NOMINAL, _PER_EDGE = 4e9, 30.0
-#: Floating-point operations of a singular value decomposition of M functions, in M^3.
-_DECOMPOSITION = 11.0
+#: Floating-point operations of a singular value decomposition of M functions, in M^3, and of the factors of a kernel.
+_DECOMPOSITION, _FACTORS = 11.0, 5.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -184,7 +185,8 @@ def _solving(n_rows: int, functions: int, memory_mb: float, solves: int) -> floa
     """Operations of folding rows and of decompositions."""
     at_once = _at_once(functions, memory_mb)
     folded = n_rows + functions * np.ceil(n_rows / at_once)
-    return float(2.0 * folded * functions**2 + solves * _DECOMPOSITION * functions**3)
+    each = _DECOMPOSITION if functions <= DIRECT else _FACTORS
+    return float(2.0 * folded * functions**2 + solves * each * functions**3)
 
 
 def _at_once(functions: int, memory_mb: float) -> float:
@@ -194,7 +196,8 @@ def _at_once(functions: int, memory_mb: float) -> float:
 
 def _held_mb(functions: int, memory_mb: float) -> float:
     rows = 3 * (_at_once(functions, memory_mb) + functions) + 2 * MANY_ROWS
-    return _PROGRAMS + memory_mb + (_MATRICES * functions + rows) * functions * 8e-6
+    matrices = _MATRICES if functions <= DIRECT else _MATRICES_OF_KERNEL
+    return _PROGRAMS + memory_mb + (matrices * functions + rows) * functions * 8e-6
 
 
 def memory_of_machine_mb() -> float:

@@ -2,7 +2,7 @@
 
 In the directions of the singular vectors all is a product, so that an iteration costs as much as there are functions.
 (Eigenvectors of the Gramian would take half as long, and lose directions that matter: singular values of a basis span
-ten orders of magnitude.)
+ten orders of magnitude.) Beyond a few thousand functions a factor of the kernel takes the place of the decomposition.
 
 References
 ----------
@@ -16,8 +16,11 @@ import numpy as np
 import scipy.linalg
 from numpy.typing import NDArray
 
+from halberd.potentials.regression.dual import dual_ridge
 from halberd.potentials.regression.linear_system import LinearSystem, Posterior
 
+#: More functions than this go by :mod:`halberd.potentials.regression.dual`.
+DIRECT = 4000
 #: Shape and rate of the Gamma priors of both scales: as good as flat.
 _FLAT = 1e-6
 #: Where iterations end, relative change of both scales.
@@ -38,6 +41,8 @@ def bayesian_ridge(system: LinearSystem, iterations: float = 1000) -> Posterior:
     Posterior
         ``details`` holds ``noise`` and ``prior_scale``, standard deviations of the rows and of the scaled coefficients.
     """
+    if system.matrix.shape[1] > DIRECT:
+        return dual_ridge(system)
     singular, vectors, seen = _decomposed(system)
     unseen = max(float(system.target @ system.target - seen @ seen), 0.0)
     alpha, lam = _scales(singular, seen, unseen, system.n_rows, int(iterations))

@@ -99,10 +99,10 @@ class Calibration:
     """
 
     def __init__(self, posterior: Posterior, frames: Sequence[WeightedFrame], fitted: bool = True) -> None:
-        assert posterior.directions is not None
+        assert posterior.has_spread
         self.posterior = posterior
         self._frames = list(frames)
-        self._seen = [frame.rows[:, :-1] @ posterior.directions for frame in frames]
+        self._seen = [posterior.seen(frame.rows[:, :-1]) for frame in frames]
         self._residuals = []
         for frame, seen in zip(frames, self._seen, strict=True):
             residual = frame.rows[:, -1] - frame.rows[:, :-1] @ posterior.mean

@@ -52,12 +52,14 @@ class CompressedRows:
         self.n_rows += other.n_rows - len(factor)
 
     def _reduce(self) -> None:
-        stacked = torch.from_numpy(np.concatenate([self._factor, *self._waiting]))
+        stacked = np.concatenate([self._factor, *self._waiting])
         self._waiting, self._n_waiting = [], 0
-        self._factor = torch.linalg.qr(stacked, mode="r").R.numpy()
+        # Fewer rows than columns are as short as they can be.
+        short = len(stacked) <= self.n_columns
+        self._factor = stacked if short else torch.linalg.qr(torch.from_numpy(stacked), mode="r").R.numpy()
 
     def factor(self) -> NDArray[np.float64]:
-        """The triangular factor, shape (min(n_rows, n_columns), n_columns)."""
+        """The triangular factor, or the rows as they are while they are no more than columns."""
         if self._n_waiting:
             self._reduce()
         return self._factor

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from halberd.potentials.errors import ConfigurationError, DataError
 from halberd.potentials.frames.labelled import Frame
 from halberd.potentials.frames.training_set import check_frames, composition, distance_range, self_energies
+from halberd.potentials.regression.bayesian_ridge import DIRECT
 from halberd.potentials.regression.calibration import (
     FEWEST_FRAMES,
     MANY_FRAMES,
@@ -73,7 +74,10 @@ class FittedLinear:
             If the solver gave no posterior.
         """
         if self.posterior.factor is None:
-            raise ConfigurationError("This solver has no posterior; use 'blr' or 'ard' for a model with sigma.")
+            raise ConfigurationError(
+                "This fit has no covariance to keep: use solver 'blr' or 'ard' for a model with exact sigma, and of "
+                f"'blr' no more than {DIRECT} functions. A committee is there all the same."
+            )
         return self.posterior.factor
 
 
@@ -223,7 +227,7 @@ class LinearFit(abc.ABC):
 
     def _calibrated(self, posterior: Posterior, fitted: bool = True) -> tuple[Posterior, dict[str, LeftOut]]:
         """A posterior as wide as its errors in frames that are left out, and what they are; see ``calibration``."""
-        if posterior.directions is None or not posterior.noise > 0:
+        if not posterior.has_spread or not posterior.noise > 0:
             return posterior, {}
         some = self.sample()
         if len(some) < FEWEST_FRAMES:

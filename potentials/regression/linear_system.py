@@ -79,6 +79,16 @@ class Posterior:
             return self.directions
         return self.directions / np.sqrt(1.0 + self.information)
 
+    @property
+    def has_spread(self) -> bool:
+        """Whether there is a posterior, and not a mean alone."""
+        return self.directions is not None
+
+    def seen(self, rows: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Rows (k, M) along the directions, shape (k, r)."""
+        assert self.directions is not None
+        return np.asarray(rows @ self.directions)
+
     def tempered(self, temperature: float) -> Posterior:
         """The same mean with the covariance of rows that count for 1 / T each, of noise ``sqrt(T)`` times as large.
 
@@ -119,11 +129,22 @@ class Posterior:
         ConfigurationError
             If the solver has no posterior, or K is below 2.
         """
-        factor = self.factor
-        if factor is None:
+        if not self.has_spread:
             raise ConfigurationError("This solver has no posterior to draw a committee from; use 'blr' or 'ard'.")
         if count < 2:
             raise ConfigurationError(f"A committee of {count} has no spread; ask for 2 members or more.")
-        normal = np.random.default_rng(seed).standard_normal((factor.shape[1], count))
-        normal -= normal.mean(axis=1, keepdims=True)
-        return np.asarray(self.mean[:, None] + factor @ (normal * np.sqrt(count / (count - 1))))
+        scale = float(np.sqrt(count / (count - 1)))
+        return np.asarray(self.mean[:, None] + self._deviations(np.random.default_rng(seed), count, scale))
+
+    def _deviations(self, generator: np.random.Generator, count: int, scale: float) -> NDArray[np.float64]:
+        """Draws less the mean, centred and scaled, shape (M, count)."""
+        factor = self.factor
+        assert factor is not None
+        return np.asarray(factor @ centred(generator, factor.shape[1], count, scale))
+
+
+def centred(generator: np.random.Generator, size: int, count: int, scale: float) -> NDArray[np.float64]:
+    """Standard normal numbers, shape (size, count), less their mean over the columns, scaled."""
+    normal = generator.standard_normal((size, count))
+    normal -= normal.mean(axis=1, keepdims=True)
+    return np.asarray(normal * scale)

@@ -54,7 +54,8 @@ def solve(system: LinearSystem, solver: str = "blr", **options: float) -> Poster
     ----------
     system : LinearSystem
     solver : {'blr', 'ridge', 'svd', 'ard'}
-        ``blr``: Bayesian ridge, prior and noise scale from the evidence. ``ridge``: ``|X c - y|^2 +
+        ``blr``: Bayesian ridge, prior and noise scale from the evidence; beyond 4000 functions by a kernel of the rows,
+        see :mod:`halberd.potentials.regression.dual`. ``ridge``: ``|X c - y|^2 +
         |ridge P c|^2``; with ``ridge=0`` plain QR. ``svd``: singular values below ``rtol`` times the largest are
         dropped. ``ard``: one prior scale per coefficient from the evidence, irrelevant ones are removed.
     **options

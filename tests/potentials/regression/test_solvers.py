@@ -6,6 +6,7 @@ import scipy.stats
 
 from halberd.potentials.errors import ConfigurationError, DataError
 from halberd.potentials.regression.compressed_rows import CompressedRows
+from halberd.potentials.regression.dual import Kernel
 from halberd.potentials.regression.linear_system import LinearSystem
 from halberd.potentials.regression.solvers import solve
 
@@ -64,6 +65,64 @@ def test_bayesian_ridge_is_scikit_learns_on_all_rows(n_rows):
     covariance = ours.factor @ ours.factor.T
     expected = reference.sigma_ / np.outer(prior, prior)
     assert np.abs(covariance - expected).max() < 2e-3 * np.abs(expected).max()
+
+
+@pytest.mark.parametrize(("n_rows", "pieces"), [(29, 1), (200, 1), (200, 7)])
+def test_many_functions_have_the_posterior_of_few(n_rows, pieces, monkeypatch):
+    """The kernel's way against the formulas: evidence, mean, covariance of rows, and draws."""
+    rows, target, _, prior = problem(n_rows)
+    expected = solve(compressed(rows, target, prior, pieces), "blr")
+    monkeypatch.setattr("halberd.potentials.regression.bayesian_ridge.DIRECT", 0)
+    monkeypatch.setattr("halberd.potentials.regression.dual._BLOCK", 7)
+    monkeypatch.setattr("halberd.potentials.regression.dual._TRIES", 60)
+    monkeypatch.setattr("halberd.potentials.regression.dual._EXACTNESS", 1e-7)
+    found = solve(compressed(rows, target, prior, pieces), "blr")
+    noise, scale = found.details["noise"], found.details["prior_scale"]
+    scaled = rows / prior
+    of_targets = noise**2 * np.eye(n_rows) + scale**2 * scaled @ scaled.T
+    exact = scipy.stats.multivariate_normal(np.zeros(n_rows), of_targets).logpdf(target)
+    assert found.log_evidence == pytest.approx(exact, rel=1e-8)
+    # The largest there is; of fewer rows than functions it is flat, and iterations end a little short of it.
+    assert expected.log_evidence - 1e-6 < found.log_evidence < expected.log_evidence + (1e-3 if n_rows < 30 else 1e-6)
+    covariance = np.linalg.inv(rows.T @ rows / noise**2 + np.diag(prior**2) / scale**2)
+    mean = covariance @ rows.T @ target / noise**2
+    assert np.abs(found.mean - mean).max() < 1e-8 * np.abs(mean).max()
+    fresh = problem(9, seed=5)[0]
+    for posterior in (found.tempered(4.0), found):
+        wanted = fresh @ covariance @ fresh.T * posterior.temperature
+        seen = posterior.seen(fresh)
+        assert np.abs(seen @ seen.T - wanted).max() < 1e-8 * np.abs(wanted).max()
+        members = posterior.draw(4000, seed=1)
+        assert np.abs(members.mean(axis=1) - found.mean).max() < 1e-9 * np.abs(found.mean).max()
+        assert np.abs(np.cov(fresh @ members) - wanted).max() < 0.1 * np.abs(wanted).max()
+    assert np.array_equal(found.draw(5, seed=3), found.draw(5, seed=3))
+    with pytest.raises(ConfigurationError, match="has no spread"):
+        found.draw(1, seed=0)
+
+
+def test_squares_in_the_kernel_cost_no_digits(monkeypatch):
+    """Singular values from a million to one: the factor alone has lost what the refined solution has."""
+    generator = np.random.default_rng(0)
+    u, v = (np.linalg.qr(generator.normal(size=(40, 40)))[0] for _ in range(2))
+    matrix = u @ np.diag(np.logspace(6, 0, 40)) @ v
+    kernel = Kernel(LinearSystem(matrix, np.zeros(40), 40, np.ones(40)))
+    kernel.factorise(0.1)
+    right = u[:, -5:] @ generator.normal(size=(5, 3))  # along the smallest
+    exact = u @ ((u.T @ right) / (np.logspace(6, 0, 40) ** 2 + 0.01)[:, None])
+    assert np.abs(kernel.solve(right) - exact).max() < 1e-9
+    monkeypatch.setattr("halberd.potentials.regression.dual._REFINEMENTS", 0)
+    assert np.abs(kernel.solve(right) - exact).max() > 1e-7
+
+
+def test_a_ratio_that_rounding_swallows_is_raised():
+    matrix = 1e6 * np.ones((30, 5)) + np.random.default_rng(1).normal(size=(30, 5))
+    kernel = Kernel(LinearSystem(matrix, np.zeros(30), 30, np.ones(5)))
+    kernel.factorise(1e-9)
+    assert 1e-9 < kernel.ratio < 10.0
+    right = np.ones((30, 1))
+    found = kernel.solve(right)
+    left = right - matrix @ (matrix.T @ found) - kernel.ratio**2 * found
+    assert np.abs(left).max() < 1e-3
 
 
 @pytest.mark.parametrize("n_rows", [20, 300])
