@@ -3,8 +3,8 @@
 With A the n rows scaled by the prior, the posterior mean is ``A' (A A' + r^2)^-1 y``, r the ratio of noise and prior,
 which is chosen by the evidence. What is held is one n x n matrix, n at most the number of functions: its upper triangle
 keeps the kernel, its lower one the factor for the ratio at hand. A factor costs n^3 / 3 operations, where singular
-vectors cost thirty times as much; a dozen are tried. Every solution is refined with the rows themselves, because the squares in the
-kernel lose half of the digits. Committees are drawn by conditioning draws from the prior [1]_.
+vectors cost thirty times as much; a dozen are tried. Every solution is refined with the rows themselves, because the
+squares in the kernel lose half of the digits. Committees are drawn by conditioning draws from the prior [1]_.
 
 References
 ----------
