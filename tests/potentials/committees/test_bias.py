@@ -140,5 +140,5 @@ def test_solver_without_posterior_has_no_exact_sigma(fitted):
     import dataclasses
 
     blind = dataclasses.replace(fitted, posterior=dataclasses.replace(fitted.posterior, directions=None))
-    with pytest.raises(ConfigurationError, match="use 'blr' or 'ard'"):
+    with pytest.raises(ConfigurationError, match="use solver 'blr' or 'ard'"):
         blind.with_exact_sigma()
