@@ -25,6 +25,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from halberd.plugins.molecules.bonding import canonical_smiles, import_rdkit, without_hydrogens
+from halberd.plugins.molecules.metrics import fingerprints
 from halberd.potentials.errors import DataError, missing_dependency
 
 #: Range, width of the kernel, and what a width is divided into: angstrom, degrees, degrees.
@@ -203,18 +204,16 @@ def geometry(mol: Any) -> dict[str, Values]:
 def nearest_similarity(molecules: Sequence[Any], references: Sequence[Any]) -> float | None:
     """Mean over molecules of the largest Tanimoto similarity to a reference that is another molecule.
 
-    Fingerprints are those of Morgan, radius 2, 2048 bits. ``None`` if there is no other molecule.
+    Of :func:`halberd.plugins.molecules.metrics.fingerprints`. ``None`` if there is no other molecule.
     """
     import_rdkit()
     from rdkit import DataStructs
-    from rdkit.Chem import rdFingerprintGenerator
 
-    make = rdFingerprintGenerator.GetMorganGenerator(radius=2, fpSize=2048)
-    known = [make.GetFingerprint(without_hydrogens(mol)) for mol in references]
+    own, known = (fingerprints([without_hydrogens(mol) for mol in each]) for each in (molecules, references))
     names = np.array([canonical_smiles(mol) for mol in references])
     largest = []
-    for mol in molecules:
-        similar = np.array(DataStructs.BulkTanimotoSimilarity(make.GetFingerprint(without_hydrogens(mol)), known))
+    for mol, print_of in zip(molecules, own, strict=True):
+        similar = np.array(DataStructs.BulkTanimotoSimilarity(print_of, known))
         others = similar[names != canonical_smiles(mol)]
         if len(others):
             largest.append(others.max())

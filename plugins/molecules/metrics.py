@@ -118,16 +118,23 @@ def posebusters_passes(molecules: Sequence[Any], progress: Callable[[float], Non
     return np.array(results)
 
 
+def fingerprints(molecules: Sequence[Any]) -> list[Any]:
+    """Morgan fingerprints of molecules without hydrogens, radius 2, 2048 bits."""
+    import_rdkit()
+    from rdkit.Chem import rdFingerprintGenerator
+
+    make = rdFingerprintGenerator.GetMorganGenerator(radius=2, fpSize=2048)
+    return [make.GetFingerprint(mol) for mol in molecules]
+
+
 def diversity(molecules: Sequence[Any]) -> float:
-    """One minus the mean Tanimoto similarity of Morgan fingerprints (radius 2, 2048 bits) over all pairs."""
+    """One minus the mean Tanimoto similarity of :func:`fingerprints` over all pairs."""
     import_rdkit()
     from rdkit import DataStructs
-    from rdkit.Chem import rdFingerprintGenerator
 
     if len(molecules) < 2:
         return 0.0
-    make = rdFingerprintGenerator.GetMorganGenerator(radius=2, fpSize=2048)
-    prints = [make.GetFingerprint(mol) for mol in molecules]
+    prints = fingerprints(molecules)
     total = sum(sum(DataStructs.BulkTanimotoSimilarity(prints[k], prints[:k])) for k in range(1, len(prints)))
     return float(1.0 - total / (len(prints) * (len(prints) - 1) / 2))
 

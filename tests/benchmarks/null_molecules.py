@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from halberd.plugins.molecules.bonding import canonical_smiles, import_rdkit, is_valid, perceive_molecule
+from halberd.plugins.molecules.bonding import canonical_smiles, import_rdkit, is_valid, numbers_of, perceive_molecule
 from halberd.plugins.molecules.qm9 import draw_qm9
 from halberd.samplers import GenerationSettings
 from halberd.samplers.generation.annealing import Skeleton
@@ -104,8 +104,7 @@ def embedded_references(count: int, seed: int) -> list[Any]:
             continue
         if rdForceFieldHelpers.MMFFHasAllMoleculeParams(mol):
             rdForceFieldHelpers.MMFFOptimizeMolecule(mol)
-        numbers = np.array([atom.GetAtomicNum() for atom in mol.GetAtoms()])
-        found = perceive_molecule(numbers, mol.GetConformer().GetPositions())
+        found = perceive_molecule(numbers_of(mol), mol.GetConformer().GetPositions())
         if is_valid(found):
             found.SetProp("smiles", canonical_smiles(found))
             made.append(found)

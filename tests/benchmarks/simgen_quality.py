@@ -93,7 +93,7 @@ def attempt(
     )
 
 
-#: Of QM9, which no molecule of a null row is drawn from.
+#: Of QM9, by another seed than those of the rows: a few in a hundred of a row are among them.
 REFERENCES = 5000
 
 
