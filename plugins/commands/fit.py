@@ -104,6 +104,7 @@ def _e0s(text: str, option: str) -> str | dict[str, float]:
     Flag("prior_power", read=_prior_power),
     "committee",
     "calibrate",
+    "distortions",
     "folds",
     "seed",
     *LABEL_FLAGS,

@@ -149,6 +149,7 @@ def _solve(fit: AceFit, settings: FitSettings) -> FittedAce:
         committee=settings.committee,
         seed=settings.seed,
         prior_power=settings.prior_power,
+        distortions=settings.distortions,
         calibrate=settings.calibrate,
         name=Path(settings.output).stem,
         **settings.solver_options,

@@ -6,6 +6,7 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
+from halberd.potentials.ace.distorted import DISTORTIONS
 from halberd.potentials.ace.settings import AceSettings
 from halberd.potentials.errors import ConfigurationError, did_you_mean
 from halberd.potentials.frames.labelled import LabelKeys
@@ -45,6 +46,9 @@ class FitSettings:
         Committee members; 0 for the mean alone.
     calibrate : bool
         Whether the spread is made as wide as the errors of frames that are left out.
+    distortions : int
+        Structures made of each of up to 60 molecules, turned about bonds and stretched, of which rough energies are
+        known without a calculation; 0 for none. See :mod:`halberd.potentials.ace.distorted`.
     folds : int
         Of a cross-validation, 5 is usual; 0 for none.
     seed : int
@@ -79,6 +83,7 @@ class FitSettings:
     prior_power: float | str = 4.0
     committee: int = 8
     calibrate: bool = True
+    distortions: int = DISTORTIONS
     folds: int = 0
     seed: Seed = 0
     state: str | None = None
@@ -100,6 +105,8 @@ class FitSettings:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ConfigurationError(f"{name} is {value:g}; it must be at least 1.")
+        if self.distortions < 0:
+            raise ConfigurationError(f"distortions is {self.distortions}; it must be 0 (none) or more, 5 is usual.")
         if self.folds < 0 or self.folds == 1:
             raise ConfigurationError(f"folds is {self.folds}; it must be 2 or more, 5 is usual, or 0 for none.")
         if self.extend is not None and self.folds:

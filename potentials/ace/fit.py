@@ -16,6 +16,7 @@ import numpy as np
 from halberd.potentials.ace.basis import AceBasis
 from halberd.potentials.ace.design_rows import DesignAssembler
 from halberd.potentials.ace.dimers import Cores, fit_cores, restraint_rows, shortest_or_default
+from halberd.potentials.ace.distorted import DISTORTIONS, distortion_rows
 from halberd.potentials.ace.model import ace_site_model
 from halberd.potentials.ace.settings import AceSettings
 from halberd.potentials.errors import ConfigurationError, DataError
@@ -197,7 +198,7 @@ class AceFit(LinearFit):
         self.farthest = max(self.farthest, other.farthest)
         self.n_frames += other.n_frames
 
-    def system(self, prior_power: float = 4.0, restraint: bool = True) -> LinearSystem:
+    def system(self, prior_power: float = 4.0, restraint: bool = True, distortions: int = DISTORTIONS) -> LinearSystem:
         """The least-squares problem as it stands.
 
         Parameters
@@ -206,16 +207,22 @@ class AceFit(LinearFit):
             Exponent of the smoothness prior; 0 for none.
         restraint : bool
             Whether to add the rows that ask dimers to repel.
+        distortions : int
+            Structures made of each of up to 60 molecules among the frames, of which rows are added that say what is
+            known of them without a calculation; see :mod:`halberd.potentials.ace.distorted`.
 
         Raises
         ------
         DataError
             If no frame has been added.
         """
-        extra = None
+        extra = [np.zeros((0, self.n_functions + 1))]
+        closest = shortest_or_default(self.basis, self.closest)
         if restraint and self.n_rows:
-            extra = restraint_rows(self._assembler, shortest_or_default(self.basis, self.closest))
-        return self._system(self.basis.smoothness(prior_power), extra)
+            extra.append(restraint_rows(self._assembler, closest))
+        if distortions and self.e0s is not None:
+            extra.append(distortion_rows(self._assembler, self._kept.frames, self.e0s, closest, distortions))
+        return self._system(self.basis.smoothness(prior_power), np.concatenate(extra))
 
     def solve(
         self,
@@ -225,6 +232,7 @@ class AceFit(LinearFit):
         seed: int = 0,
         prior_power: float | str = 4.0,
         repulsion: bool = True,
+        distortions: int = DISTORTIONS,
         calibrate: bool = True,
         name: str = "linear-ace",
         metadata: Mapping[str, Any] | None = None,
@@ -244,6 +252,8 @@ class AceFit(LinearFit):
             needs solver ``blr``.
         repulsion : bool
             Whether dimers are made to repel below the closest distance of the data.
+        distortions : int
+            See :meth:`system`; 0 for none.
         calibrate : bool
             Whether the posterior is made as wide as the errors of frames that are left out, see
             :mod:`halberd.potentials.regression.calibration`; with fewer than four frames it is left as it is.
@@ -259,7 +269,7 @@ class AceFit(LinearFit):
         ConfigurationError, DataError
             See :func:`halberd.potentials.regression.solvers.solve`.
         """
-        power, posterior = self._posterior(solver, prior_power, repulsion, options)
+        power, posterior = self._posterior(solver, prior_power, (repulsion, distortions), options)
         leave_one_out: dict[str, LeftOut] = {}
         if calibrate:
             posterior, leave_one_out = self._calibrated(posterior)
@@ -307,13 +317,13 @@ class AceFit(LinearFit):
         )
 
     def _posterior(
-        self, solver: str, prior_power: float | str, restraint: bool, options: Mapping[str, float]
+        self, solver: str, prior_power: float | str, extra: tuple[bool, int], options: Mapping[str, float]
     ) -> tuple[float, Posterior]:
         """Exponent of the smoothness prior, chosen by evidence if asked, and the posterior under it."""
         if prior_power == "auto" and solver != "blr":
             raise ConfigurationError(f"Solver '{solver}' has no evidence to choose prior_power by; give a number.")
         powers = PRIOR_POWERS if prior_power == "auto" else (float(prior_power),)
-        system = self.system(powers[0], restraint)
+        system = self.system(powers[0], *extra)
         solutions = {}
         for power in powers:
             system = dataclasses.replace(system, prior=self.basis.smoothness(power))

@@ -21,7 +21,8 @@ from halberd.potentials.ace.design_rows import DesignAssembler
 from halberd.potentials.ace.settings import DEFAULT_DEGREES, AceSettings
 from halberd.potentials.frames.labelled import Frame
 from halberd.potentials.regression.bayesian_ridge import DIRECT
-from halberd.potentials.regression.calibration import MANY_ROWS
+from halberd.potentials.regression.calibration import MANY_ROWS, MOST_FRAMES
+from halberd.potentials.regression.compressed_rows import BLOCK, at_once
 from halberd.potentials.sites.verlet_list import NeighborList, edges_of_atoms
 
 #: Degrees of orders 1, 2, ... above the last of three, in all sizes that are chosen from.
@@ -30,12 +31,12 @@ OFFSETS = tuple(degree - DEFAULT_DEGREES[2] for degree in DEFAULT_DEGREES)
 SMALLEST, LARGEST, STEP = 3.0, 40.0, 1.0
 #: Of the square root of rows times elements.
 PER_ROOT = 5.0
-#: What a fit holds at once, at worst (measured): MB of programs, and square matrices of as many functions.
-_PROGRAMS, _MATRICES, _MATRICES_OF_KERNEL = 450.0, 15, 3
+#: What a fit holds at once, at worst (measured): MB of programs, and square matrices of few functions.
+_PROGRAMS, _MATRICES = 450.0, 15
 #: Operations per second of the core that choices are made for, and per edge and function beside products.
 _NOMINAL, _PER_EDGE = 4e9, 30.0
 #: Floating-point operations of a singular value decomposition of M functions, in M^3, and of the factors of a kernel.
-_DECOMPOSITION, _FACTORS = 11.0, 5.0
+_DECOMPOSITION, _FACTORS = 11.0, 4.5
 
 
 @dataclasses.dataclass(frozen=True)
@@ -129,7 +130,7 @@ def cost_of(
     assembly = spent / sum(len(frame.atoms) for frame in chosen[1:]) * float(n_atoms.sum())
     merged = folds * folds * functions if folds else 0  # rows of the factors of the others, for every fold
     solving = _solving(n_rows + merged, functions, memory_mb, solves * (1 + folds)) / _operations_per_second()
-    held = _held_mb(functions, memory_mb) + folds * functions**2 * 8e-6
+    held = _held_mb(n_rows, len(frames), functions, memory_mb) + folds * functions**2 * 8e-6
     return Cost(functions, n_rows, float(assembly + solving), held)
 
 
@@ -157,7 +158,10 @@ def chosen_for(
         basis = AceBasis(found)
         per_edge = 6.0 * DesignAssembler(basis, memory_mb).n_nonzero / basis.n_species + _PER_EDGE * basis.n_site
         seconds = (n_edges * per_edge + _solving(n_rows, basis.n_functions, memory_mb, 1)) / _NOMINAL
-        smaller = max(seconds / budget, _held_mb(basis.n_functions, memory_mb) / (0.7 * memory_of_machine_mb()))
+        smaller = max(
+            seconds / budget,
+            _held_mb(n_rows, len(frames), basis.n_functions, memory_mb) / (0.7 * memory_of_machine_mb()),
+        )
         if smaller <= 1.0 or found == with_degree(settings, SMALLEST):
             return found
         wanted = basis.n_functions * float(np.clip(1 / np.sqrt(smaller), 0.3, 0.85))
@@ -183,21 +187,29 @@ def _edges(settings: AceSettings, frames: Sequence[Frame]) -> float:
 
 def _solving(n_rows: int, functions: int, memory_mb: float, solves: int) -> float:
     """Operations of folding rows and of decompositions."""
-    at_once = _at_once(functions, memory_mb)
-    folded = n_rows + functions * np.ceil(n_rows / at_once)
-    each = _DECOMPOSITION if functions <= DIRECT else _FACTORS
-    return float(2.0 * folded * functions**2 + solves * each * functions**3)
+    if functions <= DIRECT:
+        folded = n_rows + functions * np.ceil(n_rows / at_once(functions + 1, memory_mb))
+    else:
+        folded = 1.5 * n_rows if n_rows > functions else 0.0
+    if functions <= DIRECT:
+        solved = _DECOMPOSITION * functions**3
+    else:
+        side = min(n_rows, functions)
+        solved = side**2 * (functions + _FACTORS * side)
+    return float(2.0 * folded * functions**2 + solves * solved)
 
 
-def _at_once(functions: int, memory_mb: float) -> float:
-    """Rows that are folded together."""
-    return max(min(4 * functions, memory_mb * 1e6 / 8 / functions), functions, 256)
-
-
-def _held_mb(functions: int, memory_mb: float) -> float:
-    rows = 3 * (_at_once(functions, memory_mb) + functions) + 2 * MANY_ROWS
-    matrices = _MATRICES if functions <= DIRECT else _MATRICES_OF_KERNEL
-    return _PROGRAMS + memory_mb + (matrices * functions + rows) * functions * 8e-6
+def _held_mb(n_rows: int, n_frames: int, functions: int, memory_mb: float) -> float:
+    """What is held at most, in folding rows or in solving."""
+    side = min(n_rows, functions)
+    waiting = min(at_once(functions + 1, memory_mb), n_rows)
+    if functions <= DIRECT:
+        numbers = _MATRICES * functions**2 + 3 * (waiting + functions) * functions
+    else:
+        copies = 2 if n_rows > functions else 1  # one with the rows of the restraint below it
+        numbers = max(side + waiting, copies * side) * functions + side**2 + 4 * BLOCK * functions
+    left_out = min(MANY_ROWS, MOST_FRAMES * n_rows / n_frames)
+    return _PROGRAMS + memory_mb + (numbers + 2 * left_out * functions) * 8e-6
 
 
 def memory_of_machine_mb() -> float:

@@ -23,10 +23,9 @@ from numpy.typing import NDArray
 from scipy.linalg.lapack import dpotrf, dpotrs, dtrtrs
 
 from halberd.potentials.errors import DataError
+from halberd.potentials.regression.compressed_rows import BLOCK
 from halberd.potentials.regression.linear_system import LinearSystem, Posterior, centred
 
-#: Rows of a block of the kernel.
-_BLOCK = 2048
 #: Steps of refinement, and the relative residual they end at.
 _REFINEMENTS, _RESIDUAL = 10, 1e-11
 #: Factors that are tried for the ratio of noise and prior, and how exactly its logarithm is wanted.
@@ -54,10 +53,10 @@ class Kernel:
         self.matrix, self.scale = system.matrix, system.prior**-2
         n = len(self.matrix)
         self._held = np.empty((n, n), order="F")
-        for i in range(0, n, _BLOCK):
-            scaled = self.matrix[i : i + _BLOCK] * self.scale
-            for j in range(i, n, _BLOCK):
-                self._held[i : i + _BLOCK, j : j + _BLOCK] = scaled @ self.matrix[j : j + _BLOCK].T
+        for i in range(0, n, BLOCK):
+            scaled = self.matrix[i : i + BLOCK] * self.scale
+            for j in range(i, n, BLOCK):
+                self._held[i : i + BLOCK, j : j + BLOCK] = scaled @ self.matrix[j : j + BLOCK].T
         self.diagonal = self._held.diagonal().copy()
         self.ratio, self.log_determinant = 0.0, 0.0
 
@@ -74,11 +73,11 @@ class Kernel:
     def _factor_with(self, square: float) -> bool:
         """Whether the kernel with this on its diagonal is positive to rounding."""
         n = len(self._held)
-        for i in range(0, n, _BLOCK):
-            own = np.triu(self._held[i : i + _BLOCK, i : i + _BLOCK], 1)
-            self._held[i : i + _BLOCK, i : i + _BLOCK] = own + own.T
-            for j in range(i + _BLOCK, n, _BLOCK):
-                self._held[j : j + _BLOCK, i : i + _BLOCK] = self._held[i : i + _BLOCK, j : j + _BLOCK].T
+        for i in range(0, n, BLOCK):
+            own = np.triu(self._held[i : i + BLOCK, i : i + BLOCK], 1)
+            self._held[i : i + BLOCK, i : i + BLOCK] = own + own.T
+            for j in range(i + BLOCK, n, BLOCK):
+                self._held[j : j + BLOCK, i : i + BLOCK] = self._held[i : i + BLOCK, j : j + BLOCK].T
         np.fill_diagonal(self._held, self.diagonal + square)
         self._held, failed = dpotrf(self._held, lower=1, clean=0, overwrite_a=1)
         return not failed

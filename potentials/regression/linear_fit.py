@@ -206,12 +206,8 @@ class LinearFit(abc.ABC):
         """
         if self.n_rows == 0:
             raise DataError("No labelled frame has been added to this fit.")
-        factor, n_rows = self._rows.factor(), self.n_rows
-        if extra is not None:
-            both = CompressedRows.from_factor(factor, n_rows)
-            both.add(extra)
-            factor, n_rows = both.factor(), both.n_rows
-        return LinearSystem(factor[:, :-1], factor[:, -1], n_rows, prior)
+        factor, n_extra = self._rows.factor(extra), 0 if extra is None else len(extra)
+        return LinearSystem(factor[:, :-1], factor[:, -1], self.n_rows + n_extra, prior)
 
     def sample(self) -> list[WeightedFrame]:
         """Rows of some of the frames that were added, those that are left out to judge a fit."""

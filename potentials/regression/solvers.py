@@ -74,7 +74,8 @@ def solve(system: LinearSystem, solver: str = "blr", **options: float) -> Poster
         If there are more unknowns than rows and the solver has no regularisation, or the system is singular.
     """
     check_solver(solver, options)
-    if not np.isfinite(system.matrix).all() or not np.isfinite(system.target).all():
+    blocks = range(0, len(system.matrix), 1024)
+    if not all(np.isfinite(system.matrix[i : i + 1024]).all() for i in blocks) or not np.isfinite(system.target).all():
         raise DataError("The design matrix holds values that are not finite; a frame or its labels are damaged.")
     return {"blr": bayesian_ridge, "ridge": _ridge, "svd": _truncated_svd, "ard": _relevance}[solver](system, **options)
 

@@ -1,12 +1,13 @@
-"""What a linear ACE fitted to a molecule at 300 K says of torsions and broken bonds, where it has no data.
+"""What a linear ACE fitted to a molecule at 300 K says of torsions, broken bonds and 1000 K, where it has no data.
 
-    python tests/benchmarks/extrapolation.py CH3CH2OH CH3COCH3 mine.xyz [--out OUT] [--powers 4 auto]
+    python tests/benchmarks/extrapolation.py CH3CH2OH CH3COCH3 mine.xyz [--out OUT] [--distortions 5 0]
 
 Molecules by their names in ASE's G2 set, or a file's first structure. Each runs for 5 ps at 300 K with GFN2-xTB, which
 gives 240 frames for a fit by the plain command and 60 for a test; then, from the minimum, every bond that is in no ring
 is turned in steps of 10 degrees and stretched to 2.2 times its length, with nothing else relaxed, and compared with
-GFN2-xTB's closed shell. The null row is an energy that stays that of the minimum. ``OUT/NAME.npz`` holds the reference,
-which is not computed again; ``OUT/NAME.png`` shows the scans.
+GFN2-xTB's closed shell; and so are the forces of 60 frames of a run at 1000 K. This with what is known of molecules
+without a calculation and without it (``--distortions``, see ``halberd fit``). The null row is an energy that stays that
+of the minimum. ``OUT/NAME.npz`` holds the reference, which is not computed again; ``OUT/NAME.png`` shows the scans.
 """
 
 from __future__ import annotations
@@ -19,12 +20,12 @@ import matplotlib as mpl
 import numpy as np
 from ase import Atoms, units
 from ase.build import molecule
-from ase.data import covalent_radii
 from ase.md.langevin import Langevin
 from ase.md.velocitydistribution import MaxwellBoltzmannDistribution
 from ase.optimize import BFGS
 
 from halberd.plugins import FitSettings, HalberdCalculator, fit_file
+from halberd.potentials.ace.distorted import bridges
 
 mpl.use("Agg")
 import matplotlib.pyplot as plt
@@ -50,26 +51,11 @@ def energy_of(atoms: Atoms) -> float:
         return float("nan")
 
 
-def beyond(bonded: np.ndarray, i: int, j: int) -> list[int]:
-    """Atoms on the far side of a bond; all if it is in a ring."""
-    near = bonded.copy()
-    near[i, j] = near[j, i] = False
-    found, new = {j}, {j}
-    while new:
-        new = {int(k) for n in new for k in np.flatnonzero(near[n])} - found
-        found |= new
-    return sorted(found)
-
-
 def scans_of(minimum: Atoms) -> list[tuple[str, np.ndarray]]:
     """Kind and positions of every scan."""
-    distances = minimum.get_all_distances()
-    radii = covalent_radii[minimum.numbers]
-    bonded = (distances < 1.25 * (radii[:, None] + radii[None])) & ~np.eye(len(minimum), dtype=bool)
     found = []
-    for i, j in np.argwhere(np.triu(bonded)):
-        side = beyond(bonded, int(i), int(j))
-        if i in side or 1 in minimum.numbers[[i, j]]:
+    for i, j, side in bridges(minimum):
+        if i > j or 1 in minimum.numbers[[i, j]]:
             continue
         axis = minimum.positions[j] - minimum.positions[i]
         if 1 < len(side) < len(minimum) - 1:
@@ -86,6 +72,20 @@ def scans_of(minimum: Atoms) -> list[tuple[str, np.ndarray]]:
     return found
 
 
+def ran(atoms: Atoms, temperature: float, count: int) -> list[np.ndarray]:
+    """Positions, energies and forces along a run."""
+    generator = np.random.default_rng(1)
+    MaxwellBoltzmannDistribution(atoms, temperature_K=temperature, rng=generator)
+    step = 1.0 if temperature < 500 else 0.5
+    run = Langevin(atoms, step * units.fs, temperature_K=temperature, friction=0.02 / units.fs, rng=generator)
+    run.run(20 * STRIDE)
+    frames = []
+    for _ in range(count):
+        run.run(STRIDE)
+        frames.append((atoms.positions.copy(), atoms.get_potential_energy(), atoms.get_forces()))
+    return [np.array(each) for each in zip(*frames, strict=True)]
+
+
 def reference_of(name: str, path: Path) -> dict[str, np.ndarray]:
     """Minimum, frames at 300 K and scans of a molecule, with labels."""
     if not path.exists():
@@ -94,15 +94,9 @@ def reference_of(name: str, path: Path) -> dict[str, np.ndarray]:
         atoms.calc = reference()
         BFGS(atoms, logfile=None).run(fmax=0.01)
         minimum, lowest = atoms.copy(), atoms.get_potential_energy()
-        generator = np.random.default_rng(1)
-        MaxwellBoltzmannDistribution(atoms, temperature_K=300, rng=generator)
-        run = Langevin(atoms, 1.0 * units.fs, temperature_K=300, friction=0.02 / units.fs, rng=generator)
-        run.run(20 * STRIDE)
-        frames = []
-        for _ in range(FRAMES):
-            run.run(STRIDE)
-            frames.append((atoms.positions.copy(), atoms.get_potential_energy(), atoms.get_forces()))
-        stored = {f"frame_{k}": np.array(each) for k, each in enumerate(zip(*frames, strict=True))}
+        stored = {f"frame_{k}": each for k, each in enumerate(ran(atoms, 300.0, FRAMES))}
+        atoms.positions = minimum.positions
+        stored |= {f"hot_{k}": each for k, each in enumerate(ran(atoms, 1000.0, TESTED))}
         for n, (kind, positions) in enumerate(scans_of(minimum)):
             energies = [energy_of(Atoms(minimum.numbers, each)) - lowest for each in positions]
             stored |= {f"{kind}_{n}_positions": positions, f"{kind}_{n}_energies": np.array(energies)}
@@ -132,6 +126,13 @@ def scanned(model: Path, data: dict[str, np.ndarray]) -> dict[str, tuple[np.ndar
     return found
 
 
+def hot_error(model: Path, data: dict[str, np.ndarray]) -> float:
+    """Mean absolute error of forces at 1000 K, meV/angstrom."""
+    calculator = HalberdCalculator(model)
+    found = [calculator.evaluate(Atoms(data["numbers"], each))["forces"] for each in data["hot_0"]]
+    return 1e3 * float(np.abs(np.array(found) - data["hot_2"]).mean())
+
+
 def row_of(truth: dict[str, np.ndarray], found: dict[str, tuple[np.ndarray, np.ndarray]]) -> str:
     """Largest errors turned and stretched, lowest energy, share of errors within two sigma."""
     worst = {
@@ -148,7 +149,7 @@ def row_of(truth: dict[str, np.ndarray], found: dict[str, tuple[np.ndarray, np.n
     return f"{worst['turned']:.2f}, {worst['stretched']:.2f} | {lowest:.2f} | {within:.0f}"
 
 
-def compared(name: str, out: Path, powers: list[str], threads: int) -> None:
+def compared(name: str, out: Path, distortions: list[int], threads: int) -> None:
     """Print the rows of a molecule and draw its scans."""
     label = Path(name).stem
     data = reference_of(name, out / f"{label}.npz")
@@ -157,25 +158,27 @@ def compared(name: str, out: Path, powers: list[str], threads: int) -> None:
         ase.io.write(out / f"{label}-{part}.xyz", chosen, format="extxyz")
     truth = {key.removesuffix("_energies"): data[key] for key in data if key.endswith("_energies")}
     curves = {"GFN2-xTB": truth}
-    for power in powers:
-        model = out / f"{label}-{power}.pt"
+    for count in distortions:
+        model = out / f"{label}-{count}.pt"
         report = fit_file(
             FitSettings(
                 train=str(out / f"{label}-train.xyz"),
                 test=str(out / f"{label}-test.xyz"),
                 output=str(model),
-                prior_power=power if power == "auto" else float(power),
+                distortions=count,
                 threads=threads,
                 plots=False,
             )
         )
         found = scanned(model, data)
-        curves[f"power {power}"] = {key: energies for key, (energies, _) in found.items()}
+        curves[f"{count} distortions" if count else "none"] = {key: energies for key, (energies, _) in found.items()}
         test = report["test"]
         errors = f"{1e3 * len(data['numbers']) * test['energy']['mae']:.1f}, {1e3 * test['forces']['mae']:.1f}"
-        print(f"| {label} | {power} | {report['n_basis']} | {errors} | {row_of(truth, found)} |", flush=True)
+        hot = f"{hot_error(model, data):.0f}"
+        print(f"| {label} | {count} | {report['n_basis']} | {errors} | {hot} | {row_of(truth, found)} |", flush=True)
     nothing = {key: (np.zeros_like(energies), np.zeros_like(energies)) for key, energies in truth.items()}
-    print(f"| {label} | null | | | {row_of(truth, nothing)} |", flush=True)
+    hot = f"{1e3 * float(np.abs(data['hot_2']).mean()):.0f}"
+    print(f"| {label} | null | | | {hot} | {row_of(truth, nothing)} |", flush=True)
     figure, axes = plt.subplots(1, len(truth), figsize=(2.4 * len(truth), 2.4), layout="constrained", squeeze=False)
     for axis, key in zip(axes[0], truth, strict=True):
         for title, energies in curves.items():
@@ -193,14 +196,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("molecules", nargs="+")
     parser.add_argument("--out", type=Path, default=Path("extrapolation"))
-    parser.add_argument("--powers", nargs="+", default=["4", "auto"])
+    parser.add_argument("--distortions", nargs="+", type=int, default=[5, 0])
     parser.add_argument("--threads", type=int, default=1)
     arguments = parser.parse_args()
     arguments.out.mkdir(exist_ok=True)
-    print("| molecule | prior power | functions | test MAE, meV, meV/A | largest error turned, stretched, eV ", end="")
-    print("| lowest, eV | within 2 sigma, % |\n| --- | --- | --- | --- | --- | --- | --- |")
+    print("| molecule | distortions | functions | test MAE, meV, meV/A | at 1000 K, meV/A ", end="")
+    print("| largest error turned, stretched, eV | lowest, eV | within 2 sigma, % |\n|", " --- |" * 8)
     for name in arguments.molecules:
-        compared(name, arguments.out, arguments.powers, arguments.threads)
+        compared(name, arguments.out, arguments.distortions, arguments.threads)
 
 
 if __name__ == "__main__":

@@ -133,6 +133,7 @@ def test_a_flag_does_not_hide_a_section_that_is_none():
         (lambda: HALSettings(initial="x", label=None), "calculator or from a command"),
         (lambda: FitSettings("x", "y", threads=0), "^threads is 0; it must"),
         (lambda: FitSettings("x", "y", committee=10**12), "10000 members are the most"),
+        (lambda: FitSettings("x", "y", distortions=-1), "distortions is -1; it must be 0"),
         (lambda: FitSettings("x", "y", basis=None), "basis is None"),
         (lambda: FitSettings("x", "y", prior_power="big"), "a number of 0 or more, or auto"),
     ],

@@ -157,7 +157,8 @@ def test_sigma_is_calibrated_within_the_family():
     truth = random_ace(("Al", "Si"), degree=6, cutoff=4.0, seed=4)
     fit = AceFit(truth[0].settings, FitWeights(energy=1.0), E0S)
     fit.add(labelled(*truth, 40, seed=1, noise=0.05))
-    fitted = fit.solve(committee=32, seed=1, repulsion=False, prior_power=0.0)
+    # What is known of molecules does not hold for coefficients drawn at random.
+    fitted = fit.solve(committee=32, seed=1, repulsion=False, distortions=0, prior_power=0.0)
     noise = fitted.posterior.noise / np.sqrt(fitted.posterior.temperature)
     assert noise == pytest.approx(0.05, rel=0.1)
     assert 0.55 < coverage(fitted, labelled(*truth, 40, seed=2, noise=0.05))["forces"] < 0.8

@@ -28,6 +28,33 @@ def compressed(rows, target, prior, pieces=1):
     return LinearSystem(factor[:, :-1], factor[:, -1], folded.n_rows, prior)
 
 
+def folded_in_place(monkeypatch):
+    """As of thousands of functions, in blocks that fit nowhere."""
+    monkeypatch.setattr("halberd.potentials.regression.compressed_rows._IN_PLACE", 0)
+    monkeypatch.setattr("halberd.potentials.regression.compressed_rows.BLOCK", 7)
+
+
+@pytest.mark.parametrize("n_rows", [5, 12, 300])
+def test_folding_in_place_leaves_what_was_handed_out(n_rows, monkeypatch):
+    folded_in_place(monkeypatch)
+    generator = np.random.default_rng(3)
+    rows, more, below = (generator.normal(size=(n, 13)) for n in (n_rows, 40, 4))
+    folded = CompressedRows(13, buffer_mb=1e-4)
+    for part in np.array_split(rows, 4):
+        folded.add(part)
+    first, with_four = folded.factor(), folded.factor(below)
+    copies = first.copy(), with_four.copy()
+    folded.add(more)
+    every = np.concatenate([rows, more])
+    assert folded.n_rows == len(every)
+    assert np.allclose(folded.factor().T @ folded.factor(), every.T @ every, rtol=1e-12)
+    assert len(folded.factor()) == 13
+    for now, then, expected in zip((first, with_four), copies, (rows, np.concatenate([rows, below])), strict=True):
+        assert np.array_equal(now, then)
+        assert np.allclose(now.T @ now, expected.T @ expected, rtol=1e-12)
+        assert len(now) == min(len(expected), 13)
+
+
 def test_compression_keeps_solutions_residuals_and_size():
     rows, target, _, prior = problem(3000, 40)
     system = compressed(rows, target, prior, pieces=17)
@@ -40,7 +67,10 @@ def test_compression_keeps_solutions_residuals_and_size():
     assert np.abs(np.linalg.svd(system.matrix, compute_uv=False) - np.linalg.svd(rows, compute_uv=False)).max() < 1e-9
 
 
-def test_rows_added_later_equal_rows_added_at_once():
+@pytest.mark.parametrize("in_place", [False, True])
+def test_rows_added_later_equal_rows_added_at_once(in_place, monkeypatch):
+    if in_place:
+        folded_in_place(monkeypatch)
     rows, target, _, prior = problem(900, 20)
     everything = compressed(rows, target, prior)
     first = CompressedRows(21)
@@ -73,7 +103,7 @@ def test_many_functions_have_the_posterior_of_few(n_rows, pieces, monkeypatch):
     rows, target, _, prior = problem(n_rows)
     expected = solve(compressed(rows, target, prior, pieces), "blr")
     monkeypatch.setattr("halberd.potentials.regression.bayesian_ridge.DIRECT", 0)
-    monkeypatch.setattr("halberd.potentials.regression.dual._BLOCK", 7)
+    monkeypatch.setattr("halberd.potentials.regression.dual.BLOCK", 7)
     monkeypatch.setattr("halberd.potentials.regression.dual._TRIES", 60)
     monkeypatch.setattr("halberd.potentials.regression.dual._EXACTNESS", 1e-7)
     found = solve(compressed(rows, target, prior, pieces), "blr")
