@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 import scipy.optimize
 from numpy.typing import NDArray
+from scipy.linalg.blas import dtrsm
 from scipy.linalg.lapack import dpotrf, dpotrs, dtrtrs
 
 from halberd.potentials.errors import DataError
@@ -79,8 +80,7 @@ class Kernel:
             for j in range(i + BLOCK, n, BLOCK):
                 self._held[j : j + BLOCK, i : i + BLOCK] = self._held[i : i + BLOCK, j : j + BLOCK].T
         np.fill_diagonal(self._held, self.diagonal + square)
-        self._held, failed = dpotrf(self._held, lower=1, clean=0, overwrite_a=1)
-        return not failed
+        return factored(self._held)
 
     def solve(self, right: NDArray[np.float64]) -> NDArray[np.float64]:
         """``(A A' + r^2)^-1`` times columns (n, k), refined with the rows."""
@@ -99,6 +99,37 @@ class Kernel:
     def halved(self, right: NDArray[np.float64]) -> NDArray[np.float64]:
         """``L^-1`` times columns (n, k), L the factor."""
         return np.asarray(dtrtrs(self._held, right, lower=1)[0])
+
+
+def factored(matrix: NDArray[np.float64]) -> bool:
+    """Cholesky factor of the lower triangle, in its place; whether the matrix is positive to rounding.
+
+    A block of columns at a time: LAPACK's own of OpenBLAS 0.3 dies of a segmentation fault beyond some 15,000 rows on
+    several threads (OpenBLAS issues 352, 1413 and 2821).
+
+    Parameters
+    ----------
+    matrix : array, shape (n, n)
+        In Fortran order; its upper triangle is left as it is.
+    """
+    n = len(matrix)
+    for i in range(0, n, BLOCK):
+        j = min(i + BLOCK, n)
+        if i:
+            before = matrix[i:j, :i].T
+            own = matrix[i:j, i:j] - matrix[i:j, :i] @ before
+            if j < n:
+                matrix[j:, i:j] -= matrix[j:, :i] @ before
+        else:
+            own = matrix[:j, :j].copy()
+        factor, failed = dpotrf(own, lower=1, clean=1)
+        if failed:
+            return False
+        lower = np.tril_indices(j - i)
+        matrix[i:j, i:j][lower] = factor[lower]
+        if j < n:
+            matrix[j:, i:j] = dtrsm(1.0, factor, matrix[j:, i:j], side=1, lower=1, trans_a=1)
+    return True
 
 
 @dataclasses.dataclass(frozen=True)

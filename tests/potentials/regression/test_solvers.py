@@ -6,7 +6,7 @@ import scipy.stats
 
 from halberd.potentials.errors import ConfigurationError, DataError
 from halberd.potentials.regression.compressed_rows import CompressedRows
-from halberd.potentials.regression.dual import Kernel
+from halberd.potentials.regression.dual import Kernel, factored
 from halberd.potentials.regression.linear_system import LinearSystem
 from halberd.potentials.regression.solvers import solve
 
@@ -95,6 +95,19 @@ def test_bayesian_ridge_is_scikit_learns_on_all_rows(n_rows):
     covariance = ours.factor @ ours.factor.T
     expected = reference.sigma_ / np.outer(prior, prior)
     assert np.abs(covariance - expected).max() < 2e-3 * np.abs(expected).max()
+
+
+@pytest.mark.parametrize("n", [1, 7, 8, 30])
+def test_factors_are_made_in_place_a_block_at_a_time(n, monkeypatch):
+    monkeypatch.setattr("halberd.potentials.regression.dual.BLOCK", 7)
+    rows = np.random.default_rng(n).normal(size=(n, n + 2))
+    square = rows @ rows.T
+    held = np.asfortranarray(np.tril(square) + np.triu(np.full((n, n), 5.0), 1))
+    assert factored(held)
+    assert np.allclose(np.tril(held), np.linalg.cholesky(square), rtol=1e-10, atol=1e-10)
+    assert (held[np.triu_indices(n, 1)] == 5.0).all()  # where the kernel is kept
+    square[n - 1, n - 1] = -1.0
+    assert not factored(np.asfortranarray(square))
 
 
 @pytest.mark.parametrize(("n_rows", "pieces"), [(29, 1), (200, 1), (200, 7)])
