@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import sys
 
@@ -28,6 +29,17 @@ E0S = {1: -13.6, 6: -1029.5, 8: -2042.0}
 def one_thread():
     """Shared machines: two torch threads are often slower than one."""
     torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def programs_are_given_back():
+    """TorchScript keeps all that was ever compiled; a run of all tests would hold 10 GB in the end."""
+    yield
+    torch.jit._state._jit_caching_layer.clear()
+    torch._C._jit_clear_class_registry()
+    torch.jit._state._clear_class_state()
+    torch.jit._recursive.concrete_type_store = torch.jit._recursive.ConcreteTypeStore()
+    gc.collect()
 
 
 def make_mace(
