@@ -31,6 +31,8 @@ from halberd.potentials.regression.linear_system import LinearSystem, Posterior,
 _REFINEMENTS, _RESIDUAL = 10, 1e-11
 #: Factors that are tried for the ratio of noise and prior, and how exactly its logarithm is wanted.
 _TRIES, _EXACTNESS = 12, 0.1
+#: With more rows than this, every so many of them say first where to look, and how far around.
+_MANY, _SOME, _AROUND = 8000, 4, 2.5
 #: The ratio is looked for between these multiples of the root mean square size of a scaled row.
 _LOWEST, _HIGHEST = 1e-7, 1e1
 
@@ -185,25 +187,21 @@ def dual_ridge(system: LinearSystem) -> DualPosterior:
         ``details`` as of :func:`halberd.potentials.regression.bayesian_ridge.bayesian_ridge`.
     """
     kernel = Kernel(system)
-    target = system.target[:, None]
     typical = float(np.sqrt(kernel.diagonal.mean())) or 1.0
-
-    def judged(ratio: float) -> tuple[float, float, NDArray[np.float64]]:
-        kernel.factorise(ratio)
-        weights = kernel.solve(target)
-        square = max(float((target * weights).sum()), 1e-300) / system.n_rows
-        # Rows that were folded away have no target left, and the ratio alone on their diagonal.
-        determinant = kernel.log_determinant + 2.0 * (system.n_rows - len(target)) * np.log(kernel.ratio)
-        evidence = -0.5 * (system.n_rows * (1.0 + np.log(2.0 * np.pi * square)) + determinant)
-        return evidence, float(np.sqrt(square)), weights
-
-    found: Any = scipy.optimize.minimize_scalar(
-        lambda logarithm: -judged(typical * np.exp(logarithm))[0],
-        bounds=(np.log(_LOWEST), np.log(_HIGHEST)),
-        method="bounded",
-        options={"maxiter": _TRIES, "xatol": _EXACTNESS},
-    )
-    evidence, prior_scale, weights = judged(typical * float(np.exp(found.x)))
+    low, high = np.log(typical * _LOWEST), np.log(typical * _HIGHEST)
+    if len(system.target) == system.n_rows > _MANY:
+        # Some of the rows say about where to look.
+        some = dataclasses.replace(
+            system, matrix=system.matrix[::_SOME], target=system.target[::_SOME], n_rows=len(system.target[::_SOME])
+        )
+        about = _most_evident(Kernel(some), some, low, high)
+        narrow = max(low, about - _AROUND), min(high, about + _AROUND)
+        best = _most_evident(kernel, system, *narrow)
+        if not min(best - narrow[0], narrow[1] - best) > 2 * _EXACTNESS:
+            best = _most_evident(kernel, system, low, high)
+    else:
+        best = _most_evident(kernel, system, low, high)
+    evidence, prior_scale, weights = _judged(kernel, system, float(np.exp(best)))
     noise = kernel.ratio * prior_scale
     return DualPosterior(
         mean=(system.matrix.T @ weights)[:, 0] / system.prior**2,
@@ -216,3 +214,26 @@ def dual_ridge(system: LinearSystem) -> DualPosterior:
         prior=system.prior,
         prior_scale=prior_scale,
     )
+
+
+def _judged(kernel: Kernel, system: LinearSystem, ratio: float) -> tuple[float, float, NDArray[np.float64]]:
+    """Logarithm of the evidence at a ratio, the prior's scale that makes it largest, and the weights of the rows."""
+    kernel.factorise(ratio)
+    target = system.target[:, None]
+    weights = kernel.solve(target)
+    square = max(float((target * weights).sum()), 1e-300) / system.n_rows
+    # Rows that were folded away have no target left, and the ratio alone on their diagonal.
+    determinant = kernel.log_determinant + 2.0 * (system.n_rows - len(target)) * np.log(kernel.ratio)
+    evidence = -0.5 * (system.n_rows * (1.0 + np.log(2.0 * np.pi * square)) + determinant)
+    return evidence, float(np.sqrt(square)), weights
+
+
+def _most_evident(kernel: Kernel, system: LinearSystem, low: float, high: float) -> float:
+    """Logarithm of the ratio with the largest evidence between two."""
+    found: Any = scipy.optimize.minimize_scalar(
+        lambda logarithm: -_judged(kernel, system, float(np.exp(logarithm)))[0],
+        bounds=(low, high),
+        method="bounded",
+        options={"maxiter": _TRIES, "xatol": _EXACTNESS},
+    )
+    return float(found.x)

@@ -6,7 +6,7 @@ import scipy.stats
 
 from halberd.potentials.errors import ConfigurationError, DataError
 from halberd.potentials.regression.compressed_rows import CompressedRows
-from halberd.potentials.regression.dual import Kernel, factored
+from halberd.potentials.regression.dual import Kernel, dual_ridge, factored
 from halberd.potentials.regression.linear_system import LinearSystem
 from halberd.potentials.regression.solvers import solve
 
@@ -95,6 +95,23 @@ def test_bayesian_ridge_is_scikit_learns_on_all_rows(n_rows):
     covariance = ours.factor @ ours.factor.T
     expected = reference.sigma_ / np.outer(prior, prior)
     assert np.abs(covariance - expected).max() < 2e-3 * np.abs(expected).max()
+
+
+@pytest.mark.parametrize(("noise", "around"), [(0.1, 2.5), (0.1, 0.01), (1e-4, 2.5)])
+def test_some_rows_say_where_to_look_and_all_decide(noise, around, monkeypatch):
+    generator = np.random.default_rng(5)
+    rows = generator.normal(size=(60, 90)) * np.exp(-np.arange(90) / 5)  # of which rows tell a few directions
+    target = rows @ generator.normal(size=90) + generator.normal(scale=noise, size=60)
+    system = LinearSystem(rows, target, 60, np.ones(90))
+    monkeypatch.setattr("halberd.potentials.regression.dual._TRIES", 60)
+    monkeypatch.setattr("halberd.potentials.regression.dual._EXACTNESS", 1e-6)
+    expected = dual_ridge(system)
+    monkeypatch.setattr("halberd.potentials.regression.dual._MANY", 50)
+    monkeypatch.setattr("halberd.potentials.regression.dual._AROUND", around)
+    found = dual_ridge(system)
+    assert found.log_evidence == pytest.approx(expected.log_evidence, abs=1e-6)
+    assert found.noise == pytest.approx(expected.noise, rel=1e-3)
+    assert np.allclose(found.mean, expected.mean, rtol=1e-3, atol=1e-6 * np.abs(expected.mean).max())
 
 
 @pytest.mark.parametrize("n", [1, 7, 8, 30])
