@@ -196,6 +196,11 @@ def _prepare(settings: FitSettings, frames: Sequence[Frame]) -> tuple[AceFit, Co
     solves = len(PRIOR_POWERS) if settings.prior_power == "auto" else 1
     cost = cost_of(basis, frames, settings.memory_mb, solves=solves, folds=settings.folds)
     _say(str(cost))
+    if settings.committee and settings.solver == "ridge" and cost.n_rows <= cost.n_functions:
+        raise ConfigurationError(
+            f"Solver 'ridge' has no posterior to draw a committee from where rows ({cost.n_rows}) are no more than "
+            f"functions ({cost.n_functions}). Use solver 'blr', no committee (--committee 0), or a lower degree."
+        )
     machine = memory_of_machine_mb()
     if cost.seconds > 3600 or cost.memory_mb > machine:
         _say(

@@ -48,7 +48,8 @@ class FitSettings:
         Whether the spread is made as wide as the errors of frames that are left out.
     distortions : int
         Structures made of each of up to 60 molecules, turned about bonds and stretched, of which rough energies are
-        known without a calculation; 0 for none. See :mod:`halberd.potentials.ace.distorted`.
+        known without a calculation; 0 for none. Solver ``blr`` alone knows it. See
+        :mod:`halberd.potentials.ace.distorted`.
     folds : int
         Of a cross-validation, 5 is usual; 0 for none.
     seed : int

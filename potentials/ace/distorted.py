@@ -1,10 +1,10 @@
 """Molecules turned about their bonds and pulled apart: what is known of structures that no frame is like.
 
 A linear ACE fitted to a molecule near its minimum is free far from it: turned by 180 degrees, the enol of acetylacetone
-came out 9 eV off. Something is known there without a calculation. Turning about a bond changes the energy by less than
-about an electronvolt, stretching one costs about what a Morse curve says, and pushing atoms together, but not onto each
-other, a few electronvolts. Rows of that are added to the fit: energies alone, with standard deviations of as much. They
-are weak beside labels, and strong beside the prior.
+came out 9 eV off. Something is known there without a calculation. Turning about a single bond changes the energy by
+half an electronvolt or so, stretching one costs about what a Morse curve says, and pushing atoms together, but not onto
+each other, a few electronvolts. Rows of that are added to the fit: energies alone, as uncertain as that beside the
+noise of the labels, and few beside these. They are weak where there are frames, and strong beside the prior.
 """
 
 from __future__ import annotations
@@ -28,13 +28,13 @@ BONDED = 1.25
 #: Depth (eV) and exponent (1/angstrom) of the Morse curve of every bond.
 DEPTH, EXPONENT = 4.0, 2.0
 #: Standard deviations of the energy of a molecule that was turned, or that has a stretched bond, eV.
-TURNED, STRETCHED = 1.0, 2.0
+TURNED, STRETCHED = 0.5, 1.0
 #: Energy of a molecule with atoms closer than in the data, and its standard deviation, eV.
-CROWDED = 2.0
+CROWDED, CROWDED_SIGMA = 2.0, 1.0
 #: Atoms without a bond come no closer than the sum of their covalent radii and this, angstrom.
 _ROOM = 0.3
-#: Weight of a row of standard deviation 1 eV; weighted residuals of fits to molecules are 0.02 to 0.1.
-WEIGHT = 0.05
+#: No more rows than this share of those of labels.
+MOST = 0.05
 #: Changes of a structure at most, share of them that are turns where there is something to turn, longest stretch.
 _CHANGES, _TURNS, _LONGEST = 3, 0.6, 2.2
 #: It is crowded below this share of the closest distance in the data. So often another change is tried.
@@ -113,7 +113,7 @@ def distorted(
             distances = np.linalg.norm(made.positions[:, None] - made.positions[None], axis=-1)
             if (distances > sums + _ROOM)[free].all():
                 if (distances < _CLOSEST * closest)[free].any():
-                    made = Distorted(made.positions, max(made.rise, CROWDED), max(made.sigma, CROWDED))
+                    made = Distorted(made.positions, max(made.rise, CROWDED), max(made.sigma, CROWDED_SIGMA))
                 found.append(made)
                 break
     return found
@@ -152,7 +152,7 @@ def distortion_rows(
     closest: NDArray[np.float64],
     count: int,
 ) -> NDArray[np.float64]:
-    """Rows of the energies of distorted molecules.
+    """Rows of the energies of distorted molecules, each divided by its standard deviation.
 
     Parameters
     ----------
@@ -171,15 +171,15 @@ def distortion_rows(
     array, shape (n, n_functions + 1)
         The last column is the target.
     """
-    structures, targets, weights = [], [], []
+    structures, targets, sigmas = [], [], []
     for frame, species, made in _all_distorted(frames, assembler.basis.settings.elements, closest, count):
         structures.append(Atoms(frame.atoms.numbers, made.positions))
         targets.append(float(frame.energy or 0.0) - float(e0s[species].sum()) + made.rise)
-        weights.append(WEIGHT / made.sigma)
+        sigmas.append(made.sigma)
     rows = np.empty((len(structures), assembler.n_columns + 1))
     for indices, block in assembler.blocks(structures):
         for k, i in enumerate(indices):
-            rows[i] = weights[i] * np.append(block.of(k).energy, targets[i])
+            rows[i] = np.append(block.of(k).energy, targets[i]) / sigmas[i]
     return rows
 
 

@@ -12,16 +12,18 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from halberd.potentials.ace.basis import AceBasis
 from halberd.potentials.ace.design_rows import DesignAssembler
-from halberd.potentials.ace.dimers import Cores, fit_cores, restraint_rows, shortest_or_default
-from halberd.potentials.ace.distorted import DISTORTIONS, distortion_rows
+from halberd.potentials.ace.dimers import RESTRAINT_WEIGHT, Cores, fit_cores, restraint_rows, shortest_or_default
+from halberd.potentials.ace.distorted import DISTORTIONS, MOST, distortion_rows
 from halberd.potentials.ace.model import ace_site_model
 from halberd.potentials.ace.settings import AceSettings
 from halberd.potentials.errors import ConfigurationError, DataError
 from halberd.potentials.frames.labelled import Frame
 from halberd.potentials.frames.training_set import check_frames, composition
+from halberd.potentials.regression.bayesian_ridge import noise_of
 from halberd.potentials.regression.calibration import LeftOut
 from halberd.potentials.regression.linear_fit import FittedLinear, LinearFit, Progress
 from halberd.potentials.regression.linear_system import LinearSystem, Posterior
@@ -30,6 +32,8 @@ from halberd.potentials.regression.state import DAMAGED, read_state
 from halberd.potentials.regression.weighted_rows import FitWeights, FrameDesign
 from halberd.potentials.sites.site_model import SiteModel
 
+#: Temperature of a posterior from which it is said to mean little.
+HOT = 1e3
 #: Smoothness priors that ``prior_power="auto"`` compares.
 PRIOR_POWERS = (1.0, 2.0, 3.0, 4.0, 5.0)
 
@@ -198,7 +202,7 @@ class AceFit(LinearFit):
         self.farthest = max(self.farthest, other.farthest)
         self.n_frames += other.n_frames
 
-    def system(self, prior_power: float = 4.0, restraint: bool = True, distortions: int = DISTORTIONS) -> LinearSystem:
+    def system(self, prior_power: float = 4.0, restraint: bool = True, distortions: int = 0) -> LinearSystem:
         """The least-squares problem as it stands.
 
         Parameters
@@ -209,20 +213,35 @@ class AceFit(LinearFit):
             Whether to add the rows that ask dimers to repel.
         distortions : int
             Structures made of each of up to 60 molecules among the frames, of which rows are added that say what is
-            known of them without a calculation; see :mod:`halberd.potentials.ace.distorted`.
+            known of them without a calculation; see :mod:`halberd.potentials.ace.distorted`. What the noise of labels
+            is that these are weighed against takes a fit without them.
 
         Raises
         ------
         DataError
             If no frame has been added.
         """
-        extra = [np.zeros((0, self.n_functions + 1))]
+        prior = self.basis.smoothness(prior_power)
         closest = shortest_or_default(self.basis, self.closest)
+        extra = np.zeros((0, self.n_functions + 1))
         if restraint and self.n_rows:
-            extra.append(restraint_rows(self._assembler, closest))
-        if distortions and self.e0s is not None:
-            extra.append(distortion_rows(self._assembler, self._kept.frames, self.e0s, closest, distortions))
-        return self._system(self.basis.smoothness(prior_power), np.concatenate(extra))
+            # As strong beside labels whatever all of their weights are multiplied by.
+            weight = RESTRAINT_WEIGHT * (self.weights.forces or self.weights.energy / FitWeights().energy or 1.0)
+            extra = restraint_rows(self._assembler, closest, weight)
+        known = self._known_of_distortions(closest, distortions)
+        if len(known):
+            noise = noise_of(self._system(prior, extra))
+            extra = np.concatenate([extra, noise * known])
+        return self._system(prior, extra)
+
+    def _known_of_distortions(self, closest: NDArray[np.float64], count: int) -> NDArray[np.float64]:
+        """Rows of what is known of distorted molecules, in units of their standard deviations."""
+        frames = [frame for frame in self._kept.frames if self.weights.of(frame.config_type)[0] > 0]
+        most = int(MOST * self.n_rows)
+        if not count or not frames or self.e0s is None or not most:
+            return np.zeros((0, self.n_functions + 1))
+        each = min(count, max(1, most // len(frames)))
+        return distortion_rows(self._assembler, frames[:most], self.e0s, closest, each)
 
     def solve(
         self,
@@ -253,7 +272,7 @@ class AceFit(LinearFit):
         repulsion : bool
             Whether dimers are made to repel below the closest distance of the data.
         distortions : int
-            See :meth:`system`; 0 for none.
+            See :meth:`system`; 0 for none. Other solvers than ``blr`` know of none.
         calibrate : bool
             Whether the posterior is made as wide as the errors of frames that are left out, see
             :mod:`halberd.potentials.regression.calibration`; with fewer than four frames it is left as it is.
@@ -269,13 +288,20 @@ class AceFit(LinearFit):
         ConfigurationError, DataError
             See :func:`halberd.potentials.regression.solvers.solve`.
         """
-        power, posterior = self._posterior(solver, prior_power, (repulsion, distortions), options)
+        power, posterior = self._posterior(
+            solver, prior_power, (repulsion, distortions if solver == "blr" else 0), options
+        )
         leave_one_out: dict[str, LeftOut] = {}
         if calibrate:
             posterior, leave_one_out = self._calibrated(posterior)
         members = posterior.draw(committee, seed) if committee else None
         notes: list[str] = []
         cutoff = float(self.basis.settings.cutoff)
+        if float(posterior.details.get("temperature", 1.0)) > HOT:
+            notes.append(
+                "frames that were left out are over thirty times as far off as the posterior says: there are too few "
+                "for so many functions, and sigma says little; take fewer functions, or more frames"
+            )
         if self.farthest < 0.95 * cutoff:
             notes.append(
                 f"no two atoms of the data are farther apart than {self.farthest:.2f} angstrom: nothing determines the "

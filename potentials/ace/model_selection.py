@@ -91,7 +91,7 @@ def select_degree(
             f"Orders {tuple(orders)} and degrees {tuple(degrees)} are compared within the basis of the fit, which has "
             f"order {settings.order} and degree {settings.degree}. Fit with a larger basis, or ask for less."
         )
-    system = fit.system(prior_power=0.0, restraint=False, distortions=0)
+    system = fit.system(prior_power=0.0, restraint=False)
     choices = []
     for order in orders:
         for degree in degrees:

@@ -12,11 +12,13 @@ References
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import scipy.linalg
 from numpy.typing import NDArray
 
-from halberd.potentials.regression.dual import dual_ridge
+from halberd.potentials.regression.dual import MANY, SOME, dual_ridge
 from halberd.potentials.regression.linear_system import LinearSystem, Posterior
 
 #: More functions than this go by :mod:`halberd.potentials.regression.dual`.
@@ -59,6 +61,13 @@ def bayesian_ridge(system: LinearSystem, iterations: float = 1000) -> Posterior:
         details={"noise": alpha**-0.5, "prior_scale": lam**-0.5},
         information=alpha / lam * singular**2,
     )
+
+
+def noise_of(system: LinearSystem) -> float:
+    """Standard deviation of the rows, from the evidence; of very many, some stand for all."""
+    step = SOME if system.matrix.shape[1] > DIRECT and len(system.target) == system.n_rows > MANY else 1
+    matrix, target = system.matrix[::step], system.target[::step]
+    return bayesian_ridge(dataclasses.replace(system, matrix=matrix, target=target, n_rows=system.n_rows // step)).noise
 
 
 def _decomposed(system: LinearSystem) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:

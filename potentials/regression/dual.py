@@ -32,7 +32,7 @@ _REFINEMENTS, _RESIDUAL = 10, 1e-11
 #: Factors that are tried for the ratio of noise and prior, and how exactly its logarithm is wanted.
 _TRIES, _EXACTNESS = 12, 0.1
 #: With more rows than this, every so many of them say first where to look, and how far around.
-_MANY, _SOME, _AROUND = 8000, 4, 2.5
+MANY, SOME, _AROUND = 8000, 4, 2.5
 #: The ratio is looked for between these multiples of the root mean square size of a scaled row.
 _LOWEST, _HIGHEST = 1e-7, 1e1
 
@@ -189,10 +189,10 @@ def dual_ridge(system: LinearSystem) -> DualPosterior:
     kernel = Kernel(system)
     typical = float(np.sqrt(kernel.diagonal.mean())) or 1.0
     low, high = np.log(typical * _LOWEST), np.log(typical * _HIGHEST)
-    if len(system.target) == system.n_rows > _MANY:
+    if len(system.target) == system.n_rows > MANY:
         # Some of the rows say about where to look.
         some = dataclasses.replace(
-            system, matrix=system.matrix[::_SOME], target=system.target[::_SOME], n_rows=len(system.target[::_SOME])
+            system, matrix=system.matrix[::SOME], target=system.target[::SOME], n_rows=len(system.target[::SOME])
         )
         about = _most_evident(Kernel(some), some, low, high)
         narrow = max(low, about - _AROUND), min(high, about + _AROUND)

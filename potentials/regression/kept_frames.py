@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import numpy as np
@@ -24,17 +25,20 @@ class Kept:
     frame : Frame
     rows : array, optional
         Its weighted rows, if they are remembered.
+    own : bool
+        Whether the frame is a copy.
     """
 
     number: float
     frame: Frame
     rows: NDArray[np.float64] | None = None
+    own: bool = False
 
 
 class KeptFrames:
     """A sample without replacement of the frames that were added, of a bounded size.
 
-    Every frame draws a number that depends on its place alone; those with the smallest numbers are kept.
+    Every frame draws a number that depends on its atoms alone; those with the smallest numbers are kept.
 
     Parameters
     ----------
@@ -49,11 +53,21 @@ class KeptFrames:
     def add(self, frames: Iterable[Frame]) -> None:
         """Look at more frames; atoms alone are not kept."""
         for frame in frames:
-            number = float(np.random.default_rng([self.n_seen, 1729]).random())
+            atoms = frame.atoms
+            content = b"".join(each.tobytes() for each in (atoms.numbers, atoms.positions, atoms.cell.array))
+            number = float(np.random.default_rng([zlib.crc32(content), 1729]).random())
             self.n_seen += 1
             if not is_isolated(frame.atoms):
                 self._kept.append(Kept(number, frame))
         self._kept = sorted(self._kept, key=lambda each: each.number)[: self.size]
+
+    def detach(self) -> None:
+        """Copy what is kept: a caller may go on with the same atoms."""
+        for each in self._kept:
+            if not each.own:
+                forces = None if each.frame.forces is None else each.frame.forces.copy()
+                each.frame = dataclasses.replace(each.frame, atoms=each.frame.atoms.copy(), forces=forces)
+                each.own = True
 
     def merge(self, other: KeptFrames) -> None:
         """Keep of both, those with the smallest numbers."""

@@ -167,6 +167,7 @@ class LinearFit(abc.ABC):
             )
         self._kept.add(used)
         self._add(used, progress or _silent)
+        self._kept.detach()
         self.closest, self.farthest = closest, max(self.farthest, longest)
         self.n_frames += len(used)
         return copies
@@ -207,7 +208,10 @@ class LinearFit(abc.ABC):
         if self.n_rows == 0:
             raise DataError("No labelled frame has been added to this fit.")
         factor, n_extra = self._rows.factor(extra), 0 if extra is None else len(extra)
-        return LinearSystem(factor[:, :-1], factor[:, -1], self.n_rows + n_extra, prior)
+        matrix, target = factor[:, :-1], factor[:, -1]
+        for array in (matrix, target):  # the fit's own
+            array.flags.writeable = False
+        return LinearSystem(matrix, target, self.n_rows + n_extra, prior)
 
     def sample(self) -> list[WeightedFrame]:
         """Rows of some of the frames that were added, those that are left out to judge a fit."""

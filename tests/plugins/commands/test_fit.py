@@ -227,6 +227,7 @@ def test_labels_under_another_name_are_pointed_at(data, tmp_path, capsys, monkey
         (["--solver", "svd", "--ridge", "1"], "has no option 'ridge'"),
         (["--config-weight", "liq=1,2"], "like liq=10,0.66,0.25"),
         (["--prior-power", "smooth"], "write a number"),
+        (["--solver", "ridge", "--degree", "14", "--order", "3"], "no posterior to draw a committee from where rows"),
         (["--solver", "ridge", "--ridge", "0", "--degree", "14", "--order", "3", "--committee", "0"], "unknowns"),
         (["--pair-cutoffs", "Cu-Si=3"], "The pairs of these elements are"),
         (["--committee", "1"], "2 members or more"),

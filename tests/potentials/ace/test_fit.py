@@ -82,6 +82,22 @@ def test_a_known_model_is_recovered_exactly(truth, frames, solver, options):
         assert float(total_energy(fitted.model, frame.atoms)) == pytest.approx(expected, abs=1e-6)
 
 
+def test_a_fit_keeps_its_own_frames_and_rows(truth, frames):
+    """Atoms that move on, and systems that are written to, change nothing."""
+    basis, coefficients = truth
+    noisy = labelled(basis, coefficients, 20, seed=5, noise=0.05)
+    own, shared = AceFit(basis.settings, e0s=E0S), AceFit(basis.settings, e0s=E0S)
+    own.add(noisy)
+    one = [Frame(f.atoms.copy(), f.energy, f.forces.copy(), f.virial, f.config_type) for f in noisy]
+    shared.add(one)
+    for frame in one:
+        frame.atoms.positions += 1.0
+        frame.forces[:] = 7.0
+    assert np.array_equal(own.solve(committee=2).members, shared.solve(committee=2).members)
+    with pytest.raises(ValueError, match="read-only"):
+        own.system().matrix[0] = 0.0
+
+
 def test_memory_bound_and_blocks_do_not_change_the_fit(truth, frames):
     results = []
     for memory in (2.0, 2000.0, 1e300):
@@ -267,7 +283,7 @@ def test_bic_finds_the_degree_that_made_the_labels():
     small.add(frames)
     alone = small.solve("ridge", ridge=0.0, repulsion=False, distortions=0)
     judged = next(c for c in choices if (c.order, c.degree) == (2, 5))
-    system = small.system(restraint=False, distortions=0)
+    system = small.system(restraint=False)
     assert judged.n_functions == small.basis.n_functions
     assert judged.residual == pytest.approx(system.residual(alone.coefficients), rel=1e-6)
 
@@ -286,7 +302,7 @@ def test_sizes_are_compared_by_frames_that_a_fit_of_that_size_has_not_seen():
     # A size of its own says the same of the same frames.
     small = AceFit(sizes[1], e0s=E0S)
     small.add(frames)
-    alone = small.solve(repulsion=False).leave_one_out
+    alone = small.solve(repulsion=False, distortions=0).leave_one_out
     for kind in ("energy", "forces"):
         assert found[1].left_out[kind].rmse == pytest.approx(alone[kind].rmse, rel=0.02)
     with pytest.raises(ConfigurationError, match="degrees that are not larger"):

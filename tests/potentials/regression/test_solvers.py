@@ -106,7 +106,7 @@ def test_some_rows_say_where_to_look_and_all_decide(noise, around, monkeypatch):
     monkeypatch.setattr("halberd.potentials.regression.dual._TRIES", 60)
     monkeypatch.setattr("halberd.potentials.regression.dual._EXACTNESS", 1e-6)
     expected = dual_ridge(system)
-    monkeypatch.setattr("halberd.potentials.regression.dual._MANY", 50)
+    monkeypatch.setattr("halberd.potentials.regression.dual.MANY", 50)
     monkeypatch.setattr("halberd.potentials.regression.dual._AROUND", around)
     found = dual_ridge(system)
     assert found.log_evidence == pytest.approx(expected.log_evidence, abs=1e-6)
