@@ -104,6 +104,8 @@ def with_compiled_sites(model: SiteModel) -> SiteModel:
     """
     kinds = {LINEAR_ACE: CompiledAceSites, PACE: CompiledEmbeddedSites, ACE_WITH_SIGMA: CompiledAceSigmaSites}
     compiled = kinds.get(model.metadata.get("kind", ""))
+    if compiled is CompiledEmbeddedSites and not hasattr(model.module, "embedding"):  # PACE that is linear
+        compiled = CompiledAceSites
     if compiled is None:
         return model
     problem = ACE_OPERATOR.problem()
@@ -129,7 +131,7 @@ def cut_to_elements(model: SiteModel, atomic_numbers: Sequence[int]) -> SiteMode
     """
     keep = torch.tensor([model.atomic_numbers.index(z) for z in atomic_numbers])
     whole: Any = getattr(model.module, "portable", model.module)
-    if model.metadata["kind"] == PACE:
+    if hasattr(whole, "embedding"):
         rows = [getattr(whole.embedding, name)[keep] for name in FinnisSinclair.BUFFERS]
         module: torch.nn.Module = EmbeddedSites(_kept_sites(whole.sites, keep), FinnisSinclair(*rows))
     else:

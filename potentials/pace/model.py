@@ -76,6 +76,10 @@ def pace_site_model(potential: PacePotential, *, name: str = "pace") -> SiteMode
     first = 1 + used_base + used[0]
     layout = AtomicLayout((0, *(first + sum(used[1:degree]) for degree in range(1, l_max + 1))), (first, *used[1:]))
     products, weights = _products(potential, layout, used_base)
+    embedding = _embedding(potential, weights[0].shape[1] - 1)
+    linear = bool((table[..., 0] == 0.0).all()) and _is_linear(embedding)
+    if linear:
+        weights = [(embedding.weights[:, :, None] * each[:, :-1]).sum(1, keepdim=True) for each in weights]
     sites = AceSites(
         table=table,
         spacing=cutoff / (PACE_KNOTS - 1),
@@ -85,10 +89,10 @@ def pace_site_model(potential: PacePotential, *, name: str = "pace") -> SiteMode
         many_range=2.0 * cutoff,
         products=products,
         weights=weights,
-        single=False,
+        single=linear,
     )
     model = SiteModel(
-        EmbeddedSites(sites, _embedding(potential, weights[0].shape[1] - 1)),
+        sites if linear else EmbeddedSites(sites, embedding),
         cutoff,
         potential.elements,
         e0s=potential.e0s,
@@ -115,6 +119,12 @@ def _embedding(potential: PacePotential, n_densities: int) -> FinnisSinclair:
         column([e.core_cut for e in potential.embeddings]),
         column([e.core_width for e in potential.embeddings]),
     )
+
+
+def _is_linear(embedding: FinnisSinclair) -> bool:
+    """Whether the site energy is a weighted sum of densities, where there is no core."""
+    powers = embedding.powers[embedding.weights != 0.0]
+    return bool((powers == 1.0).all() and (embedding.core_cut >= embedding.core_width).all())
 
 
 def _products(

@@ -25,7 +25,7 @@ LINEAR_ACE = {"ethanol": (1.2, 7.3), "aspirin": (6.1, 17.9)}
 
 def fit(arguments: list[str]) -> dict:
     command = ["fit", *arguments, "--json"]
-    print("  halberd " + " ".join(Path(a).name if "/" in a else a for a in command), flush=True)
+    print("  halberd " + " ".join(Path(a).name if a.startswith("/") else a for a in command), flush=True)
     result = subprocess.run(
         [sys.executable, "-W", "ignore", "-m", "halberd.plugins.commands.app", *command],
         capture_output=True,

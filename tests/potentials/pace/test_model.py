@@ -363,6 +363,28 @@ def test_export_and_elements(files, tmp_path):
         load(files[0], head="dft")
 
 
+@pytest.mark.parametrize(("power", "core", "linear"), [(1.0, 0.0, True), (0.5, 0.0, False), (1.0, 120.0, False)])
+def test_potentials_without_an_embedding_or_core_are_sums_of_products(power, core, linear, tmp_path, monkeypatch):
+    content = c_tilde()
+    content["embeddings"][1] |= {"FS_parameters": [1.0, 1.0, -0.7, power]}
+    for bond in content["bonds"].values():
+        bond["prehc"] = core
+    path = dump(content, tmp_path / "sum.yace")
+    atoms = cluster(np.random.default_rng(7), SYMBOLS, 8)
+    found = load(path)
+    assert hasattr(getattr(found.module, "portable", found.module), "embedding") is not linear
+    monkeypatch.setattr("halberd.potentials.pace.model._is_linear", lambda _: False)
+    expected = HalberdCalculator(load(path)).evaluate(atoms)
+    found.save(tmp_path / "sum.pt")
+    nickel = atoms[[i for i, symbol in enumerate(atoms.symbols) if symbol == "Ni"]]
+    for model in (found, load(tmp_path / "sum.pt")):
+        results = HalberdCalculator(model).evaluate(atoms)
+        assert results["energy"] == pytest.approx(expected["energy"], rel=1e-12)
+        assert np.abs(results["forces"] - expected["forces"]).max() < 1e-11 * np.abs(expected["forces"]).max()
+        alone = HalberdCalculator(model.restrict(["Ni"])).evaluate(nickel)["energy"]
+        assert alone == pytest.approx(HalberdCalculator(load(path)).evaluate(nickel)["energy"], rel=1e-12)
+
+
 def changed(edit):
     content = b_basis()
     edit(content)
