@@ -33,7 +33,10 @@ def one_thread():
 
 @pytest.fixture(scope="module", autouse=True)
 def programs_are_given_back():
-    """TorchScript keeps all that was ever compiled; a run of all tests would hold 10 GB in the end."""
+    """TorchScript keeps all that was ever compiled; a run of all tests would hold 10 GB in the end.
+
+    Modules that were compiled before are dead after it: no fixture for the whole session may hold one.
+    """
     yield
     torch.jit._state._jit_caching_layer.clear()
     torch._C._jit_clear_class_registry()

@@ -54,9 +54,9 @@ def structures(ethanol: Atoms, alloy: Atoms) -> dict[str, Atoms]:
     return {"ethanol": ethanol, "water": water, "metal": alloy, "carbonate": carbonate}
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def model_of(mace_files, ethanol):
-    """Name -> site model; made once each."""
+    """Name -> site model; made once each in every file."""
     made: dict[str, object] = {}
 
     @functools.cache

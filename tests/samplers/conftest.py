@@ -35,7 +35,7 @@ def emt_frame(atoms) -> Frame:
     return frame
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def small_fit():
     """A fit of eight frames, and its solution with a committee of five."""
     fit = AceFit(AceSettings(("Cu", "Au"), **BASIS))
