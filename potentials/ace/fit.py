@@ -295,18 +295,7 @@ class AceFit(LinearFit):
         if calibrate:
             posterior, leave_one_out = self._calibrated(posterior)
         members = posterior.draw(committee, seed) if committee else None
-        notes: list[str] = []
-        cutoff = float(self.basis.settings.cutoff)
-        if float(posterior.details.get("temperature", 1.0)) > HOT:
-            notes.append(
-                "frames that were left out are over thirty times as far off as the posterior says: there are too few "
-                "for so many functions, and sigma says little; take fewer functions, or more frames"
-            )
-        if self.farthest < 0.95 * cutoff:
-            notes.append(
-                f"no two atoms of the data are farther apart than {self.farthest:.2f} angstrom: nothing determines the "
-                f"potential from there to the cutoff of {cutoff:g}; a shorter cutoff would do"
-            )
+        notes = self._notes(posterior)
         cores: Cores | None = None
         if repulsion:
             every = [posterior.mean] if members is None else [posterior.mean, *members.T]
@@ -341,6 +330,22 @@ class AceFit(LinearFit):
             leave_one_out=leave_one_out,
             cores=cores,
         )
+
+    def _notes(self, posterior: Posterior) -> list[str]:
+        """What should be known of a fit."""
+        notes: list[str] = []
+        cutoff = float(self.basis.settings.cutoff)
+        if float(posterior.details.get("temperature", 1.0)) > HOT:
+            notes.append(
+                "frames that were left out are over thirty times as far off as the posterior says: there are too few "
+                "for so many functions, and sigma says little; take fewer functions, or more frames"
+            )
+        if self.farthest < 0.95 * cutoff:
+            notes.append(
+                f"no two atoms of the data are farther apart than {self.farthest:.2f} angstrom: nothing determines the "
+                f"potential from there to the cutoff of {cutoff:g}; a shorter cutoff would do"
+            )
+        return notes
 
     def _posterior(
         self, solver: str, prior_power: float | str, extra: tuple[bool, int], options: Mapping[str, float]
