@@ -17,6 +17,7 @@ from halberd.potentials.ace.compiled_operator import ACE_OPERATOR
 from halberd.potentials.errors import MissingDependencyError
 from halberd.potentials.multi_ace.compiled.operators import MULTI_ACE_OPERATOR
 from halberd.potentials.multi_ace.compiled.training_form import TRAINING_OPERATOR
+from halberd.potentials.sites.compiled_list import LIST_OPERATOR
 
 _PACKAGES = (
     "halberd-md",
@@ -65,12 +66,12 @@ def diagnose() -> dict[str, Any]:
     if plumed is not None:
         problems.append(f"plumed: {plumed} Only PLUMED-biased runs need it.")
     operators = {}
-    for operator in (ACE_OPERATOR, MULTI_ACE_OPERATOR, TRAINING_OPERATOR):
+    for operator in (ACE_OPERATOR, MULTI_ACE_OPERATOR, TRAINING_OPERATOR, LIST_OPERATOR):
         problem = operator.problem()
         operators[operator.name] = problem is None
         if problem is not None:
             problems.append(
-                f"operator {operator.name}: {problem}. {operator.models} run without it, five to ten times slower."
+                f"operator {operator.name}: {problem}. {operator.models} run without it, several times slower."
             )
     problems += _lammps_problems()
     return {

@@ -17,6 +17,7 @@ from halberd.potentials.committees.bias import MeanEnergy, bias_module
 from halberd.potentials.constants import EV_IN_KJ_PER_MOL
 from halberd.potentials.errors import ConfigurationError
 from halberd.potentials.multi_ace.compiled.operators import MULTI_ACE_OPERATOR
+from halberd.potentials.sites.compiled_list import LIST_OPERATOR
 from halberd.potentials.sites.cuda_kernels import find_kernels
 from halberd.potentials.sites.site_model import Columns, SiteModel, dtype_of
 from halberd.potentials.sites.structure_energy import StructureEnergy
@@ -24,6 +25,7 @@ from halberd.potentials.sites.torchscript import load_operators, script, set_thr
 
 # Systems read from XML may hold forces that call them.
 load_operators()
+LIST_OPERATOR.load_if_built()
 ACE_OPERATOR.load_if_built()
 if MULTI_ACE_OPERATOR.load_if_built():
     find_kernels()

@@ -11,6 +11,7 @@ import torch
 from halberd.plugins.forces.backends import choose_backend, import_openmmtorch
 from halberd.plugins.forces.python_force import ModuleCallback
 from halberd.potentials.signals import undisturbed
+from halberd.potentials.sites.torchscript import inline
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,6 +63,7 @@ class Carrier:
         """
         force: openmm.Force
         if choose_backend(self.backend) == "torchforce":
+            inline(module)
             with undisturbed():
                 force = import_openmmtorch().TorchForce(module)
             for parameter, value in self.parameters.items():

@@ -17,7 +17,8 @@ import torch
 
 from halberd.potentials.errors import HalberdError, StabilityError
 from halberd.potentials.signals import undisturbed
-from halberd.potentials.sites.torchscript import load_operators, quiet_torchscript
+from halberd.potentials.sites.compiled_list import LIST_OPERATOR
+from halberd.potentials.sites.torchscript import inline, load_operators, quiet_torchscript
 
 # XML of halberd before its folders names this module so, and OpenMM crashes where a pickle does not find its class.
 sys.modules.setdefault("halberd.plugins.python_force", sys.modules[__name__])
@@ -43,6 +44,7 @@ class ModuleCallback:
     """
 
     def __init__(self, module: torch.jit.ScriptModule, periodic: bool, parameters: list[str], device: str) -> None:
+        inline(module)
         self.periodic = periodic
         self.parameters = parameters
         self.device = device
@@ -106,6 +108,7 @@ class ModuleCallback:
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         load_operators()
+        LIST_OPERATOR.problem()  # Compiled where it is not, since nothing in the file can do without it.
         with quiet_torchscript():
             module = torch.jit.load(io.BytesIO(state["module"]), map_location="cpu")
         self.__init__(module, state["periodic"], state["parameters"], state["device"])  # type: ignore[misc]

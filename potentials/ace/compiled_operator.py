@@ -8,6 +8,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from halberd.potentials.sites.compiled_list import LIST_OPERATOR
 from halberd.potentials.sites.compiled_operators import CompiledOperator
 
-ACE_OPERATOR = CompiledOperator("ace", Path(__file__).with_name("compiled_operator.cpp"), "Linear ACE and PACE models")
+ACE_OPERATOR = CompiledOperator(
+    "ace", Path(__file__).with_name("compiled_operator.cpp"), "Linear ACE and PACE models", (LIST_OPERATOR,)
+)

@@ -4,8 +4,8 @@ from typing import Any
 
 import torch
 
+from halberd.potentials.sites.compiled_list import neighbor_list
 from halberd.potentials.sites.site_model import SiteModel
-from halberd.potentials.sites.verlet_list import NeighborList
 
 
 class SimilarityDensity(torch.nn.Module):
@@ -40,7 +40,7 @@ class SimilarityDensity(torch.nn.Module):
         super().__init__()
         self.descriptor = descriptor.scripted()
         self.kernel = kernel
-        self.neighbors = NeighborList(descriptor.cutoff, skin)
+        self.neighbors = neighbor_list(descriptor.cutoff, skin)
         self.dtype = descriptor.dtype
         self.register_buffer("species", species)
         self.register_buffer("atoms", atoms)

@@ -14,6 +14,7 @@ import platform
 import shutil
 import subprocess
 import tempfile
+import threading
 import time
 import warnings
 from pathlib import Path
@@ -52,12 +53,15 @@ class CompiledOperator:
     source : Path
     models : str
         Which models run on it, for messages.
+    beside : tuple of CompiledOperator
+        What is wanted with it, and compiled at the same time if need be.
     """
 
-    def __init__(self, name: str, source: Path, models: str) -> None:
+    def __init__(self, name: str, source: Path, models: str, beside: tuple[CompiledOperator, ...] = ()) -> None:
         self.name = name
         self.source = source
         self.models = models
+        self.beside = beside
         self._found: str | None = None
         self._looked = False
         self._said: set[str] = set()
@@ -101,7 +105,12 @@ class CompiledOperator:
         except OutputError as error:
             return str(error)
         if not _whole(path):
+            others = [threading.Thread(target=each.problem) for each in self.beside]
+            for other in others:
+                other.start()
             problem = _compile(self.source, path)
+            for other in others:
+                other.join()
             if problem is not None:
                 return problem
         try:

@@ -5,8 +5,8 @@ The one place where positions become edges. The OpenMM forces and the ASE calcul
 
 import torch
 
+from halberd.potentials.sites.compiled_list import neighbor_list
 from halberd.potentials.sites.site_model import SiteModel
-from halberd.potentials.sites.verlet_list import NeighborList
 
 
 class StructureEnergy(torch.nn.Module):
@@ -38,7 +38,7 @@ class StructureEnergy(torch.nn.Module):
         super().__init__()
         joined = model.joined() if one_gradient and model.joined is not None else None
         self.model = model.scripted() if joined is None else joined
-        self.neighbors = NeighborList(model.cutoff, skin, n_threads)
+        self.neighbors = neighbor_list(model.cutoff, skin, n_threads)
         self.register_buffer("species", species)
         # Edge vectors are formed in the precision of the positions and rounded only then, so that single precision
         # does not depend on how far from the origin the atoms are.

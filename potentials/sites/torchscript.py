@@ -58,6 +58,15 @@ def script(module: torch.nn.Module) -> torch.jit.ScriptModule:
     return scripted
 
 
+def inline(module: torch.jit.ScriptModule) -> None:
+    """Write everything that ``forward`` calls into it; wanted before a module is frozen.
+
+    Freezing throws functions away to which the text of errors still points: without this, a process that meets an error
+    within one ends, instead of saying what is wrong.
+    """
+    torch._C._jit_pass_inline(module.graph)
+
+
 def set_threads(threads: int | None) -> None:
     """Set the CPU threads of torch in this process; ``None`` leaves them.
 

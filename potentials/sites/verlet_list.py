@@ -81,15 +81,23 @@ class NeighborList(torch.nn.Module):
                 f"the first are {first}. The simulation has exploded: shorten the time step, "
                 "relax the structure first, or check that the model covers this chemistry."
             )
+        pairs, shifts = self.sorted_pairs(points, box, periodic)
+        edge_index = pairs.t()
+        vectors = positions.index_select(0, edge_index[1]) - positions.index_select(0, edge_index[0])
+        if bool(periodic.any()):
+            vectors = vectors + torch.matmul(shifts.to(box.dtype), box)
+        return edge_index, vectors
+
+    @torch.jit.export
+    def sorted_pairs(
+        self, points: torch.Tensor, box: torch.Tensor, periodic: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """List the pairs (E, 2) of finite points in double precision, and the images (E, 3) of their second atoms."""
         found = self.search.compute(
             points=points, box=box.detach().to(torch.float64), periodic=periodic, quantities="PS", copy=True
         )
         order = self.canonical_order(found[0], found[1], points.size(0))
-        edge_index = found[0].index_select(0, order).t()
-        vectors = positions.index_select(0, edge_index[1]) - positions.index_select(0, edge_index[0])
-        if bool(periodic.any()):
-            vectors = vectors + torch.matmul(found[1].index_select(0, order).to(box.dtype), box)
-        return edge_index, vectors
+        return found[0].index_select(0, order), found[1].index_select(0, order)
 
     def canonical_order(self, pairs: torch.Tensor, shifts: torch.Tensor, n_atoms: int) -> torch.Tensor:
         """Sort by centre, neighbour and image.

@@ -9,8 +9,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from halberd.potentials.sites.compiled_list import LIST_OPERATOR
 from halberd.potentials.sites.compiled_operators import CompiledOperator
 
 MULTI_ACE_OPERATOR = CompiledOperator(
-    "multi-ace", Path(__file__).with_name("operators.cpp"), "Networks of the message-passing family"
+    "multi-ace",
+    Path(__file__).with_name("operators.cpp"),
+    "Networks of the message-passing family",
+    (LIST_OPERATOR,),
 )

@@ -1,7 +1,8 @@
-"""The in-graph neighbour list against a brute-force sum over images."""
+"""The in-graph neighbour lists, of torch functions and compiled, against a brute-force sum over images."""
 
 from __future__ import annotations
 
+import io
 import itertools
 
 import numpy as np
@@ -9,9 +10,13 @@ import pytest
 import torch
 
 from halberd.potentials.errors import ConfigurationError
+from halberd.potentials.sites.compiled_list import LIST_OPERATOR, CompiledNeighborList, neighbor_list
 from halberd.potentials.sites.verlet_list import NeighborList
 
 CUTOFF = 3.0
+needs_operator = pytest.mark.skipif(
+    LIST_OPERATOR.problem() is not None, reason=f"no compiled operator: {LIST_OPERATOR.problem()}"
+)
 BOXES = {
     "cubic": np.diag([8.0, 8.0, 8.0]),
     "triclinic": np.array([[7.0, 0.0, 0.0], [2.5, 6.5, 0.0], [-2.0, 1.5, 7.5]]),
@@ -47,13 +52,22 @@ def found(search, positions, box, periodic) -> np.ndarray:
     return sort(np.column_stack([edge_index.T.numpy(), vectors.numpy()]))
 
 
-@pytest.fixture(params=["eager", "scripted", "frozen"])
+@pytest.fixture(
+    params=["eager", "scripted", "frozen", *(pytest.param(k, marks=needs_operator) for k in ("compiled", "read"))]
+)
 def make_search(request):
     def make(skin):
-        module = NeighborList(CUTOFF, skin)
-        if request.param == "eager":
+        compiled = request.param in ("compiled", "read")
+        module = neighbor_list(CUTOFF, skin) if compiled else NeighborList(CUTOFF, skin)
+        assert isinstance(module, CompiledNeighborList) == (compiled and skin > 0)
+        if request.param in ("eager", "compiled"):
             return module
         scripted = torch.jit.script(module.eval())
+        if request.param == "read":
+            file = io.BytesIO()
+            torch.jit.save(scripted, file)
+            file.seek(0)
+            return torch.jit.load(file)
         return torch.jit.freeze(scripted) if request.param == "frozen" else scripted
 
     return make
@@ -108,8 +122,10 @@ def test_slow_box_changes_do_not_slip_through_the_skin(make_search):
         )
 
 
-def test_vectors_differentiate_through_positions_and_box():
-    search = NeighborList(CUTOFF, 0.3)
+@pytest.mark.parametrize("kind", [NeighborList, pytest.param(CompiledNeighborList, marks=needs_operator)])
+def test_vectors_differentiate_through_positions_and_box(kind):
+    """Twice: Hessians go through the list as well."""
+    search = kind(CUTOFF, 0.3)
     generator = torch.Generator().manual_seed(0)
     box = torch.tensor(BOXES["triclinic"], requires_grad=True)
     positions = (torch.rand((6, 3), generator=generator, dtype=torch.float64) @ box).detach().requires_grad_(True)
@@ -118,26 +134,96 @@ def test_vectors_differentiate_through_positions_and_box():
         return (search(positions, box, torch.tensor([True] * 3))[1] ** 4).sum()
 
     assert torch.autograd.gradcheck(energy, (positions, box), eps=1e-6, atol=1e-5)
+    assert torch.autograd.gradgradcheck(energy, (positions, box), eps=1e-6, atol=1e-5)
 
 
-def test_no_pairs_and_one_atom():
-    search = NeighborList(CUTOFF)
+@needs_operator
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+def test_compiled_and_portable_lists_agree_whatever_came_before(dtype):
+    """Same edges in the same order, and the same bits from a list that is old as from a new one."""
+    generator = torch.Generator().manual_seed(3)
+    box = torch.tensor(BOXES["triclinic"], dtype=dtype)
+    start = torch.rand((60, 3), generator=generator, dtype=torch.float64).to(dtype) @ box
+    periodic = torch.tensor([True, True, False])
+    old, portable = CompiledNeighborList(CUTOFF, 0.5), NeighborList(CUTOFF, 0.5)
+    old(start, box, periodic)
+    moved = (start + 0.1 * (torch.rand((60, 3), generator=generator, dtype=torch.float64).to(dtype) - 0.5)).detach()
+    moved.requires_grad_(True)
+    weights = torch.rand((10_000, 3), generator=generator, dtype=torch.float64).to(dtype)
+    results = []
+    for search in (old, CompiledNeighborList(CUTOFF, 0.5), portable):
+        edge_index, vectors = search(moved, box, periodic)
+        assert edge_index.is_contiguous() or search is portable
+        (gradient,) = torch.autograd.grad((vectors.pow(3) * weights[: len(vectors)]).sum(), moved)
+        results.append((edge_index, vectors.detach(), gradient))
+    for first, second in zip(results[0], results[1], strict=True):
+        assert torch.equal(first, second)
+    assert torch.equal(results[0][0], results[2][0])
+    tolerance = 1e-12 if dtype == torch.float64 else 1e-4
+    for first, second in zip(results[0][1:], results[2][1:], strict=True):
+        torch.testing.assert_close(first, second, rtol=tolerance, atol=tolerance)
+
+
+@needs_operator
+def test_compiled_list_is_the_same_on_any_number_of_threads():
+    generator = torch.Generator().manual_seed(4)
+    positions = (20.0 * torch.rand((1500, 3), generator=generator, dtype=torch.float64)).requires_grad_(True)
+    results = []
+    for threads in (1, 2):
+        torch.set_num_threads(threads)
+        edge_index, vectors = CompiledNeighborList(CUTOFF, 0.5)(
+            positions, 20.0 * torch.eye(3).double(), torch.tensor([True] * 3)
+        )
+        results.append((edge_index, vectors, *torch.autograd.grad(vectors.pow(3).sum(), positions)))
+    torch.set_num_threads(1)
+    assert results[0][0].shape[1] > 10_000
+    assert all(torch.equal(first, second) for first, second in zip(*results, strict=True))
+
+
+@needs_operator
+def test_a_list_that_is_used_for_other_atoms_is_renewed():
+    """Other numbers of atoms, other periodicity, and a box that only changes along an open direction."""
+    search = CompiledNeighborList(CUTOFF, 0.5)
+    generator = np.random.default_rng(5)
+    box = BOXES["cubic"]
+    positions = generator.uniform(size=(12, 3)) @ box
+    for count in (12, 7, 12):
+        for periodic in ((True,) * 3, (False,) * 3, (True, False, True)):
+            np.testing.assert_allclose(
+                found(search, positions[:count], box, periodic),
+                brute_force(positions[:count], box, periodic),
+                atol=1e-12,
+            )
+
+
+def test_no_pairs_and_one_atom(make_search):
+    search = make_search(0.5)
     for positions in (torch.zeros((1, 3)).double(), torch.tensor([[0.0, 0, 0], [9.0, 0, 0]]).double()):
-        edge_index, vectors = search(positions, torch.zeros((3, 3)).double(), torch.tensor([False] * 3))
-        assert edge_index.shape == (2, 0)
-        assert vectors.shape == (0, 3)
+        for _ in range(2):
+            edge_index, vectors = search(positions, torch.zeros((3, 3)).double(), torch.tensor([False] * 3))
+            assert edge_index.shape == (2, 0)
+            assert vectors.shape == (0, 3)
 
 
+@pytest.mark.parametrize("before", [False, True])
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
-def test_positions_that_are_not_finite_name_the_atoms(value):
-    positions = torch.zeros((5, 3), dtype=torch.float64)
+@pytest.mark.parametrize("kind", [NeighborList, pytest.param(CompiledNeighborList, marks=needs_operator)])
+def test_positions_that_are_not_finite_name_the_atoms(kind, value, before):
+    positions = torch.zeros((15, 3), dtype=torch.float64)
+    search = torch.jit.script(kind(CUTOFF, 0.5))
+    arguments = (torch.eye(3).double(), torch.tensor([False] * 3))
+    if before:
+        search(positions + torch.arange(15)[:, None], *arguments)
     positions[3, 1] = value
-    search = torch.jit.script(NeighborList(CUTOFF))
-    with pytest.raises(torch.jit.Error, match=r"not finite for 1 of 5 atoms, the first are \[3\]"):
-        search(positions, torch.eye(3).double(), torch.tensor([False] * 3))
+    with pytest.raises((torch.jit.Error, RuntimeError), match=r"not finite for 1 of 15 atoms, the first are \[3\]"):
+        search(positions, *arguments)
+    positions[:, 0] = value
+    with pytest.raises((torch.jit.Error, RuntimeError), match=r"not finite for 15 of 15 atoms, .*\[0, 1.* 8, 9\]"):
+        search(positions, *arguments)
 
 
 @pytest.mark.parametrize(("cutoff", "skin"), [(0.0, 0.5), (-1.0, 0.5), (3.0, -0.1), (float("nan"), 0.5)])
 def test_bad_lengths_are_refused(cutoff, skin):
-    with pytest.raises(ConfigurationError):
-        NeighborList(cutoff, skin)
+    for make in (NeighborList, neighbor_list):
+        with pytest.raises(ConfigurationError):
+            make(cutoff, skin)
