@@ -1,7 +1,7 @@
 """Neighbour lists that cost little between their rebuilds, by a compiled operator.
 
-The edges of a step are what lies within the cutoff of a list that was sorted when it was made: one pass over it forward,
-one backward, in place of some thirty functions of torch. Those took half of the time of a step with linear ACE.
+The edges of a step are what lies within the cutoff of a list that was sorted when it was made: one pass over it forward
+and one backward, in place of some thirty functions of torch, which took half of the time of a step with linear ACE.
 """
 
 from pathlib import Path

@@ -26,14 +26,14 @@ class MovingAverage:
         self.stepped = stepped
         self.decay = float(decay)
         self.n_steps = 0
-        self.averages = [weight.detach().clone() for weight in stepped.tensors]
+        self.averages = [weight.clone() for weight in stepped.values()]
 
     @torch.no_grad()
     def update(self) -> None:
         """After a step of the optimiser."""
         self.n_steps += 1
         decay = min(self.decay, (1.0 + self.n_steps) / (10.0 + self.n_steps))
-        torch._foreach_lerp_(self.averages, [weight.detach() for weight in self.stepped.tensors], 1.0 - decay)
+        torch._foreach_lerp_(self.averages, self.stepped.values(), 1.0 - decay)
 
     @contextlib.contextmanager
     def applied(self) -> Iterator[None]:

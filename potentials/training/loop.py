@@ -97,9 +97,8 @@ class Trainer:
         own = {name: weight for name, weight in self.network.named_parameters() if name in names}
         self.replay = None if replay is None else Replay(self.network, replay)
         further = {} if self.replay is None else self.replay.weights
-        self.stepped = Stepped([*own.values(), *further.values()], self.exact)
-        named = dict(zip([*own, *further], self.stepped.tensors, strict=True))
-        self.optimiser = optimiser_of(named, settings)
+        self.stepped = Stepped({**own, **further}, self.exact, settings.lora_rank, settings.seed)
+        self.optimiser = optimiser_of(self.stepped.named, settings)
         self.schedule = schedule_of(self.optimiser, settings)
         self.average = None if settings.average is None else MovingAverage(self.stepped, settings.average)
         self.history: list[Epoch] = []
@@ -272,6 +271,8 @@ class Trainer:
         How long it is to be may change, unless the learning rate depends on it.
         """
         described = dataclasses.asdict(self.settings)
+        if self.settings.lora_rank is None:  # trainings of before there was one
+            del described["lora_rank"]
         if self.settings.schedule.kind != "cosine":
             del described["epochs"], described["early_stop"]
         digest = hashlib.sha256(json.dumps(described, sort_keys=True).encode())

@@ -191,6 +191,9 @@ class TrainingSettings:
         Mixed: the network is computed in single; energies are summed, losses taken and weights stepped in double.
     frozen : tuple of str
         Parts that stay as they are: the beginnings of their names, such as ``embedding`` or ``layers.0``.
+    lora_rank : int, optional
+        Matrices of weights change by products of this rank only, see
+        :class:`halberd.potentials.training.precision.LowRank`; what has hardly more numbers than that is trained whole.
     seed : int
         Of weights, of what is kept aside, and of the order of frames.
 
@@ -216,6 +219,7 @@ class TrainingSettings:
     replay: float = 1.0
     precision: Literal["single", "double", "mixed"] = "double"
     frozen: tuple[str, ...] = ()
+    lora_rank: Count | None = None
     seed: Seed = 0
 
     def __post_init__(self) -> None:

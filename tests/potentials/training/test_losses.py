@@ -146,7 +146,7 @@ def test_batches_end_by_frames_and_by_edges():
 
 def test_average_follows_its_formula_and_gives_the_weights_back():
     weight = torch.nn.Parameter(torch.zeros(2, dtype=torch.float64))
-    average = MovingAverage(Stepped([weight], torch.float64), 0.9)
+    average = MovingAverage(Stepped({"w": weight}, torch.float64), 0.9)
     expected = 0.0
     for n in range(1, 200):
         with torch.no_grad():
@@ -158,7 +158,7 @@ def test_average_follows_its_formula_and_gives_the_weights_back():
     with average.applied():
         assert weight[0].item() == pytest.approx(expected)
     assert weight[0].item() == 199.0
-    other = MovingAverage(Stepped([weight], torch.float64), 0.9)
+    other = MovingAverage(Stepped({"w": weight}, torch.float64), 0.9)
     other.set_state(average.get_state())
     assert torch.equal(other.averages[0], average.averages[0])
     assert other.n_steps == 199

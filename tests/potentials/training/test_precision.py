@@ -23,7 +23,7 @@ def test_steps_too_small_for_single_precision_add_up():
     found = {}
     for precision, (computed, stepped) in DTYPES.items():
         weight = torch.nn.Parameter(torch.ones(1, dtype=computed))
-        own = Stepped([weight], stepped)
+        own = Stepped({"w": weight}, stepped)
         optimiser = torch.optim.SGD(own.tensors, lr=1e-9)
         for _ in range(1000):
             optimiser.zero_grad()
