@@ -108,7 +108,7 @@ class ModuleCallback:
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         load_operators()
-        LIST_OPERATOR.problem()  # Compiled where it is not, since nothing in the file can do without it.
+        LIST_OPERATOR.problem()  # Compiled where it is not: the module may hold its list.
         with quiet_torchscript():
             module = torch.jit.load(io.BytesIO(state["module"]), map_location="cpu")
         self.__init__(module, state["periodic"], state["parameters"], state["device"])  # type: ignore[misc]

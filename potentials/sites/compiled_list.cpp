@@ -10,7 +10,6 @@
 #include <torch/custom_class.h>
 
 #include <algorithm>
-#include <cmath>
 #include <memory>
 #include <mutex>
 #include <vector>
@@ -181,21 +180,6 @@ class EdgeVectors : public torch::autograd::Function<EdgeVectors> {
   }
 };
 
-// As NeighborList says it, of which this is what CPUs run.
-template <typename T>
-void check_finite(const T* x, int64_t n_atoms) {
-  std::vector<int64_t> bad;
-  for (int64_t i = 0; i < n_atoms; ++i)
-    if (!std::isfinite(x[3 * i]) || !std::isfinite(x[3 * i + 1]) || !std::isfinite(x[3 * i + 2])) bad.push_back(i);
-  if (bad.empty()) return;
-  const size_t count = bad.size();
-  if (count > 10) bad.resize(10);
-  TORCH_CHECK(false, "halberd: positions are not finite for ", count, " of ", n_atoms, " atoms, the first are [",
-              c10::Join(", ", bad),
-              "]. The simulation has exploded: shorten the time step, relax the structure first, or check that the "
-              "model covers this chemistry.");
-}
-
 struct VerletPairs : torch::CustomClassHolder {
   const double cutoff, skin;
 
@@ -233,10 +217,7 @@ struct VerletPairs : torch::CustomClassHolder {
   template <typename T>
   bool holds(const Pairs* pairs, const Tensor& positions, const Tensor& box, const Tensor& periodic) const {
     const Tensor x = positions.detach().contiguous(), cell = box.detach().contiguous();
-    const int64_t n_atoms = x.size(0);
-    if (pairs && pairs->hold(x.data_ptr<T>(), n_atoms, cell.data_ptr<T>(), Pairs::flags(periodic), skin)) return true;
-    check_finite(x.data_ptr<T>(), n_atoms);
-    return false;
+    return pairs && pairs->hold(x.data_ptr<T>(), x.size(0), cell.data_ptr<T>(), Pairs::flags(periodic), skin);
   }
 
   static void check(const Tensor& positions, const Tensor& box) {

@@ -40,7 +40,7 @@ class CompiledNeighborList(torch.nn.Module):
             return edge_index, vectors
         found = self.pairs.edges(positions, box, periodic)
         if len(found) == 0:
-            pairs, shifts = self.wider.sorted_pairs(positions.detach().to(torch.float64), box, periodic)
+            pairs, shifts = self.wider.sorted_pairs(positions, box, periodic)
             found = self.pairs.renewed(positions, box, periodic, pairs, shifts)
         return found[0], found[1]
 

@@ -71,6 +71,18 @@ class NeighborList(torch.nn.Module):
         edge_vectors : torch.Tensor, shape (E, 3)
             ``r_j - r_i`` with the image, angstrom, differentiable with respect to positions and box.
         """
+        pairs, shifts = self.sorted_pairs(positions, box, periodic)
+        edge_index = pairs.t()
+        vectors = positions.index_select(0, edge_index[1]) - positions.index_select(0, edge_index[0])
+        if bool(periodic.any()):
+            vectors = vectors + torch.matmul(shifts.to(box.dtype), box)
+        return edge_index, vectors
+
+    @torch.jit.export
+    def sorted_pairs(
+        self, positions: torch.Tensor, box: torch.Tensor, periodic: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """List the pairs (E, 2) and the images (E, 3) of their second atoms, both of integers and in that order."""
         points = positions.detach().to(torch.float64)
         # Not looked at on a GPU, where that would stop the stream at every step.
         if not points.is_cuda and not bool(torch.isfinite(points).all()):
@@ -81,18 +93,6 @@ class NeighborList(torch.nn.Module):
                 f"the first are {first}. The simulation has exploded: shorten the time step, "
                 "relax the structure first, or check that the model covers this chemistry."
             )
-        pairs, shifts = self.sorted_pairs(points, box, periodic)
-        edge_index = pairs.t()
-        vectors = positions.index_select(0, edge_index[1]) - positions.index_select(0, edge_index[0])
-        if bool(periodic.any()):
-            vectors = vectors + torch.matmul(shifts.to(box.dtype), box)
-        return edge_index, vectors
-
-    @torch.jit.export
-    def sorted_pairs(
-        self, points: torch.Tensor, box: torch.Tensor, periodic: torch.Tensor
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """List the pairs (E, 2) of finite points in double precision, and the images (E, 3) of their second atoms."""
         found = self.search.compute(
             points=points, box=box.detach().to(torch.float64), periodic=periodic, quantities="PS", copy=True
         )

@@ -33,19 +33,18 @@ class Whole:
     def __init__(self, weight: torch.Tensor, dtype: torch.dtype) -> None:
         self.weight = weight
         self.apart = weight.dtype != dtype
-        own = weight.detach().to(dtype).clone().requires_grad_() if self.apart else weight
-        self.tensors = {"": own}
+        self.own = weight.detach().to(dtype).clone().requires_grad_() if self.apart else weight
+        self.tensors = {"": self.own}
 
     def take_gradient(self) -> None:
         """Hand the gradient over to what is stepped."""
         if self.apart:
-            (own,) = self.tensors.values()
-            own.grad = None if self.weight.grad is None else self.weight.grad.to(own.dtype)
+            self.own.grad = None if self.weight.grad is None else self.weight.grad.to(self.own.dtype)
             self.weight.grad = None
 
     def value(self) -> torch.Tensor:
         """The weight, in the precision of what is stepped."""
-        return self.tensors[""].detach()
+        return self.own.detach()
 
 
 class LowRank:

@@ -43,6 +43,21 @@ def numbers(each):
     return [(epoch.loss, epoch.validation, epoch.learning_rate) for epoch in each.history]
 
 
+def whole_and_in_parts(file, **settings):
+    """A training, the same one ended after every epoch, which comes to the same numbers; and what parts began with."""
+    _, whole = trainer(**settings)
+    train(whole)
+    starts = []
+    for _ in range(20):
+        start, part = trainer(**settings)
+        train(part, checkpoint=file, stop=lambda: True)
+        starts.append(start)
+        if part.done:
+            break
+    assert numbers(part) == numbers(whole)
+    return whole, part, starts
+
+
 def test_the_loss_curve_is_the_one_that_it_was():
     """Stored from the day this was written; what changes it is a change of what trainings do."""
     _, own = trainer(loss=named_loss("mace-paper"))
@@ -58,18 +73,9 @@ def test_a_training_goes_on_to_the_same_bits(kind, tmp_path):
         "second_phase": SecondPhase(5, LossSettings(energy=50.0), learning_rate=2e-3),
         "epochs": 7,
     }
-    _, whole = trainer(**settings)
-    train(whole)
     file = tmp_path / "a.checkpoint"
-    count = 0
-    for _ in range(20):
-        start, part = trainer(**settings)
-        train(part, checkpoint=file, stop=lambda: True)
-        count += 1
-        if part.done:
-            break
-    assert count == 7
-    assert numbers(part) == numbers(whole)
+    whole, part, starts = whole_and_in_parts(file, **settings)
+    assert len(starts) == 7
     assert part.best == whole.best >= 5  # a phase with another loss has a best of its own
     for one, other in zip(part.best_network().parameters(), whole.best_network().parameters(), strict=True):
         assert torch.equal(one, other)
@@ -84,7 +90,7 @@ def test_a_training_goes_on_to_the_same_bits(kind, tmp_path):
     file.write_bytes(file.read_bytes()[:1000])
     with pytest.raises(RestartError, match="cannot be read"):
         train(trainer(**settings)[1], checkpoint=file)
-    assert start.network is part.network
+    assert starts[-1].network is part.network
 
 
 def test_a_training_goes_on_within_an_epoch(tmp_path, monkeypatch):
