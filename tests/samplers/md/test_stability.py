@@ -59,8 +59,14 @@ def test_the_command_says_so_with_code_2(argon, tmp_path):
 
 def test_without_limits_it_goes_on(argon, tmp_path):
     """What the limits are there for: the same run, unlooked at, ends as if nothing were wrong."""
-    wild = settings(argon, tmp_path, steps=1000, timestep=100.0, ensemble="NVE", stability=None)
-    result = run_md(wild, progress=False)
+    atoms = ase.io.read(argon["structure"])
+    atoms.set_distance(0, 1, 2.0, mic=True)
+    ase.io.write(argon["structure"], atoms, format="extxyz")
+    # Two atoms fly apart with some 20 eV, which is thousands of K even when all 32 share it.
+    hot = settings(argon, tmp_path, steps=200, timestep=1.0, ensemble="NVE")
+    with pytest.raises(StabilityError, match="temperature is"):
+        run_md(hot, progress=False)
+    result = run_md(dataclasses.replace(hot, stability=None, output=str(tmp_path / "unlooked")), progress=False)
     assert result["complete"]
     assert result["mean"]["temperature_K"] > 10 * 300
 
