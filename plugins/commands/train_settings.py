@@ -86,6 +86,8 @@ class TrainSettings:
             raise ConfigurationError("start_from brings its own network: leave network away, or start_from.")
         if self.replay is not None and self.start_from is None:
             raise ConfigurationError("replay is for a network that is trained further: give start_from, too.")
+        if self.training.lora_rank is not None and self.start_from is None:
+            raise ConfigurationError("lora_rank is for a network that is trained further: give start_from, too.")
         if self.max_hours is not None and not self.max_hours > 0:
             raise ConfigurationError(f"max_hours is {self.max_hours}; it must be positive.")
         if self.device.partition(":")[0] not in ("cpu", "cuda"):

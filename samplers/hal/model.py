@@ -169,6 +169,8 @@ class ModelSettings:
             if self.network:
                 raise ConfigurationError("start_from brings its own network: leave network away, or start_from.")
             check_source(self.start_from)
+        elif self.training.lora_rank is not None:
+            raise ConfigurationError("lora_rank is for a network that is trained further: give start_from, too.")
         if "elements" in self.network:
             raise ConfigurationError("The elements of the network are those of the frames: leave them out.")
         choices = dict(self.network)

@@ -207,6 +207,7 @@ def test_a_committee_is_trained_further_member_by_member(data, tmp_path, capsys,
     ("change", "message"),
     [
         (("training: {", "training: {epoch: 3, "), "Did you mean 'epochs'"),
+        (("training: {", "training: {lora_rank: 4, "), "lora_rank is for a network that is trained further"),
         (("loss: {like: mace-paper", "loss: {like: mace-papr"), "There is no loss 'mace-papr'"),
         (("hidden: 4x0e", "hiden: 4x0e"), "Did you mean 'hidden'"),
         (("kind: huber}", "kind: huber, stress: 1.0}"), "on the stress, but no frame to train on has one"),

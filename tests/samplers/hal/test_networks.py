@@ -240,6 +240,7 @@ def test_members_start_from_those_of_a_committee(tmp_path):
         ({"network": {"preset": "mase"}}, "There is no preset 'mase'"),
         ({"network": {"elements": ["H"]}}, "those of the frames: leave them out"),
         ({"start_from": "gfn2-chnof"}, "start_from brings its own network"),
+        ({"training": {"lora_rank": 2}}, "lora_rank is for a network that is trained further"),
         ({"sigma": "exact"}, "no exact sigma"),
         ({"committee": 1}, "needs 2 members or more"),
         ({"training": {"epocs": 3}}, "Unknown key 'epocs'"),
