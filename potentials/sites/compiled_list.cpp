@@ -86,8 +86,10 @@ struct Found {
 
 template <typename T>
 Found find(const Pairs& pairs, const Tensor& positions, const Tensor& box, double cutoff, bool with_shifts) {
-  const T *x = positions.data_ptr<T>(), *cell = box.data_ptr<T>();
+  const T *x = positions.data_ptr<T>(), *rows = box.data_ptr<T>();
   const bool images = pairs.periodic[0] || pairs.periodic[1] || pairs.periodic[2];
+  T cell[9];  // of open directions nothing, even where what was given is no number
+  for (int k = 0; k < 9; ++k) cell[k] = pairs.periodic[k / 3] ? rows[k] : T(0);
   const int64_t n_atoms = positions.size(0), tasks = (n_atoms + GRAIN - 1) / GRAIN;
   const auto every = [&](const auto& work) {
     at::parallel_for(0, tasks, 1, [&](int64_t begin, int64_t end) {
@@ -221,6 +223,8 @@ struct VerletPairs : torch::CustomClassHolder {
   }
 
   static void check(const Tensor& positions, const Tensor& box) {
+    TORCH_CHECK(positions.dim() == 2 && positions.size(1) == 3, "halberd: positions must have the shape (N, 3)");
+    TORCH_CHECK(box.dim() == 2 && box.size(0) == 3 && box.size(1) == 3, "halberd: the box must have the shape (3, 3)");
     TORCH_CHECK(positions.scalar_type() == at::kDouble || positions.scalar_type() == at::kFloat,
                 "halberd: positions must be of single or double precision");
     TORCH_CHECK(positions.scalar_type() == box.scalar_type(), "halberd: positions and box differ in precision");

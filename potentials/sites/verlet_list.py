@@ -75,7 +75,9 @@ class NeighborList(torch.nn.Module):
         edge_index = pairs.t()
         vectors = positions.index_select(0, edge_index[1]) - positions.index_select(0, edge_index[0])
         if bool(periodic.any()):
-            vectors = vectors + torch.matmul(shifts.to(box.dtype), box)
+            # An open direction has no images, but its row may be no number.
+            rows = box.masked_fill(~periodic.to(box.device).unsqueeze(1), 0.0)
+            vectors = vectors + torch.matmul(shifts.to(box.dtype), rows)
         return edge_index, vectors
 
     @torch.jit.export
@@ -84,6 +86,8 @@ class NeighborList(torch.nn.Module):
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """List the pairs (E, 2) and the images (E, 3) of their second atoms, both of integers and in that order."""
         points = positions.detach().to(torch.float64)
+        if points.size(0) == 0:
+            raise RuntimeError("halberd: there are no atoms.")
         # Not looked at on a GPU, where that would stop the stream at every step.
         if not points.is_cuda and not bool(torch.isfinite(points).all()):
             bad = torch.nonzero(~torch.isfinite(points).all(dim=1)).squeeze(1)
@@ -93,9 +97,11 @@ class NeighborList(torch.nn.Module):
                 f"the first are {first}. The simulation has exploded: shorten the time step, "
                 "relax the structure first, or check that the model covers this chemistry."
             )
-        found = self.search.compute(
-            points=points, box=box.detach().to(torch.float64), periodic=periodic, quantities="PS", copy=True
-        )
+        rows = box.detach().to(torch.float64).masked_fill(~periodic.to(box.device).unsqueeze(1), 0.0)
+        # Of such a box the search ends the process.
+        if not rows.is_cuda and not bool(torch.isfinite(rows).all()):
+            raise RuntimeError("halberd: the box vectors are not finite. The simulation has exploded.")
+        found = self.search.compute(points=points, box=rows, periodic=periodic, quantities="PS", copy=True)
         order = self.canonical_order(found[0], found[1], points.size(0))
         return found[0].index_select(0, order), found[1].index_select(0, order)
 

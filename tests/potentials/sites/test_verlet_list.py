@@ -222,6 +222,43 @@ def test_positions_that_are_not_finite_name_the_atoms(kind, value, before):
         search(positions, *arguments)
 
 
+@pytest.mark.parametrize("before", [False, True])
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_boxes_that_are_not_finite_are_refused_unless_the_direction_is_open(make_search, value, before):
+    """The search itself ends the process with a signal."""
+    search = make_search(0.5)
+    positions = torch.rand((6, 3), generator=torch.Generator().manual_seed(2), dtype=torch.float64) * 4
+    box = 5.0 * torch.eye(3, dtype=torch.float64)
+    slab = torch.tensor([True, True, False])
+    expected = search(positions, box, slab)
+    if before:
+        search(positions, box, torch.tensor([True] * 3))
+    box[2, 2] = value
+    with pytest.raises((torch.jit.Error, RuntimeError), match="box vectors are not finite"):
+        search(positions, box, torch.tensor([True] * 3))
+    for _ in range(2):
+        for mine, other in zip(search(positions, box, slab), expected, strict=True):
+            assert torch.equal(mine, other)
+
+
+def test_no_atoms_are_refused(make_search):
+    with pytest.raises((torch.jit.Error, RuntimeError), match="no atoms"):
+        make_search(0.5)(torch.zeros((0, 3)).double(), torch.zeros((3, 3)).double(), torch.tensor([False] * 3))
+
+
+@needs_operator
+@pytest.mark.parametrize(
+    ("positions", "box", "message"),
+    [((4, 2), (3, 3), r"positions must have the shape \(N, 3\)"), ((4, 3), (0,), r"box must have the shape \(3, 3\)")],
+)
+def test_wrong_shapes_are_refused(positions, box, message):
+    search = CompiledNeighborList(CUTOFF, 0.5)
+    periodic = torch.tensor([False] * 3)
+    search(torch.rand((4, 3), dtype=torch.float64), torch.zeros((3, 3), dtype=torch.float64), periodic)
+    with pytest.raises(RuntimeError, match=message):
+        search(torch.rand(positions, dtype=torch.float64), torch.zeros(box, dtype=torch.float64), periodic)
+
+
 @pytest.mark.parametrize(("cutoff", "skin"), [(0.0, 0.5), (-1.0, 0.5), (3.0, -0.1), (float("nan"), 0.5)])
 def test_bad_lengths_are_refused(cutoff, skin):
     for make in (NeighborList, neighbor_list):
