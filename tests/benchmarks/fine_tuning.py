@@ -1,0 +1,159 @@
+"""A network trained further on few frames of another method: whole, in parts, or by changes of low rank.
+
+    python tests/benchmarks/fine_tuning.py DATA OUT [--start gfn2-chnof] [--counts 20 100] [--seeds 0 1 2]
+        [--steps 1500]
+
+DATA holds the folders ``acac`` and ``rmd17``. The network (GFN2-xTB) is trained further on a few frames of
+acetylacetone (PBE-D3/def2-SVP), in so many steps, with three learning rates; the frames kept aside, a fifth, choose
+the rate of each row. Then three tests it has not seen: acetylacetone at 300 K, and ethanol and aspirin (PBE/def2-SVP),
+of which no frame is trained on: what is learnt of one molecule may help with others, or cost what was known of them.
+
+Null rows: the network as it was, one that begins with random weights, and no forces. RMSE of forces, meV/A; rows that
+are there are not trained again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+import ase.io
+import numpy as np
+
+from halberd.plugins import TrainSettings, evaluate_file, train_file
+from halberd.potentials import LabelKeys, TrainingSettings, read_frames
+from halberd.potentials.frames.labelled import to_atoms
+from halberd.potentials.sites.torchscript import set_threads
+from halberd.potentials.training.settings import ScheduleSettings, named_loss
+
+#: What is trained, by the name of the row.
+WAYS: dict[str, dict[str, Any]] = {
+    "whole": {},
+    "read-outs and products": {"frozen": ("embedding", "layers.0.radial", "layers.1.radial")},
+    "rank 16": {"lora_rank": 16},
+    "rank 4": {"lora_rank": 4},
+    "rank 1": {"lora_rank": 1},
+    "from nothing": {},
+}
+RATES = (1e-2, 1e-3, 1e-4)
+KCAL = LabelKeys(unit="kcal/mol")
+BATCH = 5
+
+
+def tests_of(data: Path) -> dict[str, tuple[Path, LabelKeys]]:
+    """Files to test on, by what is in them."""
+    rmd17 = {name: (data / "rmd17" / f"rmd17_{name}_test_01.npz", KCAL) for name in ("ethanol", "aspirin")}
+    return {"acetylacetone": (data / "acac" / "test_MD_300K.xyz", LabelKeys()), **rmd17}
+
+
+def tested(model: Path | str, data: Path) -> dict[str, float]:
+    """RMSE of forces, meV/A."""
+    return {
+        name: 1e3 * evaluate_file(model, file, keys=keys, precision="single", progress=False)["forces"]["rmse"]
+        for name, (file, keys) in tests_of(data).items()
+    }
+
+
+def chosen_frames(data: Path, folder: Path, count: int, seed: int) -> str:
+    """A file of some frames of acetylacetone."""
+    frames = read_frames(str(data / "acac" / "train_300K.xyz"), LabelKeys())
+    chosen = np.random.default_rng(seed).permutation(len(frames))[:count]
+    file = folder / "train.xyz"
+    ase.io.write(file, [to_atoms(frames[n]) for n in sorted(chosen)], format="extxyz")
+    return str(file)
+
+
+def trained(arguments: argparse.Namespace, way: str, count: int, seed: int, rate: float) -> tuple[float, Path]:
+    """Train, unless it has been done: RMSE of forces of the frames kept aside, and the model."""
+    folder = arguments.out / f"{way.replace(' ', '_')}-{count}-{seed}-{rate:g}"
+    done = folder / "kept_aside.json"
+    if not done.exists():
+        folder.mkdir(parents=True, exist_ok=True)
+        begin = {"network": {"hidden": "64x0e+64x1o"}} if way == "from nothing" else {"start_from": arguments.start}
+        training = TrainingSettings(
+            loss=named_loss("mace-paper"),
+            epochs=max(1, arguments.steps * BATCH * 5 // (4 * count)),
+            batch_size=BATCH,
+            learning_rate=rate,
+            validation=0.2,
+            schedule=ScheduleSettings("cosine", 0.001),
+            precision="single",
+            seed=seed,
+            **WAYS[way],
+        )
+        settings = TrainSettings(
+            train=chosen_frames(arguments.data, folder, count, seed),
+            output=str(folder / "model.pt"),
+            training=training,
+            e0s="average",
+            threads=1,
+            plots=False,
+            **begin,
+        )
+        report = train_file(settings, progress=False)
+        done.write_text(json.dumps(1e3 * report["validation"]["forces"]["rmse"]))
+    return json.loads(done.read_text()), folder / "model.pt"
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+    """The best of three rates: its errors on frames kept aside and on tests, meV/A."""
+
+    rate: float
+    kept_aside: float
+    errors: dict[str, float]
+
+
+def row(arguments: argparse.Namespace, way: str, count: int, seed: int) -> Row:
+    """Of one way, number of frames and seed."""
+    file = arguments.out / f"{way.replace(' ', '_')}-{count}-{seed}.json"
+    if not file.exists():
+        rates = {rate: trained(arguments, way, count, seed, rate) for rate in RATES}
+        rate = min(rates, key=lambda each: rates[each][0])
+        kept_aside, model = rates[rate]
+        file.write_text(json.dumps(dataclasses.asdict(Row(rate, kept_aside, tested(model, arguments.data)))))
+    return Row(**json.loads(file.read_text()))
+
+
+def printed(name: str, rows: list[dict[str, float]], rates: str = "") -> None:
+    """Median and range of every test."""
+    cells = []
+    for test in rows[0]:
+        values = [each[test] for each in rows]
+        spread = f" ({min(values):.0f} to {max(values):.0f})" if len(values) > 1 else ""
+        cells.append(f"{np.median(values):.0f}{spread}")
+    print(f"| {name} | {' | '.join(cells)} | {rates} |", flush=True)
+
+
+def main() -> None:
+    """Train, test and print."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("data", type=Path)
+    parser.add_argument("out", type=Path)
+    parser.add_argument("--start", default="gfn2-chnof")
+    parser.add_argument("--counts", type=int, nargs="+", default=[20, 100])
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--steps", type=int, default=1500)
+    parser.add_argument("--ways", nargs="+", default=list(WAYS), choices=list(WAYS))
+    arguments = parser.parse_args()
+    arguments.out.mkdir(parents=True, exist_ok=True)
+    set_threads(1)
+    print(f"| frames, what is trained | {' | '.join(tests_of(arguments.data))} | rates |")
+    nothing = {
+        name: 1e3
+        * float(np.sqrt(np.mean(np.concatenate([f.forces.ravel() for f in read_frames(str(file), keys)]) ** 2)))
+        for name, (file, keys) in tests_of(arguments.data).items()
+    }
+    printed("null: no forces", [nothing])
+    printed("null: as it was", [tested(arguments.start, arguments.data)])
+    for count in arguments.counts:
+        for way in arguments.ways:
+            rows = [row(arguments, way, count, seed) for seed in arguments.seeds]
+            printed(f"{count}, {way}", [each.errors for each in rows], " ".join(f"{each.rate:g}" for each in rows))
+
+
+if __name__ == "__main__":
+    main()
