@@ -42,13 +42,16 @@ class NeighborList(torch.nn.Module):
             raise ConfigurationError(f"skin must be 0 or a positive length in angstrom, got {skin}.")
         if n_threads < 0:
             raise ConfigurationError(f"n_threads must be 0 or more, got {n_threads}.")
+        self.cutoff = float(cutoff)
+        self.skin = float(skin)
+        self.n_threads = int(n_threads)
         self.search = torch.classes.vesin._NeighborList(
-            cutoff=float(cutoff),
+            cutoff=self.cutoff,
             full_list=True,
             sorted=False,
             algorithm="auto",
-            skin=float(skin),
-            n_threads=int(n_threads),
+            skin=self.skin,
+            n_threads=self.n_threads,
         )
 
     def forward(
@@ -101,7 +104,18 @@ class NeighborList(torch.nn.Module):
         # Of such a box the search ends the process.
         if not rows.is_cuda and not bool(torch.isfinite(rows).all()):
             raise RuntimeError("halberd: the box vectors are not finite. The simulation has exploded.")
-        found = self.search.compute(points=points, box=rows, periodic=periodic, quantities="PS", copy=True)
+        search = self.search
+        if self.skin == 0.0:
+            # Nothing is kept, and threads of one process may search at once, which one object does not bear.
+            search = torch.classes.vesin._NeighborList(
+                cutoff=self.cutoff,
+                full_list=True,
+                sorted=False,
+                algorithm="auto",
+                skin=0.0,
+                n_threads=self.n_threads,
+            )
+        found = search.compute(points=points, box=rows, periodic=periodic, quantities="PS", copy=True)
         order = self.canonical_order(found[0], found[1], points.size(0))
         return found[0].index_select(0, order), found[1].index_select(0, order)
 

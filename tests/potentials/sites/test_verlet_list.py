@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import concurrent.futures
 import io
 import itertools
 
@@ -239,6 +240,29 @@ def test_boxes_that_are_not_finite_are_refused_unless_the_direction_is_open(make
     for _ in range(2):
         for mine, other in zip(search(positions, box, slab), expected, strict=True):
             assert torch.equal(mine, other)
+
+
+@needs_operator
+def test_threads_may_share_one_list():
+    """Two Contexts of one force, each with a thread: scripted modules run without the interpreter's lock."""
+    search = torch.jit.script(CompiledNeighborList(CUTOFF, 0.5).eval())
+    periodic = torch.tensor([True] * 3)
+    box = 9.0 * torch.eye(3, dtype=torch.float64)
+
+    def work(seed):
+        generator = torch.Generator().manual_seed(seed)
+        found = []
+        for _ in range(100):
+            positions = 9.0 * torch.rand((60, 3), generator=generator, dtype=torch.float64)
+            found.append(search(positions, box, periodic))
+        return found
+
+    expected = [work(seed) for seed in range(4)]
+    with concurrent.futures.ThreadPoolExecutor(4) as pool:
+        for mine, others in zip(pool.map(work, range(4)), expected, strict=True):
+            for one, other in zip(mine, others, strict=True):
+                assert torch.equal(one[0], other[0])
+                assert torch.equal(one[1], other[1])
 
 
 def test_no_atoms_are_refused(make_search):
