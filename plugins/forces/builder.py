@@ -12,23 +12,16 @@ from halberd.plugins.forces.backends import choose_backend
 from halberd.plugins.forces.carrier import Carrier
 from halberd.plugins.forces.module import FORCE_MODULES
 from halberd.plugins.forces.options import HAL_TAU, ForceOptions
-from halberd.potentials.ace.compiled_operator import ACE_OPERATOR
+from halberd.plugins.forces.stored_modules import load_built_operators
 from halberd.potentials.committees.bias import MeanEnergy, bias_module
 from halberd.potentials.constants import EV_IN_KJ_PER_MOL
 from halberd.potentials.errors import ConfigurationError
-from halberd.potentials.multi_ace.compiled.operators import MULTI_ACE_OPERATOR
-from halberd.potentials.sites.compiled_list import LIST_OPERATOR
-from halberd.potentials.sites.cuda_kernels import find_kernels
 from halberd.potentials.sites.site_model import Columns, SiteModel, dtype_of
 from halberd.potentials.sites.structure_energy import StructureEnergy
-from halberd.potentials.sites.torchscript import load_operators, script, set_threads
+from halberd.potentials.sites.torchscript import script, set_threads
 
 # Systems read from XML may hold forces that call them.
-load_operators()
-LIST_OPERATOR.load_if_built()
-ACE_OPERATOR.load_if_built()
-if MULTI_ACE_OPERATOR.load_if_built():
-    find_kernels()
+load_built_operators()
 
 
 def build_force(

@@ -15,10 +15,10 @@ from typing import Any
 import numpy as np
 import torch
 
-from halberd.potentials.errors import HalberdError, StabilityError
+from halberd.plugins.forces.stored_modules import read_module
+from halberd.potentials.errors import BackendError, HalberdError, StabilityError
 from halberd.potentials.signals import undisturbed
-from halberd.potentials.sites.compiled_list import LIST_OPERATOR
-from halberd.potentials.sites.torchscript import inline, load_operators, quiet_torchscript
+from halberd.potentials.sites.torchscript import inline, quiet_torchscript
 
 # XML of halberd before its folders names this module so, and OpenMM crashes where a pickle does not find its class.
 sys.modules.setdefault("halberd.plugins.python_force", sys.modules[__name__])
@@ -39,17 +39,26 @@ class ModuleCallback:
 
     Attributes
     ----------
-    master : torch.jit.ScriptModule
-        The module.
+    master : torch.jit.ScriptModule or None
+        The module; ``None`` if it came out of a file and could not be read, which evaluations then say: OpenMM ends the
+        process where reading raises an error.
     """
 
-    def __init__(self, module: torch.jit.ScriptModule, periodic: bool, parameters: list[str], device: str) -> None:
-        inline(module)
+    def __init__(
+        self, module: torch.jit.ScriptModule | None, periodic: bool, parameters: list[str], device: str
+    ) -> None:
         self.periodic = periodic
         self.parameters = parameters
         self.device = device
-        self.master = module
+        self.master: torch.jit.ScriptModule | None = None
         self._frozen: torch.jit.ScriptModule | None = None
+        self._stored, self._problem = b"", ""
+        if module is not None:
+            self._set_master(module)
+
+    def _set_master(self, module: torch.jit.ScriptModule) -> None:
+        inline(module)
+        self.master = module
 
     def __call__(self, state: Any) -> tuple[float, np.ndarray]:
         """Return the energy (kJ/mol) and forces (kJ/mol/nm) of a State.
@@ -82,7 +91,14 @@ class ModuleCallback:
         box : array, shape (3, 3), nm, optional
         parameters : sequence of float
             Values of the context parameters, in the order the module takes them.
+
+        Raises
+        ------
+        BackendError
+            If the module could not be read.
         """
+        if self.master is None:
+            raise BackendError(self._problem)
         if self._frozen is None:
             with quiet_torchscript():
                 self._frozen = torch.jit.freeze(self.master.to(self.device).eval())
@@ -96,19 +112,22 @@ class ModuleCallback:
         return float(energy.detach()), -gradient.cpu().numpy()
 
     def __getstate__(self) -> dict[str, Any]:
-        buffer = io.BytesIO()
-        with quiet_torchscript(), undisturbed():
-            torch.jit.save(self.master, buffer)
+        stored = self._stored
+        if self.master is not None:
+            buffer = io.BytesIO()
+            with quiet_torchscript(), undisturbed():
+                torch.jit.save(self.master, buffer)
+            stored = buffer.getvalue()
         return {
-            "module": buffer.getvalue(),
+            "module": stored,
             "periodic": self.periodic,
             "parameters": self.parameters,
             "device": self.device,
         }
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        load_operators()
-        LIST_OPERATOR.problem()  # Compiled where it is not: the module may hold its list.
-        with quiet_torchscript():
-            module = torch.jit.load(io.BytesIO(state["module"]), map_location="cpu")
-        self.__init__(module, state["periodic"], state["parameters"], state["device"])  # type: ignore[misc]
+        self.__init__(None, state["periodic"], state["parameters"], state["device"])  # type: ignore[misc]
+        try:
+            self._set_master(read_module(state["module"]))
+        except BackendError as error:
+            self._stored, self._problem = state["module"], str(error)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import itertools
+import os
 import subprocess
 import sys
 
@@ -20,6 +21,8 @@ from halberd.plugins.forces.options import ForceOptions, check_device
 from halberd.potentials import load
 from halberd.potentials.constants import EV_IN_KJ_PER_MOL, EV_PER_ANGSTROM_IN_KJ_PER_MOL_NM
 from halberd.potentials.errors import BackendError, ConfigurationError, UnknownElementError
+from halberd.potentials.sites.compiled_list import LIST_OPERATOR
+from halberd.potentials.sites.compiled_operators import CompiledOperator
 from halberd.potentials.sites.lennard_jones import lennard_jones
 from tests.conftest import topology_of
 
@@ -138,6 +141,64 @@ print(repr(context.getState(energy=True).getPotentialEnergy()._value))
 context.getIntegrator().step(2)
 """
     result = subprocess.run([sys.executable, "-W", "ignore", "-c", code], capture_output=True, text=True, check=True)
+    assert float(result.stdout) == energy
+
+
+READ = """
+import openmm
+from halberd.plugins import LearnedPotential
+system = openmm.XmlSerializer.deserialize(open("system.xml").read())
+again = openmm.XmlSerializer.deserialize(openmm.XmlSerializer.serialize(system))
+context = openmm.Context(again, openmm.VerletIntegrator(0.001), openmm.Platform.getPlatform("Reference"))
+context.setPositions([[0, 0, 0], [0.4, 0, 0]])
+print(repr(context.getState(energy=True).getPotentialEnergy()._value))
+"""
+
+
+@pytest.mark.skipif(LIST_OPERATOR.problem() is not None, reason="no compiled operator")
+@pytest.mark.parametrize("portable", [False, True])
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_xml_where_nothing_is_compiled(backend, portable, tmp_path, monkeypatch):
+    """It ends in words, not in a signal; and what was made without operators needs none."""
+    if portable:
+        monkeypatch.setattr(CompiledOperator, "problem", lambda self: self.not_wanted)
+    system = openmm.System()
+    for _ in range(2):
+        system.addParticle(39.9)
+    system.addForce(build_force(lennard_jones([18]), [18, 18], options=ForceOptions(backend=backend)))
+    energy, _ = energy_and_forces(make_context(system, np.array([[0, 0, 0], [0.4, 0, 0]])))
+    (tmp_path / "system.xml").write_text(openmm.XmlSerializer.serialize(system))
+    bare = {**os.environ, "HALBERD_CACHE_DIR": str(tmp_path), "PATH": "", "CXX": ""}
+    result = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", READ],
+        cwd=tmp_path,
+        env=bare,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if portable:
+        assert float(result.stdout) == pytest.approx(energy, rel=1e-12)
+    else:
+        assert result.returncode == 1
+        assert "_VerletPairs" in result.stderr
+        if backend == "python":
+            assert "no C++ compiler found" in result.stderr
+            assert "HALBERD_LIST=torch" in result.stderr
+
+
+def test_xml_of_the_python_backend_brings_its_operators(tmp_path):
+    """In a process that has not loaded them, and where nothing of halberd is imported before."""
+    system = openmm.System()
+    for _ in range(2):
+        system.addParticle(39.9)
+    system.addForce(build_force(lennard_jones([18]), [18, 18], options=ForceOptions(backend="python")))
+    energy, _ = energy_and_forces(make_context(system, np.array([[0, 0, 0], [0.4, 0, 0]])))
+    (tmp_path / "system.xml").write_text(openmm.XmlSerializer.serialize(system))
+    code = READ.replace("from halberd.plugins import LearnedPotential\n", "")
+    result = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True
+    )
     assert float(result.stdout) == energy
 
 
