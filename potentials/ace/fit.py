@@ -337,8 +337,8 @@ class AceFit(LinearFit):
         cutoff = float(self.basis.settings.cutoff)
         if float(posterior.details.get("temperature", 1.0)) > HOT:
             notes.append(
-                "frames that were left out are over thirty times as far off as the posterior says: they are too few, or "
-                "too unlike each other, for it, and sigma says little until there are more"
+                "frames that were left out are over thirty times as far off as the posterior says: they are too few, "
+                "or too unlike each other, for it, and sigma says little until there are more"
             )
         if self.farthest < 0.95 * cutoff:
             notes.append(

@@ -22,6 +22,7 @@ from typing import Any
 
 import ase.io
 import numpy as np
+from ase import Atoms
 
 from halberd.plugins import TrainSettings, evaluate_file, train_file
 from halberd.potentials import LabelKeys, TrainingSettings, read_frames
@@ -36,8 +37,12 @@ WAYS: dict[str, dict[str, Any]] = {
     "rank 16": {"lora_rank": 16},
     "rank 4": {"lora_rank": 4},
     "rank 1": {"lora_rank": 1},
+    "whole, others replayed": {},
     "from nothing": {},
 }
+#: Molecules that the network knew, without whose labels it is to go on as it was.
+KNOWN = Path("qm9_gfn2") / "val.xyz.gz"
+KNOWN_COUNT = 200
 RATES = (1e-2, 1e-3, 1e-4)
 KCAL = LabelKeys(unit="kcal/mol")
 BATCH = 5
@@ -66,6 +71,14 @@ def chosen_frames(data: Path, folder: Path, count: int, seed: int) -> str:
     return str(file)
 
 
+def known_frames(data: Path, folder: Path) -> str:
+    """A file of molecules without labels: they get those of the network itself."""
+    file = folder / "known.xyz"
+    frames = read_frames(str(data / KNOWN), LabelKeys())[:KNOWN_COUNT]
+    ase.io.write(file, [Atoms(frame.atoms.numbers, frame.atoms.positions) for frame in frames], format="extxyz")
+    return str(file)
+
+
 def trained(arguments: argparse.Namespace, way: str, count: int, seed: int, rate: float) -> tuple[float, Path]:
     """Train, unless it has been done: RMSE of forces of the frames kept aside, and the model."""
     folder = arguments.out / f"{way.replace(' ', '_')}-{count}-{seed}-{rate:g}"
@@ -73,6 +86,8 @@ def trained(arguments: argparse.Namespace, way: str, count: int, seed: int, rate
     if not done.exists():
         folder.mkdir(parents=True, exist_ok=True)
         begin = {"network": {"hidden": "64x0e+64x1o"}} if way == "from nothing" else {"start_from": arguments.start}
+        if "replayed" in way:
+            begin["replay"] = known_frames(arguments.data, folder)
         training = TrainingSettings(
             loss=named_loss("mace-paper"),
             epochs=max(1, arguments.steps * BATCH * 5 // (4 * count)),
