@@ -115,9 +115,38 @@ class NeighborList(torch.nn.Module):
                 skin=0.0,
                 n_threads=self.n_threads,
             )
+        if not points.is_cuda:
+            points = self.closer(points, rows, periodic)
         found = search.compute(points=points, box=rows, periodic=periodic, quantities="PS", copy=True)
         order = self.canonical_order(found[0], found[1], points.size(0))
         return found[0].index_select(0, order), found[1].index_select(0, order)
+
+    def closer(self, points: torch.Tensor, rows: torch.Tensor, periodic: torch.Tensor) -> torch.Tensor:
+        """Points that have the same neighbours, without wide gaps in open directions.
+
+        The search lays cells over all space between the points: where something has flown off they are too many, and
+        more than an integer counts end the process.
+        """
+        width = self.cutoff + self.skin
+        own = rows[periodic]
+        axes = torch.eye(3, dtype=points.dtype)
+        if own.size(0) == 3:
+            return points
+        if own.size(0) == 2:
+            axes = torch.linalg.cross(own[0], own[1]).unsqueeze(0)
+        elif own.size(0) == 1:
+            first = torch.linalg.cross(own[0], axes[int(own[0].abs().argmin())])
+            axes = torch.stack([first, torch.linalg.cross(own[0], first)])
+        axes = axes / torch.linalg.vector_norm(axes, dim=1, keepdim=True)
+        for n in range(axes.size(0)):
+            along = torch.mv(points, axes[n])
+            if bool(along.max() - along.min() > 100.0 * width):
+                order = torch.argsort(along)
+                steps = torch.diff(along.index_select(0, order)).clamp(max=1.01 * width)
+                places = torch.zeros_like(along)
+                places[order[1:]] = torch.cumsum(steps, 0)
+                points = points + (places - along).unsqueeze(1) * axes[n]
+        return points
 
     def canonical_order(self, pairs: torch.Tensor, shifts: torch.Tensor, n_atoms: int) -> torch.Tensor:
         """Sort by centre, neighbour and image.

@@ -242,6 +242,29 @@ def test_boxes_that_are_not_finite_are_refused_unless_the_direction_is_open(make
             assert torch.equal(mine, other)
 
 
+@pytest.mark.parametrize("periodic", [(False, False, False), (True, True, False), (False, True, False)])
+@pytest.mark.parametrize("far", [1e4, 1e9, 1e18])
+def test_what_has_flown_off_costs_nothing(make_search, far, periodic):
+    """A fragment 10 ns after it evaporated, or an explosion: the search would hang, or end the process."""
+    search = make_search(0.5)
+    generator = torch.Generator().manual_seed(3)
+    box = torch.tensor(BOXES["triclinic"])
+    near = 5.0 * torch.rand((12, 3), generator=generator, dtype=torch.float64)
+    alone, _ = search(near, box, torch.tensor(periodic))
+    rows = [np.array(row) for row, p in zip(BOXES["triclinic"], periodic, strict=True) if p]
+    direction = {0: np.array([0.6, -0.8, 0.0]), 1: np.cross([0, 0, 1.0], rows[0]) if rows else None}.get(len(rows))
+    direction = np.cross(*rows) if direction is None else direction
+    away = far * torch.tensor(direction / np.linalg.norm(direction))
+    pair = torch.tensor([[0.0, 0.0, 0.0], [1.0, 0.0, 0.0]], dtype=torch.float64)
+    for _ in range(2):
+        edge_index = search(torch.cat([near, pair + away]), box, torch.tensor(periodic))[0]
+        kept = (edge_index < 12).all(dim=0)
+        assert torch.equal(edge_index[:, kept], alone)
+        if far < 1e12:  # beyond, numbers do not tell the two atoms apart
+            assert sorted(edge_index[:, ~kept].T.tolist()) == [[12, 13], [13, 12]]
+        away = away * 1.001
+
+
 @needs_operator
 def test_threads_may_share_one_list():
     """Two Contexts of one force, each with a thread: scripted modules run without the interpreter's lock."""
