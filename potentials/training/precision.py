@@ -7,6 +7,8 @@ from collections.abc import Mapping, Sequence
 
 import torch
 
+from halberd.potentials.errors import ConfigurationError
+
 #: What a network is computed in, and what is summed, compared with labels and stepped, by the precision's name.
 DTYPES = {
     "single": (torch.float32, torch.float32),
@@ -107,6 +109,11 @@ class Stepped:
     seed : int
         Of the factors.
 
+    Raises
+    ------
+    ConfigurationError
+        If the rank is so large that every weight is stepped whole.
+
     Attributes
     ----------
     weights : list of torch.Tensor
@@ -126,6 +133,11 @@ class Stepped:
             else Whole(weight, dtype)
             for weight in self.weights
         ]
+        if rank is not None and not any(isinstance(part, LowRank) for part in self._parts):
+            raise ConfigurationError(
+                f"lora_rank is {rank}: no matrix of this network has more numbers than two factors of that rank, and "
+                "all would be trained whole. Take a smaller one, or leave it out."
+            )
         self.apart = any(part.apart for part in self._parts)
         self.named = {
             name + ending: tensor

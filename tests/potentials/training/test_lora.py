@@ -103,3 +103,5 @@ def test_ranks_that_are_none_are_refused():
     for rank in (0, -1, 1.5):
         with pytest.raises(ConfigurationError, match="lora_rank"):
             TrainingSettings(lora_rank=rank)
+    with pytest.raises(ConfigurationError, match="lora_rank is 1000: no matrix of this network"):
+        trainer(lora_rank=1000)
