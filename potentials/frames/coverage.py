@@ -7,6 +7,8 @@ from numpy.typing import NDArray
 
 #: Shares of a normal distribution within one and two standard deviations.
 NORMAL = (0.683, 0.954)
+#: Deviations that are so small a part of their mean are zeros with the rounding of a computation.
+_ROUNDING = 1e-6
 
 
 def coverage(errors: NDArray[np.float64], deviations: NDArray[np.float64]) -> dict[str, float | None]:
@@ -23,17 +25,19 @@ def coverage(errors: NDArray[np.float64], deviations: NDArray[np.float64]) -> di
         ``within_one``, ``within_two``: shares of the errors, 0.683 and 0.954 of a normal distribution;
         ``ratio``: root mean square of the errors over the mean deviation; ``rank``: Spearman's correlation of both,
         0 for deviations that tell nothing; ``gain``: mean logarithm of the density of the errors above that under one
-        deviation for all, after both were given the size that fits best. One deviation for all has the right coverage
-        as well: what it lacks are rank and gain. ``None`` where there is nothing to tell.
+        deviation for all, after both were given the size that fits best, of all that is not known to rounding, as are
+        forces that symmetry makes zero. One deviation for all has the right coverage as well: what it lacks are rank
+        and gain. ``None`` where there is nothing to tell.
     """
     size = np.abs(errors)
-    positive = deviations > 0
     rms = float(np.sqrt(np.mean(size**2)))
-    scores = size[positive] / deviations[positive]
-    gain = None
-    if positive.all() and rms > 0:
-        gain = float(np.log(rms) - 0.5 * np.log(np.mean(scores**2)) - np.mean(np.log(deviations)))
     mean = float(deviations.mean())
+    unknown = deviations > _ROUNDING * mean
+    gain = None
+    if (size[unknown] > 0).any():
+        rest, given = size[unknown], deviations[unknown]
+        own = float(np.log(np.mean((rest / given) ** 2)))
+        gain = float(0.5 * np.log(np.mean(rest**2)) - 0.5 * own - np.mean(np.log(given)))
     return {
         "within_one": float((size <= deviations).mean()),
         "within_two": float((size <= 2 * deviations).mean()),

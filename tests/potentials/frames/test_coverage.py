@@ -66,3 +66,12 @@ def test_reports_tell_of_what_has_deviations():
     assert "sigma" not in error_report(frames, [Prediction(p.energy, p.forces) for p in predictions])
     energies_alone = [Prediction(p.energy, p.forces, energy_std=p.energy_std) for p in predictions]
     assert set(error_report(frames, energies_alone)["sigma"]) == {"energy"}
+
+
+def test_forces_that_symmetry_makes_zero_do_not_count():
+    rng = np.random.default_rng(4)
+    deviations = np.exp(rng.normal(size=2000))
+    errors = deviations * rng.normal(size=2000)
+    alone = coverage(errors, deviations)
+    together = coverage(np.append(errors, np.full(100, 1e-8)), np.append(deviations, np.full(100, 1e-15)))
+    assert together["gain"] == pytest.approx(alone["gain"])
