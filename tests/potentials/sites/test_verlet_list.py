@@ -123,6 +123,23 @@ def test_slow_box_changes_do_not_slip_through_the_skin(make_search):
         )
 
 
+@pytest.mark.parametrize("periodic", [False, True])
+@pytest.mark.parametrize("distance", [3.505, 3.3])
+def test_slow_approaches_do_not_slip_through_the_skin(make_search, distance, periodic):
+    """Two atoms that begin just beyond the list, or between it and the cutoff, and nothing else that renews it."""
+    search = make_search(0.5)
+    box, directions = 20.0 * torch.eye(3, dtype=torch.float64), torch.tensor([periodic] * 3)
+    crossed = 0
+    for step in range(120):
+        moved = 0.004 * step
+        points = torch.tensor([[moved, 0.0, 0.0], [distance - moved, 0.0, 0.0]], dtype=torch.float64)
+        edge_index, _ = search(points, box, directions)
+        near = distance - 2 * moved < CUTOFF
+        assert edge_index.shape[1] == 2 * near
+        crossed += near
+    assert 20 < crossed < 110
+
+
 @pytest.mark.parametrize("kind", [NeighborList, pytest.param(CompiledNeighborList, marks=needs_operator)])
 def test_vectors_differentiate_through_positions_and_box(kind):
     """Twice: Hessians go through the list as well."""
@@ -136,6 +153,12 @@ def test_vectors_differentiate_through_positions_and_box(kind):
 
     assert torch.autograd.gradcheck(energy, (positions, box), eps=1e-6, atol=1e-5)
     assert torch.autograd.gradgradcheck(energy, (positions, box), eps=1e-6, atol=1e-5)
+    # What is differentiated again takes another way than what is not; both checks see one of them only.
+    plain = torch.autograd.grad(energy(positions, box), (positions, box))
+    again = torch.autograd.grad(energy(positions, box), (positions, box), create_graph=True)
+    assert all(each.requires_grad for each in again)
+    for one, other in zip(plain, again, strict=True):
+        torch.testing.assert_close(one, other.detach(), rtol=1e-12, atol=1e-12)
 
 
 @needs_operator
