@@ -118,8 +118,10 @@ class HalberdCalculator(Calculator):
         Raises
         ------
         GeometryError
-            If the model has no finite energy or force for it, such as where atoms coincide; names them.
+            If a position or the cell is no number, or the model has no finite energy or force for it, such as where
+            atoms coincide; names them.
         """
+        _check_numbers(atoms)
         module = self._module(atoms)
         positions = torch.tensor(atoms.positions, dtype=torch.float64, device=self.device, requires_grad=True)
         strain = torch.zeros((3, 3), dtype=torch.float64, device=self.device, requires_grad=True)
@@ -184,6 +186,15 @@ class HalberdCalculator(Calculator):
             module = script(StructureEnergy(self.model, species, self.skin, torch.get_num_threads()))
             self._modules[key] = module.to(self.device)
         return self._modules[key]
+
+
+def _check_numbers(atoms: Atoms) -> None:
+    bad = np.nonzero(~np.isfinite(atoms.positions).all(axis=1))[0]
+    if len(bad):
+        names = describe_atoms(list(atoms.symbols), bad)
+        raise GeometryError(f"Positions are not finite for {len(bad)} of {len(atoms)} atoms: {names}.")
+    if not np.isfinite(atoms.cell.array[np.asarray(atoms.pbc, dtype=bool)]).all():
+        raise GeometryError(f"The cell is not finite: {atoms.cell.array.tolist()}.")
 
 
 def _check_finite(atoms: Atoms, site_energies: np.ndarray, forces: np.ndarray) -> None:

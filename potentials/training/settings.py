@@ -194,6 +194,7 @@ class TrainingSettings:
     lora_rank : int, optional
         Matrices of weights change by products of this rank only, see
         :class:`halberd.potentials.training.precision.LowRank`; what has hardly more numbers than that is trained whole.
+        Weight decay then acts on the factors, and so towards the network as it was.
     seed : int
         Of weights, of what is kept aside, and of the order of frames.
 

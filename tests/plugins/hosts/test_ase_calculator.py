@@ -10,7 +10,7 @@ from ase.calculators.fd import calculate_numerical_forces, calculate_numerical_s
 from ase.optimize import BFGS
 
 from halberd.plugins import HalberdCalculator
-from halberd.potentials.errors import BackendError, ConfigurationError, UnknownElementError
+from halberd.potentials.errors import BackendError, ConfigurationError, GeometryError, UnknownElementError
 from halberd.potentials.sites.lennard_jones import lennard_jones
 
 
@@ -25,6 +25,22 @@ def test_forces_and_stress_are_derivatives(variant, crystal, mace_files):
     np.testing.assert_allclose(
         calculate_numerical_stress(atoms, eps=1e-5), stress, atol=1e-6 * max(1, np.abs(stress).max())
     )
+
+
+def test_what_is_no_number_is_named():
+    calculator = HalberdCalculator(lennard_jones([18]))
+    atoms = bulk("Ar", "fcc", a=5.3, cubic=True)
+    calculator.evaluate(atoms)
+    broken = atoms.copy()
+    broken.positions[2, 1] = np.nan
+    with pytest.raises(GeometryError, match=r"Positions are not finite for 1 of 4 atoms: 2 \(Ar\)"):
+        calculator.evaluate(broken)
+    broken = atoms.copy()
+    broken.cell[1, 1] = np.inf
+    with pytest.raises(GeometryError, match="cell is not finite"):
+        calculator.evaluate(broken)
+    broken.pbc = (True, False, True)
+    assert np.isfinite(calculator.evaluate(broken)["energy"])
 
 
 def test_committee_statistics(crystal, mace_files):

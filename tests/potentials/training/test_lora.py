@@ -8,7 +8,7 @@ import math
 import pytest
 import torch
 
-from halberd.potentials.errors import ConfigurationError
+from halberd.potentials.errors import ConfigurationError, RestartError
 from halberd.potentials.training.precision import LowRank, Stepped
 from halberd.potentials.training.settings import TrainingSettings
 from halberd.potentials.training.training import train
@@ -78,6 +78,25 @@ def test_a_killed_training_of_low_rank_goes_on_to_the_same_bits(tmp_path):
         part.best_network().state_dict().values(), whole.best_network().state_dict().values(), strict=True
     ):
         assert torch.equal(one, other)
+
+
+def test_another_rank_is_another_training(tmp_path):
+    file = tmp_path / "a.checkpoint"
+    train(trainer(lora_rank=RANK)[1], checkpoint=file, stop=lambda: True)
+    for rank in (RANK + 1, None):
+        with pytest.raises(RestartError, match="another"):
+            train(trainer(lora_rank=rank)[1], checkpoint=file)
+
+
+def test_factors_are_of_the_seed():
+    weight = torch.zeros(40, 50)
+    one, same, other = (Stepped({"w": weight}, torch.float64, 1, seed=seed).named["w.left"] for seed in (1, 1, 2))
+    assert torch.equal(one, same)
+    assert not torch.allclose(one, other)
+    first, second = (trainer(lora_rank=RANK, seed=seed)[1].stepped.named for seed in (1, 2))
+    lefts = [name for name in first if name.endswith(".left")]
+    assert len(lefts) >= 5
+    assert not any(torch.equal(first[name], second[name]) for name in lefts)
 
 
 def test_what_is_averaged_are_weights_and_not_factors():
