@@ -29,19 +29,13 @@ class ModuleCallback:
 
     Parameters
     ----------
-    module : torch.jit.ScriptModule
+    module : torch.jit.ScriptModule or None
         One of :data:`halberd.plugins.forces.module.FORCE_MODULES`, scripted.
     periodic : bool
     parameters : list of str
         Context parameters, in the order the module takes them.
     device : str
         Torch device to evaluate on.
-
-    Attributes
-    ----------
-    master : torch.jit.ScriptModule or None
-        The module; ``None`` if it came out of a file and could not be read, which evaluations then say: OpenMM ends the
-        process where reading raises an error.
     """
 
     def __init__(
@@ -50,15 +44,25 @@ class ModuleCallback:
         self.periodic = periodic
         self.parameters = parameters
         self.device = device
-        self.master: torch.jit.ScriptModule | None = None
+        self._master = module
         self._frozen: torch.jit.ScriptModule | None = None
         self._stored, self._problem = b"", ""
         if module is not None:
-            self._set_master(module)
+            inline(module)
 
-    def _set_master(self, module: torch.jit.ScriptModule) -> None:
-        inline(module)
-        self.master = module
+    @property
+    def master(self) -> torch.jit.ScriptModule:
+        """The module.
+
+        Raises
+        ------
+        BackendError
+            If it came out of a file and could not be read. It is said here and not on reading, since OpenMM ends the
+            process where that raises an error.
+        """
+        if self._master is None:
+            raise BackendError(self._problem)
+        return self._master
 
     def __call__(self, state: Any) -> tuple[float, np.ndarray]:
         """Return the energy (kJ/mol) and forces (kJ/mol/nm) of a State.
@@ -97,8 +101,6 @@ class ModuleCallback:
         BackendError
             If the module could not be read.
         """
-        if self.master is None:
-            raise BackendError(self._problem)
         if self._frozen is None:
             with quiet_torchscript():
                 self._frozen = torch.jit.freeze(self.master.to(self.device).eval())
@@ -113,10 +115,10 @@ class ModuleCallback:
 
     def __getstate__(self) -> dict[str, Any]:
         stored = self._stored
-        if self.master is not None:
+        if self._master is not None:
             buffer = io.BytesIO()
             with quiet_torchscript(), undisturbed():
-                torch.jit.save(self.master, buffer)
+                torch.jit.save(self._master, buffer)
             stored = buffer.getvalue()
         return {
             "module": stored,
@@ -126,8 +128,10 @@ class ModuleCallback:
         }
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__init__(None, state["periodic"], state["parameters"], state["device"])  # type: ignore[misc]
+        module, problem = None, ""
         try:
-            self._set_master(read_module(state["module"]))
+            module = read_module(state["module"])
         except BackendError as error:
-            self._stored, self._problem = state["module"], str(error)
+            problem = str(error)
+        self.__init__(module, state["periodic"], state["parameters"], state["device"])  # type: ignore[misc]
+        self._stored, self._problem = (state["module"], problem) if module is None else (b"", "")

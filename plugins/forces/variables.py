@@ -59,7 +59,6 @@ class CollectiveVariable:
         module = script(VARIABLE_MODULES[periodic](variable, index, periodic, scale))
         self.name = name
         self.periodic = periodic
-        self._module = module
         self._callback = ModuleCallback(module, periodic, [], "cpu")
 
     def force(self, backend: str = "torchforce", forceGroup: int = 0) -> openmm.Force:
@@ -76,7 +75,7 @@ class CollectiveVariable:
         BackendError
             If the backend is not usable here.
         """
-        return Carrier(backend, self.periodic, self.name, forceGroup).carry(self._module)
+        return Carrier(backend, self.periodic, self.name, forceGroup).carry(self._callback.master)
 
     def evaluate(
         self, positions: NDArray[np.float64], box: NDArray[np.float64] | None = None

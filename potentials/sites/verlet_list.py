@@ -78,9 +78,7 @@ class NeighborList(torch.nn.Module):
         edge_index = pairs.t()
         vectors = positions.index_select(0, edge_index[1]) - positions.index_select(0, edge_index[0])
         if bool(periodic.any()):
-            # An open direction has no images, but its row may be no number.
-            rows = box.masked_fill(~periodic.to(box.device).unsqueeze(1), 0.0)
-            vectors = vectors + torch.matmul(shifts.to(box.dtype), rows)
+            vectors = vectors + torch.matmul(shifts.to(box.dtype), self.closed(box, periodic))
         return edge_index, vectors
 
     @torch.jit.export
@@ -100,7 +98,7 @@ class NeighborList(torch.nn.Module):
                 f"the first are {first}. The simulation has exploded: shorten the time step, "
                 "relax the structure first, or check that the model covers this chemistry."
             )
-        rows = box.detach().to(torch.float64).masked_fill(~periodic.to(box.device).unsqueeze(1), 0.0)
+        rows = self.closed(box.detach().to(torch.float64), periodic)
         # Of such a box the search ends the process.
         if not rows.is_cuda and not bool(torch.isfinite(rows).all()):
             raise RuntimeError("halberd: the box vectors are not finite. The simulation has exploded.")
@@ -120,6 +118,13 @@ class NeighborList(torch.nn.Module):
         found = search.compute(points=points, box=rows, periodic=periodic, quantities="PS", copy=True)
         order = self.canonical_order(found[0], found[1], points.size(0))
         return found[0].index_select(0, order), found[1].index_select(0, order)
+
+    def closed(self, box: torch.Tensor, periodic: torch.Tensor) -> torch.Tensor:
+        """The box, with zeros along open directions: what is given there is ignored, and may be no number."""
+        if bool(periodic.all()):
+            return box
+        # Row by row: a mask would have to be copied to the GPU at every step.
+        return torch.stack([box[k] if bool(periodic[k]) else torch.zeros_like(box[k]) for k in range(3)])
 
     def closer(self, points: torch.Tensor, rows: torch.Tensor, periodic: torch.Tensor) -> torch.Tensor:
         """Points that have the same neighbours, without wide gaps in open directions.
