@@ -134,4 +134,5 @@ class ModuleCallback:
         except BackendError as error:
             problem = str(error)
         self.__init__(module, state["periodic"], state["parameters"], state["device"])  # type: ignore[misc]
-        self._stored, self._problem = (state["module"], problem) if module is None else (b"", "")
+        if module is None:
+            self._stored, self._problem = state["module"], problem

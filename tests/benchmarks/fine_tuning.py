@@ -23,6 +23,7 @@ from typing import Any
 import ase.io
 import numpy as np
 from ase import Atoms
+from train_tables import null_errors
 
 from halberd.plugins import TrainSettings, evaluate_file, train_file
 from halberd.potentials import LabelKeys, TrainingSettings, read_frames
@@ -146,11 +147,8 @@ def main() -> None:
     arguments.out.mkdir(parents=True, exist_ok=True)
     set_threads(1)
     print(f"| frames, what is trained, rate | kept aside | {' | '.join(tests_of(arguments.data))} |")
-    nothing = {
-        name: 1e3
-        * float(np.sqrt(np.mean(np.concatenate([f.forces.ravel() for f in read_frames(str(file), keys)]) ** 2)))
-        for name, (file, keys) in tests_of(arguments.data).items()
-    }
+    held = {name: read_frames(str(file), keys) for name, (file, keys) in tests_of(arguments.data).items()}
+    nothing = {name: null_errors(frames, frames, "rmse")[1] for name, frames in held.items()}
     printed("null: no forces |", [nothing])
     printed("null: as it was |", [tested(arguments.start, arguments.data)])
     for count in arguments.counts:

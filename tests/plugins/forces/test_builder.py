@@ -144,6 +144,14 @@ context.getIntegrator().step(2)
     assert float(result.stdout) == energy
 
 
+def argon_pair(backend):
+    system = openmm.System()
+    for _ in range(2):
+        system.addParticle(39.9)
+    system.addForce(build_force(lennard_jones([18]), [18, 18], options=ForceOptions(backend=backend)))
+    return system
+
+
 READ = """
 import openmm
 from halberd.plugins import LearnedPotential
@@ -162,10 +170,7 @@ def test_xml_where_nothing_is_compiled(backend, portable, tmp_path, monkeypatch)
     """It ends in words, not in a signal; and what was made without operators needs none."""
     if portable:
         monkeypatch.setattr(CompiledOperator, "problem", lambda self: self.not_wanted)
-    system = openmm.System()
-    for _ in range(2):
-        system.addParticle(39.9)
-    system.addForce(build_force(lennard_jones([18]), [18, 18], options=ForceOptions(backend=backend)))
+    system = argon_pair(backend)
     energy, _ = energy_and_forces(make_context(system, np.array([[0, 0, 0], [0.4, 0, 0]])))
     (tmp_path / "system.xml").write_text(openmm.XmlSerializer.serialize(system))
     bare = {**os.environ, "HALBERD_CACHE_DIR": str(tmp_path), "PATH": "", "CXX": ""}
@@ -189,10 +194,7 @@ def test_xml_where_nothing_is_compiled(backend, portable, tmp_path, monkeypatch)
 
 def test_xml_of_the_python_backend_brings_its_operators(tmp_path):
     """In a process that has not loaded them, and where nothing of halberd is imported before."""
-    system = openmm.System()
-    for _ in range(2):
-        system.addParticle(39.9)
-    system.addForce(build_force(lennard_jones([18]), [18, 18], options=ForceOptions(backend="python")))
+    system = argon_pair("python")
     energy, _ = energy_and_forces(make_context(system, np.array([[0, 0, 0], [0.4, 0, 0]])))
     (tmp_path / "system.xml").write_text(openmm.XmlSerializer.serialize(system))
     code = READ.replace("from halberd.plugins import LearnedPotential\n", "")
@@ -426,11 +428,7 @@ def test_callbacks_of_before_the_folders_load(tmp_path, monkeypatch):
     """XML of the python backend holds a pickle that names its module; OpenMM crashes if that is gone."""
     from halberd.plugins.forces.python_force import ModuleCallback
 
-    force = build_force(lennard_jones([18]), [18, 18], options=ForceOptions(backend="python"))
-    system = openmm.System()
-    for _ in range(2):
-        system.addParticle(39.9)
-    system.addForce(force)
+    system = argon_pair("python")
     monkeypatch.setattr(ModuleCallback, "__module__", "halberd.plugins.python_force")
     xml = openmm.XmlSerializer.serialize(system)
     (tmp_path / "system.xml").write_text(xml)

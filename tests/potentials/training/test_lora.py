@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import math
 
 import pytest
@@ -101,7 +100,7 @@ def test_factors_are_of_the_seed():
 
 def test_what_is_averaged_are_weights_and_not_factors():
     _, own = trainer(lora_rank=RANK, average=0.5, epochs=1)
-    weights = [copy.deepcopy([each.detach().clone() for each in own.stepped.values()])]
+    weights = [[each.clone() for each in own.stepped.values()]]
     update = own.average.update
 
     def watched() -> None:
