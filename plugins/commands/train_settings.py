@@ -8,7 +8,7 @@ from typing import Any
 
 from halberd.potentials.errors import ConfigurationError
 from halberd.potentials.frames.labelled import LabelKeys
-from halberd.potentials.training.settings import TrainingSettings
+from halberd.potentials.training.settings import TrainingSettings, check_start
 from halberd.potentials.validation import Count, conform
 
 
@@ -82,12 +82,9 @@ class TrainSettings:
 
     def __post_init__(self) -> None:
         conform(self)
-        if self.start_from is not None and self.network:
-            raise ConfigurationError("start_from brings its own network: leave network away, or start_from.")
+        check_start(self.start_from, self.network, self.training)
         if self.replay is not None and self.start_from is None:
             raise ConfigurationError("replay is for a network that is trained further: give start_from, too.")
-        if self.training.lora_rank is not None and self.start_from is None:
-            raise ConfigurationError("lora_rank is for a network that is trained further: give start_from, too.")
         if self.max_hours is not None and not self.max_hours > 0:
             raise ConfigurationError(f"max_hours is {self.max_hours}; it must be positive.")
         if self.device.partition(":")[0] not in ("cpu", "cuda"):

@@ -50,8 +50,8 @@ def optimiser_of(weights: Mapping[str, torch.Tensor], settings: TrainingSettings
         if params
     ]
     if settings.optimiser == "adamw":
-        return torch.optim.AdamW(groups, lr=settings.learning_rate)
-    return torch.optim.Adam(groups, lr=settings.learning_rate, amsgrad=settings.optimiser == "amsgrad")
+        return torch.optim.AdamW(groups, lr=settings.rate())
+    return torch.optim.Adam(groups, lr=settings.rate(), amsgrad=settings.optimiser == "amsgrad")
 
 
 def schedule_of(
@@ -64,6 +64,6 @@ def schedule_of(
     if schedule.kind == "exponential":
         return torch.optim.lr_scheduler.ExponentialLR(optimiser, schedule.factor)
     if schedule.kind == "cosine":
-        lowest = schedule.factor * settings.learning_rate
+        lowest = schedule.factor * settings.rate()
         return torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, settings.epochs, eta_min=lowest)
     return None

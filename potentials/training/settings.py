@@ -20,6 +20,10 @@ LOSSES: dict[str, dict[str, Any]] = {
     "forces": {"energy": 0.0, "forces": 100.0},
 }
 
+#: Learning rates of new networks (arXiv 2206.07697), and of those that are trained further: the higher one fits few
+#: frames no better, and costs two to three times as much where there are none.
+NEW_RATE, FURTHER_RATE = 0.01, 0.001
+
 
 @dataclasses.dataclass(frozen=True)
 class LossSettings:
@@ -172,7 +176,9 @@ class TrainingSettings:
     max_edges : int, optional
         Edges of a step: batches end before they have more, if a frame alone does not.
     optimiser : {'amsgrad', 'adam', 'adamw'}
-    learning_rate : float
+    learning_rate : float, optional
+        0.01 for a new network and 0.001 for one that is trained further if omitted; what higher rates cost where there
+        are no frames, see docs/training.md.
     weight_decay : float
         Of the weights of messages and products; none of radial networks, embeddings and read-outs.
     clip : float, optional
@@ -209,7 +215,7 @@ class TrainingSettings:
     batch_size: Count = 5
     max_edges: Count | None = None
     optimiser: Literal["amsgrad", "adam", "adamw"] = "amsgrad"
-    learning_rate: float = 0.01
+    learning_rate: float | None = None
     weight_decay: float = 5e-7
     clip: float | None = 10.0
     schedule: ScheduleSettings = dataclasses.field(default_factory=ScheduleSettings)
@@ -245,3 +251,26 @@ class TrainingSettings:
             raise ConfigurationError(
                 f"The second phase starts with epoch {self.second_phase.start}, of {self.epochs}: it would not come."
             )
+
+    def rate(self, *, further: bool = False) -> float:
+        """The learning rate: what was given, or what belongs to the network.
+
+        Parameters
+        ----------
+        further : bool
+            Whether it has been trained before.
+        """
+        return self.learning_rate or (FURTHER_RATE if further else NEW_RATE)
+
+
+def check_start(start_from: str | None, network: Mapping[str, Any], training: TrainingSettings) -> None:
+    """Check that a network that is there is not given choices of a new one, nor a new one what needs an older.
+
+    Raises
+    ------
+    ConfigurationError
+    """
+    if start_from is not None and network:
+        raise ConfigurationError("start_from brings its own network: leave network away, or start_from.")
+    if start_from is None and training.lora_rank is not None:
+        raise ConfigurationError("lora_rank is for a network that is trained further: give start_from, too.")

@@ -41,12 +41,15 @@ class Start:
     atomic_numbers : tuple of int
     e0s : array, shape (S,), eV
     metadata : dict
+    further : bool
+        Whether it has been trained before.
     """
 
     network: MultiAce
     atomic_numbers: tuple[int, ...]
     e0s: NDArray[np.float64]
     metadata: dict[str, Any]
+    further: bool = False
 
 
 def new_network(
@@ -178,7 +181,7 @@ def _further(known: Start, name: str, frames: Sequence[Frame], e0s: Mapping[str 
             LabelWarning,
             stacklevel=3,
         )
-    return Start(copy.deepcopy(known.network).double(), numbers, energies, {**own, "started_from": name})
+    return Start(copy.deepcopy(known.network).double(), numbers, energies, {**own, "started_from": name}, further=True)
 
 
 @torch.no_grad()

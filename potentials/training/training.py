@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import time
 import warnings
@@ -101,6 +102,7 @@ def trainer_for(
         )
         for each in (own, kept)
     )
+    settings = dataclasses.replace(settings, learning_rate=settings.rate(further=start.further))
     return Trainer(start.network, training, kept_aside, settings, device=device, replay=replay)
 
 

@@ -12,7 +12,7 @@ from halberd.potentials.loading import check_source
 from halberd.potentials.multi_ace.settings import preset
 from halberd.potentials.regression.solvers import check_solver
 from halberd.potentials.regression.weighted_rows import FitWeights
-from halberd.potentials.training.settings import TrainingSettings
+from halberd.potentials.training.settings import TrainingSettings, check_start
 from halberd.potentials.validation import Count, conform, from_mapping
 
 KINDS = ("ace", "last_layer", "multi_ace")
@@ -165,12 +165,9 @@ class ModelSettings:
     def _check_network(self) -> None:
         if self.sigma == "exact":
             raise ConfigurationError("Networks have no exact sigma: leave sigma out, or take another kind.")
+        check_start(self.start_from, self.network, self.training)
         if self.start_from is not None:
-            if self.network:
-                raise ConfigurationError("start_from brings its own network: leave network away, or start_from.")
             check_source(self.start_from)
-        elif self.training.lora_rank is not None:
-            raise ConfigurationError("lora_rank is for a network that is trained further: give start_from, too.")
         if "elements" in self.network:
             raise ConfigurationError("The elements of the network are those of the frames: leave them out.")
         choices = dict(self.network)

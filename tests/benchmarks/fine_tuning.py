@@ -1,13 +1,13 @@
 """A network trained further on few frames of another method: whole, in parts, or by changes of low rank.
 
-    python tests/benchmarks/fine_tuning.py DATA OUT [--start gfn2-chnof] [--counts 20 100] [--seeds 0 1 2]
-        [--steps 1500]
+    python tests/benchmarks/fine_tuning.py DATA OUT [--learn acetylacetone] [--start gfn2-chnof] [--counts 20 100]
+        [--seeds 0 1 2] [--steps 1500] [--rates 0.01 0.001 0.0001] [--ways whole ...]
 
-DATA holds the folders ``acac`` and ``rmd17``. The network (GFN2-xTB) is trained further on a few frames of
-acetylacetone (PBE-D3/def2-SVP), in so many steps, with three learning rates; a fifth of the frames is kept aside, and
-tells which epoch is best. Then three tests it has not seen: acetylacetone at 300 K, and ethanol and aspirin
-(PBE/def2-SVP), of which no frame is trained on: what is learnt of one molecule may help with others, or cost what was
-known of them.
+DATA holds the folders ``acac``, ``3bpa`` and ``rmd17``. The network (GFN2-xTB) is trained further on a few frames of
+acetylacetone (PBE-D3/def2-SVP) or of 3BPA (wB97X/6-31G(d)), in so many steps, with three learning rates; a fifth of the
+frames is kept aside, and tells which epoch is best. Then tests it has not seen: the same molecule at 300 K, and ethanol
+and aspirin (PBE/def2-SVP), of which no frame is trained on: what is learnt of one molecule may help with others, or
+cost what was known of them. 3BPA comes in one file, whose second half is the test.
 
 Null rows: the network as it was, one that begins with random weights, and no forces. RMSE of forces, meV/A; rows that
 are there are not trained again.
@@ -49,23 +49,34 @@ KCAL = LabelKeys(unit="kcal/mol")
 BATCH = 5
 
 
-def tests_of(data: Path) -> dict[str, tuple[Path, LabelKeys]]:
+def tests_of(arguments: argparse.Namespace) -> dict[str, tuple[Path, LabelKeys]]:
     """Files to test on, by what is in them."""
+    data = arguments.data
     rmd17 = {name: (data / "rmd17" / f"rmd17_{name}_test_01.npz", KCAL) for name in ("ethanol", "aspirin")}
-    return {"acetylacetone": (data / "acac" / "test_MD_300K.xyz", LabelKeys()), **rmd17}
+    if arguments.learn == "acetylacetone":
+        return {"acetylacetone": (data / "acac" / "test_MD_300K.xyz", LabelKeys()), **rmd17}
+    held = arguments.out / "3bpa.xyz"
+    if not held.exists():
+        frames = ase.io.read(data / "3bpa" / "train_300K.xyz", ":")
+        ase.io.write(held, frames[len(frames) // 2 :], format="extxyz")
+    return {"3BPA": (held, LabelKeys()), **rmd17}
 
 
-def tested(model: Path | str, data: Path) -> dict[str, float]:
+def tested(model: Path | str, arguments: argparse.Namespace) -> dict[str, float]:
     """RMSE of forces, meV/A."""
     return {
         name: 1e3 * evaluate_file(model, file, keys=keys, precision="single", progress=False)["forces"]["rmse"]
-        for name, (file, keys) in tests_of(data).items()
+        for name, (file, keys) in tests_of(arguments).items()
     }
 
 
-def chosen_frames(data: Path, folder: Path, count: int, seed: int) -> str:
-    """A file of some frames of acetylacetone."""
-    frames = read_frames(str(data / "acac" / "train_300K.xyz"), LabelKeys())
+def chosen_frames(arguments: argparse.Namespace, folder: Path, count: int, seed: int) -> str:
+    """A file of some frames of the molecule."""
+    if arguments.learn == "acetylacetone":
+        frames = read_frames(str(arguments.data / "acac" / "train_300K.xyz"), LabelKeys())
+    else:
+        frames = read_frames(str(arguments.data / "3bpa" / "train_300K.xyz"), LabelKeys())
+        frames = frames[: len(frames) // 2]
     chosen = np.random.default_rng(seed).permutation(len(frames))[:count]
     file = folder / "train.xyz"
     ase.io.write(file, [to_atoms(frames[n]) for n in sorted(chosen)], format="extxyz")
@@ -82,7 +93,8 @@ def known_frames(data: Path, folder: Path) -> str:
 
 def trained(arguments: argparse.Namespace, way: str, count: int, seed: int, rate: float) -> tuple[float, Path]:
     """Train, unless it has been done: RMSE of forces of the frames kept aside, and the model."""
-    folder = arguments.out / f"{way.replace(' ', '_')}-{count}-{seed}-{rate:g}"
+    learn = "" if arguments.learn == "acetylacetone" else f"{arguments.learn}-"
+    folder = arguments.out / f"{learn}{way.replace(' ', '_')}-{count}-{seed}-{rate:g}"
     done = folder / "kept_aside.json"
     if not done.exists():
         folder.mkdir(parents=True, exist_ok=True)
@@ -101,7 +113,7 @@ def trained(arguments: argparse.Namespace, way: str, count: int, seed: int, rate
             **WAYS[way],
         )
         settings = TrainSettings(
-            train=chosen_frames(arguments.data, folder, count, seed),
+            train=chosen_frames(arguments, folder, count, seed),
             output=str(folder / "model.pt"),
             training=training,
             e0s="average",
@@ -119,7 +131,7 @@ def row(arguments: argparse.Namespace, way: str, count: int, seed: int, rate: fl
     kept_aside, model = trained(arguments, way, count, seed, rate)
     file = model.with_name("row.json")
     if not file.exists():
-        file.write_text(json.dumps({"kept aside": kept_aside, **tested(model, arguments.data)}))
+        file.write_text(json.dumps({"kept aside": kept_aside, **tested(model, arguments)}))
     return json.loads(file.read_text())
 
 
@@ -138,7 +150,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("data", type=Path)
     parser.add_argument("out", type=Path)
+    parser.add_argument("--learn", default="acetylacetone", choices=["acetylacetone", "3bpa"])
     parser.add_argument("--start", default="gfn2-chnof")
+    parser.add_argument("--rates", type=float, nargs="+", default=RATES)
     parser.add_argument("--counts", type=int, nargs="+", default=[20, 100])
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--steps", type=int, default=1500)
@@ -146,14 +160,14 @@ def main() -> None:
     arguments = parser.parse_args()
     arguments.out.mkdir(parents=True, exist_ok=True)
     set_threads(1)
-    print(f"| frames, what is trained, rate | kept aside | {' | '.join(tests_of(arguments.data))} |")
-    held = {name: read_frames(str(file), keys) for name, (file, keys) in tests_of(arguments.data).items()}
+    print(f"| frames, what is trained, rate | kept aside | {' | '.join(tests_of(arguments))} |")
+    held = {name: read_frames(str(file), keys) for name, (file, keys) in tests_of(arguments).items()}
     nothing = {name: null_errors(frames, frames, "rmse")[1] for name, frames in held.items()}
     printed("null: no forces |", [nothing])
-    printed("null: as it was |", [tested(arguments.start, arguments.data)])
+    printed("null: as it was |", [tested(arguments.start, arguments)])
     for count in arguments.counts:
         for way in arguments.ways:
-            for rate in RATES:
+            for rate in arguments.rates:
                 rows = [row(arguments, way, count, seed, rate) for seed in arguments.seeds]
                 printed(f"{count}, {way}, {rate:g}", rows)
 

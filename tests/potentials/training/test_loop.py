@@ -191,6 +191,17 @@ def test_single_precision_learns_the_same_at_first():
     assert next(single.network.parameters()).dtype == torch.float32
 
 
+def test_a_network_that_is_trained_further_has_a_tenth_of_the_learning_rate():
+    start, own = trainer(epochs=1)
+    assert own.optimiser.param_groups[0]["lr"] == 0.01
+    train(own)
+    model = trained_model(start, own, "first")
+    further = trainer_for(network_of_model(model, FRAMES), FRAMES, TrainingSettings(epochs=1))
+    assert further.settings.learning_rate == further.optimiser.param_groups[0]["lr"] == 0.001
+    given = TrainingSettings(epochs=1, learning_rate=0.02)
+    assert trainer_for(network_of_model(model, FRAMES), FRAMES, given).settings.learning_rate == 0.02
+
+
 def test_training_further_begins_with_the_errors_of_the_model():
     start, own = trainer(epochs=5)
     train(own)
