@@ -42,6 +42,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "potentials/multi_ace": ("potentials/sites", "potentials/ace"),
     "potentials/training": ("potentials/sites", "potentials/frames", "potentials/multi_ace"),
     "potentials/pretrained_models": ("potentials/sites", "potentials/mace"),
+    "potentials/diffusion": ("potentials/sites", "potentials/multi_ace", "potentials/training"),
     "potentials/loading": (
         *("potentials/sites", "potentials/committees", "potentials/ace", "potentials/mace", "potentials/pace"),
         *("potentials/multi_ace", "potentials/pretrained_models"),
@@ -49,7 +50,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "potentials/conformance": ("potentials/sites", "potentials/loading"),
     "plugins/forces": (
         *("potentials/sites", "potentials/frames", "potentials/committees", "potentials/ace", "potentials/mace"),
-        *("potentials/multi_ace", "potentials/simgen", "potentials/loading"),
+        *("potentials/multi_ace", "potentials/simgen", "potentials/diffusion", "potentials/loading"),
     ),
     "plugins/plumed": (),
     "plugins/molecules": ("potentials/simgen",),
@@ -66,7 +67,8 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "plugins/commands": (
         *("potentials/sites", "potentials/frames", "potentials/regression", "potentials/ace", "potentials/loading"),
         *("potentials/committees", "potentials/multi_ace", "potentials/training", "potentials/pace"),
-        *("plugins/forces", "plugins/plumed", "plugins/hosts", "plugins/evaluation"),
+        *("potentials/diffusion", "plugins/forces", "plugins/plumed", "plugins/molecules", "plugins/hosts"),
+        "plugins/evaluation",
     ),
     "samplers/runs": ("plugins/labelling",),
     "samplers/md": (
@@ -81,7 +83,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
         *("plugins/commands", "samplers/runs"),
     ),
     "samplers/generation": (
-        *("potentials/sites", "potentials/simgen", "potentials/mace", "potentials/loading"),
+        *("potentials/sites", "potentials/simgen", "potentials/diffusion", "potentials/mace", "potentials/loading"),
         *("plugins/forces", "plugins/molecules", "plugins/commands", "samplers/runs"),
     ),
 }

@@ -2,28 +2,26 @@
 
 from __future__ import annotations
 
-import csv
 import dataclasses
 import json
 import time
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import ase.data
-import numpy as np
-import torch
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
+from halberd.plugins.commands.train_diffusion import train_diffusion
+from halberd.plugins.commands.train_loop import check_gpu, run_trainings
 from halberd.plugins.commands.train_settings import TrainSettings
 from halberd.plugins.evaluation.figures import parity_plot
 from halberd.plugins.evaluation.loss_curve import loss_curve
 from halberd.plugins.evaluation.prediction import predict
 from halberd.plugins.hosts.ase_calculator import HalberdCalculator
 from halberd.potentials.committees.committee import committee
-from halberd.potentials.errors import ConfigurationError, OutputError, TrainingError
+from halberd.potentials.errors import ConfigurationError, OutputError
 from halberd.potentials.files import check_writable, replacing
 from halberd.potentials.frames.error_table import error_report
 from halberd.potentials.frames.labelled import Frame, read_frames
@@ -33,10 +31,11 @@ from halberd.potentials.locks import locked
 from halberd.potentials.sites.site_model import Columns, SiteModel
 from halberd.potentials.sites.torchscript import set_threads
 from halberd.potentials.training.checks import LabelWarning
-from halberd.potentials.training.loop import Epoch, Trainer
+from halberd.potentials.training.graphs import GraphSet
+from halberd.potentials.training.loop import Trainer
 from halberd.potentials.training.replay import replayed
 from halberd.potentials.training.start import Start, network_of_model, networks_of_committee, new_network
-from halberd.potentials.training.training import train, trained_model, trainer_for
+from halberd.potentials.training.training import trained_model, trainer_for
 
 #: Training frames that errors are printed of; more would take longer than they tell.
 _SHOWN = 500
@@ -68,6 +67,8 @@ def train_file(settings: TrainSettings, *, progress: bool = True) -> dict[str, A
         If a training diverged, after what was best has been written.
     """
     output = Path(settings.output)
+    if settings.diffusion is not None:
+        return train_diffusion(settings, progress=progress)
     _check(settings, output)
     with locked(output.parent, f".{output.name}.lock"):
         return _train_file(settings, output, progress)
@@ -88,7 +89,9 @@ def _train_file(settings: TrainSettings, output: Path, progress: bool) -> dict[s
     for note in notes:
         Console(stderr=True).print(f"note: {note}", markup=False)
 
-    trouble = _trained(settings, [trainer for _, trainer in members], progress)
+    trouble = run_trainings(
+        [trainer for _, trainer in members], output, max_hours=settings.max_hours, progress=progress
+    )
     if trouble is not None and not all(trainer.best for _, trainer in members):
         raise trouble
     seconds = time.perf_counter() - begun
@@ -105,9 +108,10 @@ def _train_file(settings: TrainSettings, output: Path, progress: bool) -> dict[s
         "metadata": model.metadata,
         "notes": notes,
     }
+    own, kept = (cast(GraphSet, each) for each in (trainers[0].training, trainers[0].validation))
     groups: dict[str, Sequence[Frame]] = {
-        "train": trainers[0].training.frames[:: max(1, len(trainers[0].training) // _SHOWN)],
-        **({"validation": trainers[0].validation.frames} if len(trainers) == 1 or validation is not None else {}),
+        "train": own.frames[:: max(1, len(own) // _SHOWN)],
+        **({"validation": kept.frames} if len(trainers) == 1 or validation is not None else {}),
         **tests,
     }
     # Members keep other frames aside: together they have seen nearly all.
@@ -128,6 +132,7 @@ def _train_file(settings: TrainSettings, output: Path, progress: bool) -> dict[s
 def _check(settings: TrainSettings, output: Path) -> None:
     if output.suffix != ".pt":
         raise OutputError(f"'{output}' names no file for the model: call it NAME.pt.")
+    check_gpu(settings.device)
     for suffix in (".pt", ".json", ".history.csv", ".loss.png", ".parity.png", ".checkpoint"):
         check_writable(output.with_suffix(suffix))
     taken = {"train", "validation", "members", "model", "epochs", "best_epoch", "done", "seconds", "notes"}
@@ -139,8 +144,6 @@ def _check(settings: TrainSettings, output: Path) -> None:
         raise ConfigurationError(
             f"'{output}' is what the training starts from, and would be lost: name another output."
         )
-    if settings.device.startswith("cuda") and not torch.cuda.is_available():
-        raise ConfigurationError("device is cuda, but torch finds no GPU here. Take device: cpu.")
 
 
 def _check_elements(known: Sequence[int], groups: dict[str, Sequence[Frame]]) -> None:
@@ -188,79 +191,6 @@ def _further(
             "train all of them further."
         )
     return starts[number]
-
-
-def _trained(settings: TrainSettings, trainers: Sequence[Trainer], progress: bool) -> TrainingError | None:
-    """Train all members side by side, an epoch each in turn; what went wrong, once the others are through."""
-    output = Path(settings.output)
-    deadline = None if settings.max_hours is None else time.monotonic() + 3600.0 * settings.max_hours
-    files = [_checkpoint(output, number, len(trainers)) for number in range(len(trainers))]
-    for trainer, file in zip(trainers, files, strict=True):
-        if file.exists():
-            trainer.resume(file)
-    trouble: TrainingError | None = None
-    console = Console(stderr=True)
-    running = [number for number, trainer in enumerate(trainers) if not trainer.done]
-    with Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        TextColumn("epoch {task.completed:.1f} of {task.total:.0f},"),
-        TimeRemainingColumn(),
-        TextColumn("left"),
-        console=console,
-        disable=not progress,
-    ) as bar:
-        tasks = [
-            bar.add_task(f"network {n + 1}", total=settings.training.epochs, completed=len(trainer.history))
-            for n, trainer in enumerate(trainers)
-        ]
-        while running and not (deadline is not None and time.monotonic() >= deadline):
-            for number in list(running):
-                trainer, before = trainers[number], len(trainers[number].history)
-                task = tasks[number]
-                try:
-                    train(
-                        trainer,
-                        checkpoint=files[number],
-                        each_batch=lambda done, of, task=task, before=before: bar.update(  # type: ignore[misc]
-                            task, completed=before + done / of
-                        ),
-                        stop=lambda: True,
-                    )
-                except TrainingError as error:
-                    trouble = error
-                    running.remove(number)
-                    continue
-                if progress:
-                    console.print(_line(trainer.history[-1]), markup=False, highlight=False, soft_wrap=True)
-                if trainer.done:
-                    running.remove(number)
-            write_history(trainers, output.with_suffix(".history.csv"))
-    return trouble
-
-
-def _checkpoint(output: Path, number: int, count: int) -> Path:
-    return output.with_suffix(".checkpoint" if count == 1 else f".{number + 1}.checkpoint")
-
-
-def _line(epoch: Epoch) -> str:
-    """One epoch in words."""
-    names = {"energy": ("energy", "meV/atom"), "forces": ("forces", "meV/A"), "stress": ("stress", "meV/A^3")}
-    parts = [f"{names[name][0]} {1e3 * values['rmse']:.4g} {names[name][1]}" for name, values in epoch.errors.items()]
-    return f"epoch {epoch.number}: loss {epoch.loss:.4g}, validation {epoch.validation:.4g}; RMSE {', '.join(parts)}"
-
-
-def write_history(trainers: Sequence[Trainer], path: Path) -> None:
-    """Write losses and errors of all epochs of some networks, as CSV."""
-    with replacing(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as handle:
-        table = csv.writer(handle)
-        errors = ("energy", "forces", "stress")
-        names = [f"{name} {kind}" for name in errors for kind in ("mae", "rmse")]
-        table.writerow(["network", "epoch", "loss", "validation loss", "learning rate", *names])
-        for number, trainer in enumerate(trainers):
-            for each in trainer.history:
-                values = [each.errors.get(name, {}).get(kind, np.nan) for name in errors for kind in ("mae", "rmse")]
-                table.writerow([number + 1, each.number, each.loss, each.validation, each.learning_rate, *values])
 
 
 def _model(members: list[SiteModel]) -> SiteModel:

@@ -6,6 +6,7 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
+from halberd.potentials.diffusion.settings import DiffusionSettings
 from halberd.potentials.errors import ConfigurationError
 from halberd.potentials.frames.labelled import LabelKeys
 from halberd.potentials.training.settings import TrainingSettings, check_start
@@ -55,6 +56,9 @@ class TrainSettings:
         Stop after the epoch in which they end; the same command goes on.
     plots : bool
         Draw losses and parity.
+    diffusion : DiffusionSettings, optional
+        Train a diffusion model of molecules instead of a potential: ``train`` and ``validation`` are then files of
+        molecules without labels, or ``qm9``, whose clusters of similar molecules are split as a whole.
 
     Raises
     ------
@@ -79,9 +83,12 @@ class TrainSettings:
     threads: Count | None = None
     max_hours: float | None = None
     plots: bool = True
+    diffusion: DiffusionSettings | None = None
 
     def __post_init__(self) -> None:
         conform(self)
+        if self.diffusion is not None:
+            self._check_diffusion()
         check_start(self.start_from, self.network, self.training)
         if self.replay is not None and self.start_from is None:
             raise ConfigurationError("replay is for a network that is trained further: give start_from, too.")
@@ -89,6 +96,15 @@ class TrainSettings:
             raise ConfigurationError(f"max_hours is {self.max_hours}; it must be positive.")
         if self.device.partition(":")[0] not in ("cpu", "cuda"):
             raise ConfigurationError(f"device is '{self.device}'; it is cpu or cuda.")
+
+    def _check_diffusion(self) -> None:
+        """Refuse what belongs to potentials alone."""
+        defaults = {field.name: field for field in dataclasses.fields(self)}
+        for name in ("test", "network", "start_from", "replay", "e0s", "keys", "stream", "committee"):
+            field = defaults[name]
+            made = field.default if field.default_factory is dataclasses.MISSING else field.default_factory()
+            if getattr(self, name) != made:
+                raise ConfigurationError(f"{name} is for potentials, and diffusion is given: leave one of them away.")
 
     @property
     def test_files(self) -> dict[str, str]:

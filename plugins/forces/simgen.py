@@ -22,15 +22,15 @@ from halberd.potentials.sites.torchscript import script
 SIMGEN_SIGMA = "simgen_sigma"
 
 
-def n_carriers(n_atoms: int) -> int:
-    """Particles that carry the species of so many atoms."""
-    return -(-n_atoms // 3)
+def n_carriers(n_values: int) -> int:
+    """Particles that carry so many numbers, such as the species of atoms."""
+    return -(-n_values // 3)
 
 
-def carriers(species: NDArray[np.int64]) -> NDArray[np.float64]:
-    """Positions of the carriers, shape (C, 3), nm, for species of shape (N,)."""
-    padded = np.zeros(3 * n_carriers(len(species)))
-    padded[: len(species)] = species
+def carriers(values: NDArray[Any]) -> NDArray[np.float64]:
+    """Positions of the carriers, shape (C, 3), nm, for numbers of shape (N,)."""
+    padded = np.zeros(3 * n_carriers(len(values)))
+    padded[: len(values)] = values
     return padded.reshape(-1, 3)
 
 

@@ -4,6 +4,7 @@ Molecules that are generated or relaxed together sit at the same place, one bloc
 pairs inside the blocks, so the list is right wherever the atoms are; there is no skin and nothing to update.
 """
 
+import functools
 from collections.abc import Sequence
 
 import torch
@@ -38,16 +39,11 @@ class BlockNeighbors(torch.nn.Module):
         if not len(sizes) or min(sizes) < 1:
             raise ConfigurationError(f"Every molecule needs an atom at least, got sizes {list(sizes)[:10]}.")
         self.square_cutoff = float(cutoff) ** 2
-        centres, neighbours, first = [], [], 0
-        pairs = {size: _pairs(size) for size in set(sizes)}
-        for size in sizes:
-            centres.append(pairs[size][0] + first)
-            neighbours.append(pairs[size][1] + first)
-            first += size
-        self.register_buffer("centre", torch.cat(centres))
-        self.register_buffer("neighbour", torch.cat(neighbours))
+        centre, neighbour = pairs_of_blocks(sizes)
+        self.register_buffer("centre", centre)
+        self.register_buffer("neighbour", neighbour)
         #: Block of each atom, int64, shape (N,).
-        self.register_buffer("owner", torch.repeat_interleave(torch.arange(len(sizes)), torch.tensor(list(sizes))))
+        self.register_buffer("owner", owners(sizes))
         self.n_blocks = len(sizes)
 
     def forward(self, positions: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -70,9 +66,21 @@ class BlockNeighbors(torch.nn.Module):
         return edge_index, vectors.index_select(0, near)
 
 
-def _pairs(size: int) -> tuple[torch.Tensor, torch.Tensor]:
+@functools.lru_cache(maxsize=32)
+def all_pairs(size: int) -> tuple[torch.Tensor, torch.Tensor]:
     """Ordered pairs of different atoms, by centre."""
     every = torch.arange(size)
     centre, neighbour = every.repeat_interleave(size), every.repeat(size)
     different = centre != neighbour
     return centre[different], neighbour[different]
+
+
+def pairs_of_blocks(sizes: Sequence[int]) -> torch.Tensor:
+    """All ordered pairs of different atoms of one block, shape (2, E), by centre; blocks follow each other."""
+    starts = torch.cumsum(torch.tensor([0, *sizes]), 0).tolist()
+    return torch.cat([torch.stack(all_pairs(size)) + start for size, start in zip(sizes, starts, strict=False)], dim=1)
+
+
+def owners(sizes: Sequence[int]) -> torch.Tensor:
+    """Block of each atom, int64, shape (N,)."""
+    return torch.repeat_interleave(torch.arange(len(sizes)), torch.tensor(list(sizes)))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, ClassVar, Protocol, TypeVar
 
 import ase.data
 import numpy as np
@@ -18,6 +19,28 @@ from halberd.potentials.sites.verlet_list import NeighborList, edges_of_atoms
 CLOSEST = 0.3
 #: Bytes of edges that are kept from one epoch to the next; those of further frames are searched for again.
 _KEPT = 2_000_000_000
+
+
+class AnyGraph(Protocol):
+    """Atoms of some frames, and edges between those of one frame; a dataclass of tensors."""
+
+    __dataclass_fields__: ClassVar[dict[str, Any]]
+
+    @property
+    def species(self) -> torch.Tensor:
+        """Of every atom."""
+
+    @property
+    def frame(self) -> torch.Tensor:
+        """Frame of every atom."""
+
+    @property
+    def n_frames(self) -> int:
+        """How many there are."""
+
+
+G = TypeVar("G", bound=AnyGraph)
+G_co = TypeVar("G_co", bound=AnyGraph, covariant=True)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,14 +95,25 @@ class Graph:
         return Graph(**moved)
 
 
-def joined(graphs: Sequence[Graph]) -> Graph:
+def joined(graphs: Sequence[G]) -> G:
     """Several graphs as one."""
+    kind = type(graphs[0])
     atoms = np.cumsum([0, *(len(graph.species) for graph in graphs)]).tolist()
     frames = np.cumsum([0, *(graph.n_frames for graph in graphs)]).tolist()
-    parts = {field.name: [getattr(graph, field.name) for graph in graphs] for field in dataclasses.fields(Graph)}
+    parts = {field.name: [getattr(graph, field.name) for graph in graphs] for field in dataclasses.fields(kind)}
     parts["edge_index"] = [each + first for each, first in zip(parts["edge_index"], atoms, strict=False)]
     parts["frame"] = [each + first for each, first in zip(parts["frame"], frames, strict=False)]
-    return Graph(**{name: torch.cat(each, dim=1 if name == "edge_index" else 0) for name, each in parts.items()})
+    return kind(**{name: torch.cat(each, dim=1 if name == "edge_index" else 0) for name, each in parts.items()})
+
+
+class GraphsOf(Protocol[G_co]):
+    """Graphs by their numbers."""
+
+    n_edges: list[int]
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, number: int) -> G_co: ...
 
 
 class GraphSet:
@@ -170,13 +204,13 @@ class GraphSet:
 
 
 def batches(
-    graphs: GraphSet, batch_size: int, max_edges: int | None = None, order: Sequence[int] | None = None
-) -> Iterator[Graph]:
+    graphs: GraphsOf[G], batch_size: int, max_edges: int | None = None, order: Sequence[int] | None = None
+) -> Iterator[G]:
     """Graphs of some frames each.
 
     Parameters
     ----------
-    graphs : GraphSet
+    graphs : GraphsOf
     batch_size : int
         Frames of a batch.
     max_edges : int, optional

@@ -22,7 +22,7 @@ from halberd.potentials.multi_ace.compiled.training_form import training_form
 from halberd.potentials.multi_ace.network import MultiAce
 from halberd.potentials.signals import undisturbed
 from halberd.potentials.training.averaging import MovingAverage
-from halberd.potentials.training.graphs import Graph, GraphSet, batches, groups, joined
+from halberd.potentials.training.graphs import GraphSet, GraphsOf, batches, groups, joined
 from halberd.potentials.training.losses import Errors, evaluated, loss_of
 from halberd.potentials.training.optimisers import optimiser_of, schedule_of, trained_weights
 from halberd.potentials.training.precision import DTYPES, Stepped
@@ -65,7 +65,7 @@ class Trainer:
     ----------
     network : MultiAce
         Trained in place, in the precision of the settings.
-    training, validation : GraphSet
+    training, validation : GraphSet, or other graphs that a loss is known of
     settings : TrainingSettings
     device : str
     replay : GraphSet, optional
@@ -81,8 +81,8 @@ class Trainer:
     def __init__(
         self,
         network: MultiAce,
-        training: GraphSet,
-        validation: GraphSet,
+        training: GraphsOf[Any],
+        validation: GraphsOf[Any],
         settings: TrainingSettings,
         device: str = "cpu",
         replay: GraphSet | None = None,
@@ -203,13 +203,12 @@ class Trainer:
         drawn = self.replay.drawn(max(1, round(settings.replay * len(self.training))), generator)
         return plan, groups(self.replay.graphs.n_edges, settings.batch_size, settings.max_edges, order=drawn)
 
-    def _placed(self, graph: Graph) -> Graph:
+    def _placed(self, graph: Any) -> Any:
         return graph.to(self.device, self.dtype, self.exact)
 
-    def _step(self, graph: Graph, evaluator: Any = None) -> torch.Tensor:
+    def _step(self, graph: Any, evaluator: Any = None) -> torch.Tensor:
         self.optimiser.zero_grad(set_to_none=True)
-        found = evaluated(evaluator or self.evaluator, graph, training=True)
-        loss = loss_of(found, graph, self.loss_settings(len(self.history) + 1))
+        loss = self._loss(graph, evaluator or self.evaluator)
         loss.backward()
         self.stepped.take_gradients()
         if self.settings.clip is not None:
@@ -219,6 +218,11 @@ class Trainer:
         if self.average is not None:
             self.average.update()
         return loss
+
+    def _loss(self, graph: Any, evaluator: Any) -> torch.Tensor:
+        """Of a batch, to be differentiated with respect to weights."""
+        found = evaluated(evaluator, graph, training=True)
+        return loss_of(found, graph, self.loss_settings(len(self.history) + 1))
 
     def validated(self) -> tuple[float, dict[str, dict[str, float]]]:
         """Loss and errors of the frames that are kept aside, with the averaged weights."""
@@ -279,15 +283,19 @@ class Trainer:
         again = () if self.replay is None else (self.replay.graphs,)
         for graphs in (self.training, self.validation, *again):
             for number in range(len(graphs)):
-                graph = graphs[number]
-                described_by = [graph.species, graph.edge_vectors, graph.energy, graph.forces, graph.weight]
-                if not graph.stress.isnan().any():
-                    described_by += [graph.stress, graph.volume]
-                for each in described_by:
+                for each in self._described_by(graphs[number]):
                     digest.update(each.numpy().tobytes())
         for name, weight in self.network.state_dict().items():
             digest.update(name.encode() + weight.detach().cpu().numpy().tobytes())
         return digest.hexdigest()
+
+    @staticmethod
+    def _described_by(graph: Any) -> list[torch.Tensor]:
+        """What of a frame is not to change."""
+        described_by = [graph.species, graph.edge_vectors, graph.energy, graph.forces, graph.weight]
+        if not graph.stress.isnan().any():
+            described_by += [graph.stress, graph.volume]
+        return described_by
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write all that :meth:`resume` needs, between two batches, under a temporary name that is then renamed."""

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from ase import Atoms
 
-from halberd.plugins.commands.train_file import write_history
+from halberd.plugins.commands.train_loop import write_history
 from halberd.plugins.evaluation.loss_curve import loss_curve
 from halberd.potentials.committees.committee import committee
 from halberd.potentials.errors import ConfigurationError, TrainingError

@@ -129,20 +129,31 @@ class TrainingForm:
 
     def __call__(self, species: torch.Tensor, edge_index: torch.Tensor, edge_vectors: torch.Tensor) -> torch.Tensor:
         """Evaluate the contract of :mod:`halberd.potentials.sites.site_model`."""
+        collected = self.features(species, edge_index, edge_vectors)
+        return self.network.energies_of(collected, species, edge_index, edge_vectors)
+
+    def features(
+        self,
+        species: torch.Tensor,
+        edge_index: torch.Tensor,
+        edge_vectors: torch.Tensor,
+        first: list[torch.Tensor] | None = None,
+    ) -> list[list[torch.Tensor]]:
+        """As those of :class:`halberd.potentials.multi_ace.network.MultiAce`."""
         network = self.network
         edges = network.edges(species, edge_index, edge_vectors)
-        order = torch.ops.halberd.edges_by_ends(edge_index, len(species))
-        current = network.first(species)
+        order = torch.ops.halberd.edges_by_ends(edge_index, species)
+        current = network.first(species) if first is None else first
         collected = []
         layers: list[Any] = list(network.layers)
         for layer, convolution, product in zip(layers, self.convolutions, self.products, strict=True):
             sent = current if layer.up is None else layer.up(current, species)
             weights = layer.radial(edges.basis, edges.centre, edges.neighbour) * edges.envelope
             messages = convolution(sent, edges.harmonics, weights, edges.index, order)
-            messages = layer.divided(messages, edges, len(species))
+            messages = layer.divided(messages, edges, species.shape[0])
             current = layer.updated(current, sent, messages, species, product)
             collected.append(current)
-        return network.energies_of(collected, species, edge_index, edge_vectors)
+        return collected
 
 
 def training_form(network: MultiAce) -> Any:

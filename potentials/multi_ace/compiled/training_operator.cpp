@@ -146,8 +146,10 @@ Tensor summed_messages(const Tensor& x, const Tensor& y, const Tensor& w, const 
   return SummedMessages::apply(x.contiguous(), y.contiguous(), w.contiguous(), tables.tensors(), n_outputs);
 }
 
-std::vector<Tensor> edges_by_ends(const Tensor& edge_index, int64_t n_atoms) {
+// Of as many atoms as there are species: a number would be a constant to whoever records the call.
+std::vector<Tensor> edges_by_ends(const Tensor& edge_index, const Tensor& species) {
   const Tensor edges = edge_index.contiguous();
+  const int64_t n_atoms = species.size(0);
   const auto centres = by_end(edges[0], n_atoms), neighbours = by_end(edges[1], n_atoms);
   return {centres.first, centres.second, neighbours.first, neighbours.second};
 }
@@ -227,7 +229,7 @@ Tensor weighted_products(const Tensor& x, const Tensor& weights, const Tensor& s
 }  // namespace
 
 TORCH_LIBRARY_FRAGMENT(halberd, m) {
-  m.def("edges_by_ends(Tensor edge_index, int n_atoms) -> Tensor[]", edges_by_ends);
+  m.def("edges_by_ends(Tensor edge_index, Tensor species) -> Tensor[]", edges_by_ends);
   m.def(
       "summed_messages(Tensor features, Tensor harmonics, Tensor weights, Tensor edge_index, Tensor[] order, "
       "Tensor paths, Tensor triples, Tensor values, int n_outputs) -> Tensor",

@@ -58,7 +58,7 @@ def test_operators_pass_finite_differences():
         return torch.randn(shape, generator=generator, dtype=torch.float64).requires_grad_()
 
     edge_index = torch.tensor([[0, 0, 1, 2, 2], [1, 2, 0, 0, 1]])
-    order = torch.ops.halberd.edges_by_ends(edge_index, 3)
+    order = torch.ops.halberd.edges_by_ends(edge_index, torch.zeros(3, dtype=torch.int64))
     n_weights = form.network.layers[1].convolution.n_weights
 
     def messages(features, harmonics, weights):

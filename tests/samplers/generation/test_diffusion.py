@@ -1,0 +1,94 @@
+"""Molecules by a diffusion model."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from halberd.potentials.errors import BackendError, ConfigurationError
+from halberd.samplers.generation.diffusion import DenoisingOptions, DenoisingSampler
+from tests.potentials.diffusion.models import model, trained_on_water
+
+#: Molecules of 8 atoms in the tests of variances.
+COUNT = 50
+#: Their width without noise, angstrom: narrow, so that Langevin steps keep up with the levels.
+WIDTH = 0.2
+
+
+@pytest.mark.parametrize("last", [3.0, 1.0, 0.4])
+@pytest.mark.parametrize("integrator", ["heun", "langevin"])
+def test_samples_of_a_gaussian_have_its_variance_at_every_level(integrator, last):
+    """A model that has learnt nothing is the score of a normal distribution of sigma_data, with noise."""
+    options = DenoisingOptions(
+        integrator=integrator, n_levels=25, sigma_max=5.0, sigma_min=last, steps_per_level=24, churn_from=0.0
+    )
+    own = model(blank=True, sigma_data=WIDTH)
+    found = DenoisingSampler(own, options).run([8] * COUNT, [[0, k] for k in range(COUNT)])
+    skip = float(own.preconditioning.skip(np.float64(last)))
+    centred = np.concatenate([each.positions - each.positions.mean(0) for each in found]) / skip
+    # The centre is not drawn to anything: of eight times three coordinates, 21 are.
+    variance = (centred**2).sum() / (COUNT * 21)
+    # 1050 normal numbers; Langevin steps of a tenth of the variance add 5 %.
+    bias = 1.0 if integrator == "heun" else 1.0 / (1.0 - 0.05 * last**2 / (last**2 + WIDTH**2))
+    assert variance == pytest.approx(bias * (last**2 + WIDTH**2), rel=0.12)
+
+
+@pytest.fixture(scope="module")
+def water():
+    """A model of one molecule."""
+    return trained_on_water()[0]
+
+
+@pytest.mark.parametrize("options", [{}, {"churn": 1.0}, {"integrator": "langevin", "steps_per_level": 12}])
+def test_the_molecule_that_was_learnt_comes_out(water, options):
+    made = DenoisingSampler(water, DenoisingOptions(n_levels=30, sigma_max=4.0, **options)).run(
+        [3] * 20, [[7, k] for k in range(20)]
+    )
+    right = [each for each in made if sorted(each.numbers.tolist()) == [1, 1, 8]]
+    assert len(right) >= 17
+    bonds, opening = [], []
+    for each in right:
+        oxygen = int(each.numbers.argmax())
+        first, second = (each.positions[k] - each.positions[oxygen] for k in range(3) if k != oxygen)
+        bonds += [np.linalg.norm(first), np.linalg.norm(second)]
+        opening.append(np.linalg.norm(first - second))
+    assert np.median(bonds) == pytest.approx(0.9686, abs=0.04)
+    assert np.median(opening) == pytest.approx(1.5267, abs=0.08)
+    assert np.mean(np.abs(np.array(bonds) - 0.9686) < 0.15) > 0.85
+
+
+def test_a_molecule_is_the_same_in_every_batch(water):
+    sampler = DenoisingSampler(water, DenoisingOptions(n_levels=10))
+    together = sampler.run([3, 5, 4], [[1, 0], [1, 1], [1, 2]])
+    alone = sampler.run([5], [[1, 1]])
+    np.testing.assert_allclose(alone[0].positions, together[1].positions, atol=1e-5)
+    assert alone[0].numbers.tolist() == together[1].numbers.tolist()
+    other = sampler.run([5], [[2, 1]])
+    assert not np.allclose(other[0].positions, alone[0].positions, atol=0.1)
+    again = sampler.run([5], [[1, 1]])
+    np.testing.assert_array_equal(again[0].positions, alone[0].positions)
+
+
+def test_progress_is_told(water):
+    told = []
+    DenoisingSampler(water, DenoisingOptions(n_levels=5)).run([3], [[0]], told.append)
+    assert told == pytest.approx([0.25, 0.5, 0.75, 1.0])
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"integrator": "verlet"}, "integrator is 'verlet'"),
+        ({"churn": 0.9}, "churn must be at least 1"),
+        ({"sigma_min": 20.0}, "sigma_max > sigma_min"),
+        ({"step_size": 3.0, "integrator": "langevin"}, "step_size between 0 and 2"),
+    ],
+)
+def test_options_that_make_no_sense(options, message):
+    with pytest.raises(ConfigurationError, match=message):
+        DenoisingOptions(**options)
+
+
+def test_a_platform_that_is_not_there(water):
+    with pytest.raises(BackendError, match="no platform 'Abacus'"):
+        DenoisingSampler(water, DenoisingOptions(platform="Abacus")).run([3], [[0]])
