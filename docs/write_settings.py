@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from halberd.plugins.commands.options import attribute_docs
 from halberd.plugins.commands.train_settings import TrainSettings
 from halberd.plugins.forces.options import ForceOptions
 from halberd.potentials.ace.settings import AceSettings
-from halberd.potentials.multi_ace.settings import MultiAceSettings
+from halberd.potentials.multi_ace.settings import PRESETS, MultiAceSettings
 from halberd.potentials.validation import section_of
 from halberd.samplers.generation.settings import GenerationSettings
 from halberd.samplers.hal.settings import HALSettings
@@ -64,9 +65,17 @@ def rows(owner: type, prefix: str = "") -> list[tuple[str, str, str, str]]:
         inner = section_of(owner, field.name) or MAPPINGS.get((owner.__name__, field.name))
         kind = re.sub(r",? optional$", "", kind)
         found.append((f"{prefix}{field.name}", "section" if inner else kind, "" if inner else default(field), text))
+        if inner is MultiAceSettings:
+            found.append((f"{prefix}{field.name}.preset", _choice(PRESETS), "mace", "A paper's choices."))
+        if inner is MultiAceSettings and owner is TrainSettings:
+            found.append((f"{prefix}{field.name}.elements", "tuple of str", "", "Those of the frames if omitted."))
         if inner is not None:
             found += rows(inner, f"{prefix}{field.name}.")
     return found
+
+
+def _choice(names: Iterable[str]) -> str:
+    return "{" + ", ".join(repr(name) for name in names) + "}"
 
 
 def default(field: dataclasses.Field[Any]) -> str:

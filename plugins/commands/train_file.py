@@ -25,7 +25,9 @@ from halberd.potentials.errors import ConfigurationError, OutputError
 from halberd.potentials.files import check_writable, replacing
 from halberd.potentials.frames.error_table import error_report
 from halberd.potentials.frames.labelled import Frame, read_frames
+from halberd.potentials.frames.oddities import contradictions
 from halberd.potentials.frames.stored import stored_frames
+from halberd.potentials.frames.training_set import check_frames
 from halberd.potentials.loading import load
 from halberd.potentials.locks import locked
 from halberd.potentials.sites.site_model import Columns, SiteModel
@@ -85,6 +87,7 @@ def _train_file(settings: TrainSettings, output: Path, progress: bool) -> dict[s
         warnings.simplefilter("always")
         members = [_member(settings, frames, validation, number) for number in range(settings.committee)]
     notes = list(dict.fromkeys(str(each.message) for each in caught if issubclass(each.category, LabelWarning)))
+    notes += _remarks(settings, frames)
     _check_elements(members[0][0].atomic_numbers, {**tests, "validation": validation or []})
     for note in notes:
         Console(stderr=True).print(f"note: {note}", markup=False)
@@ -127,6 +130,21 @@ def _train_file(settings: TrainSettings, output: Path, progress: bool) -> dict[s
     if trouble is not None:
         raise trouble
     return report
+
+
+def _remarks(settings: TrainSettings, frames: Sequence[Frame]) -> list[str]:
+    """What may not have been meant, though it may be."""
+    found = []
+    second = settings.training.second_phase
+    weighted = settings.training.loss.stress > 0 or (second is not None and second.loss.stress > 0)
+    if not weighted and any(frame.virial is not None and frame.atoms.pbc.all() for frame in frames):
+        found.append("Frames have stresses, which have no weight in the loss: training.loss says {stress: 0}.")
+    if settings.stream:
+        return found  # further looks would read all of the frames again
+    copies = len(check_frames(frames))
+    if copies:
+        found.append(f"{copies} of the {len(frames)} frames are exact copies of others, and are used once.")
+    return [*found, *filter(None, [contradictions(frames)])]
 
 
 def _check(settings: TrainSettings, output: Path) -> None:

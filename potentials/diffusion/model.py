@@ -22,12 +22,13 @@ from halberd.potentials.errors import DataError, ModelFileError, UnknownElementE
 from halberd.potentials.files import replacing
 from halberd.potentials.multi_ace.compiled.training_form import training_form
 from halberd.potentials.signals import undisturbed
+from halberd.potentials.sites.archive import DAMAGED, check_archive, with_digest
 from halberd.potentials.sites.block_list import owners, pairs_of_blocks
 from halberd.potentials.validation import from_mapping
 
 _FORMAT = "halberd diffusion 1"
 #: What reading a file that is no such one may raise.
-_UNREADABLE = (OSError, RuntimeError, pickle.UnpicklingError, EOFError, ValueError, KeyError, TypeError)
+_UNREADABLE = (*DAMAGED, ModelFileError, pickle.UnpicklingError, TypeError)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -188,7 +189,7 @@ class DiffusionModel:
         with undisturbed():
             torch.save(content, buffer)
         with replacing(path) as temporary:
-            temporary.write_bytes(buffer.getvalue())
+            temporary.write_bytes(with_digest(buffer.getvalue()))
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> DiffusionModel:
@@ -201,6 +202,7 @@ class DiffusionModel:
         """
         file = Path(path)
         try:
+            check_archive(file)
             content = torch.load(file, map_location="cpu", weights_only=True)
             if content["format"] != _FORMAT:
                 raise ValueError(f"its format is '{content['format']}'")

@@ -22,6 +22,7 @@ from halberd.potentials.validation import conform
 ENERGY_KEYS = ("REF_energy", "energy")
 FORCES_KEYS = ("REF_forces", "forces")
 VIRIAL_KEYS = ("REF_virial", "virial")
+STRESS_KEYS = ("REF_stress", "stress")
 _LABELS = ("energy", "forces", "virial")
 #: In eV.
 UNITS = {"eV": 1.0, "kcal/mol": 4.184 / EV_IN_KJ_PER_MOL, "kJ/mol": 1.0 / EV_IN_KJ_PER_MOL, "hartree": HARTREE_IN_EV}
@@ -31,8 +32,8 @@ UNITS = {"eV": 1.0, "kcal/mol": 4.184 / EV_IN_KJ_PER_MOL, "kJ/mol": 1.0 / EV_IN_
 class LabelKeys:
     """Keys under which labels are found; ``None`` means the usual ones, in their order.
 
-    The usual ones are ``REF_energy``, ``REF_forces``, ``REF_virial``, then ``energy``, ``forces``, ``virial``,
-    ``stress``, then the results of the frame's ASE calculator.
+    The usual ones are ``REF_energy``, ``REF_forces``, ``REF_virial``, then ``energy``, ``forces``, ``virial``, then
+    ``REF_stress``, ``stress``, then the results of the frame's ASE calculator.
 
     Attributes
     ----------
@@ -171,7 +172,7 @@ def _virial(atoms: Atoms, key: str | None, what: str) -> np.ndarray | None:
     named_stress = key is not None and "stress" in key.lower()
     virial = None if named_stress else _find(atoms, key, VIRIAL_KEYS, "virial")
     if virial is None and (key is None or named_stress):
-        stress = _find(atoms, key, ("stress",), "stress")
+        stress = _find(atoms, key, STRESS_KEYS, "stress")
         if stress is not None and atoms.cell.rank == 3:
             return np.asarray(-atoms.get_volume() * _tensor(stress, what))
     if virial is None:

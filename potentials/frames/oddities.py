@@ -9,13 +9,8 @@ import numpy as np
 
 from halberd.potentials.frames.labelled import ENERGY_KEYS, FORCES_KEYS, VIRIAL_KEYS, Frame
 from halberd.potentials.frames.training_set import is_isolated, listed
+from halberd.potentials.frames.units import unit_problem
 
-#: Pairs of frames that energies are compared with forces in.
-_PAIRS = 400
-#: Frames, evenly spread, that pairs are looked for in.
-_LOOKED_AT = 20_000
-#: Differences of energies are as forces say to within this factor, where the two go together as well as this.
-_SLOPE, _CORRELATION = 1.5, 0.9
 #: Frames named in a sentence.
 _NAMED = 6
 #: Of all atoms: a config type with more of them drowns the others.
@@ -39,7 +34,7 @@ def oddities(frames: Sequence[Frame]) -> list[str]:
         Empty if nothing is odd.
     """
     found = [*unread_labels(frames), unit_problem(frames), _crystals_of_one_atom(frames)]
-    found += [_contradictions(frames), _dominant_type(frames), _far_from_the_rest(frames), _large_forces(frames)]
+    found += [contradictions(frames), _dominant_type(frames), _far_from_the_rest(frames), _large_forces(frames)]
     return [sentence for sentence in found if sentence is not None]
 
 
@@ -77,59 +72,6 @@ def unread_labels(frames: Sequence[Frame]) -> list[str]:
     return found
 
 
-def unit_problem(frames: Sequence[Frame]) -> str | None:
-    """A sentence if energies change otherwise than forces say, by a factor of units, for instance."""
-    slope = energy_over_work(frames)
-    if slope is None or 1 / _SLOPE < slope < _SLOPE:
-        return None
-    return (
-        f"Energies change {slope:.3g} times as much from frame to frame as forces say. Energies should be in eV, "
-        "forces in eV/angstrom (1 eV is 23.06 kcal/mol, 96.49 kJ/mol; 1 hartree/bohr is 51.42 eV/angstrom), and "
-        "forces minus the gradient."
-    )
-
-
-def energy_over_work(frames: Sequence[Frame]) -> float | None:
-    """Differences of energies between similar frames, over what the mean of their forces says.
-
-    Parameters
-    ----------
-    frames : sequence of Frame
-
-    Returns
-    -------
-    float or None
-        Slope of a line through zero; ``None`` if there are few pairs, or they scatter.
-    """
-    groups: dict[bytes, list[Frame]] = {}
-    for number in np.unique(np.linspace(0, len(frames) - 1, min(len(frames), _LOOKED_AT)).astype(int)):
-        frame = frames[int(number)]
-        if frame.energy is not None and frame.forces is not None and len(frame.atoms) > 1:
-            key = frame.atoms.numbers.tobytes() + np.array(frame.atoms.cell).tobytes()
-            groups.setdefault(key, []).append(frame)
-    work: list[float] = []
-    change: list[float] = []
-    for group in groups.values():
-        chosen = group[: _PAIRS + 1]
-        positions = np.stack([frame.atoms.positions for frame in chosen]).reshape(len(chosen), -1)
-        for number in range(len(chosen)):
-            distances = np.linalg.norm(positions - positions[number], axis=1)
-            distances[number] = np.inf
-            if len(chosen) < 2 or len(work) >= _PAIRS:
-                break
-            one, other = chosen[number], chosen[int(distances.argmin())]
-            assert one.forces is not None and other.forces is not None  # noqa: PT018
-            assert one.energy is not None and other.energy is not None  # noqa: PT018
-            step = other.atoms.positions - one.atoms.positions
-            work.append(-0.5 * float(((one.forces + other.forces) * step).sum()))
-            change.append(other.energy - one.energy)
-    x, y = np.array(work), np.array(change)
-    if len(x) < 10 or not (x @ x) > 0 or not (y @ y) > 0:
-        return None
-    correlation = (x @ y) / np.sqrt((x @ x) * (y @ y))
-    return float((x @ y) / (x @ x)) if abs(correlation) > _CORRELATION else None
-
-
 def _crystals_of_one_atom(frames: Sequence[Frame]) -> str | None:
     numbers = [n for n, frame in enumerate(frames) if len(frame.atoms) == 1 and not is_isolated(frame.atoms)]
     if not numbers:
@@ -140,7 +82,13 @@ def _crystals_of_one_atom(frames: Sequence[Frame]) -> str | None:
     )
 
 
-def _contradictions(frames: Sequence[Frame]) -> str | None:
+def contradictions(frames: Sequence[Frame]) -> str | None:
+    """A sentence if a structure is there twice, with different labels.
+
+    Parameters
+    ----------
+    frames : sequence of Frame
+    """
     seen: dict[bytes, int] = {}
     pairs = []
     for number, frame in enumerate(frames):

@@ -116,9 +116,15 @@ class Picked(Sequence[Frame]):
 
 
 def picked(frames: Sequence[Frame], wanted: Callable[[int, Frame], bool]) -> Sequence[Frame]:
-    """The frames that are wanted, by number and frame; those of a list as a list."""
-    numbers = [number for number, frame in enumerate(frames) if wanted(number, frame)]
-    return [frames[number] for number in numbers] if isinstance(frames, list) else Picked(frames, numbers)
+    """The frames that are wanted, by number and frame; see :func:`first_number`."""
+    return Picked(frames, [number for number, frame in enumerate(frames) if wanted(number, frame)])
+
+
+def first_number(frames: Sequence[Frame], number: int) -> int:
+    """Number that a frame had before it was picked, however often it was."""
+    while isinstance(frames, Picked):
+        frames, number = frames.frames, frames.numbers[number]
+    return number
 
 
 def store_frames(frames: Iterable[Frame], folder: str | os.PathLike[str], source: str = "") -> StoredFrames:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from halberd.potentials.errors import DataError, did_you_mean
 from halberd.potentials.frames.labelled import Frame
-from halberd.potentials.frames.oddities import unit_problem
+from halberd.potentials.frames.units import unit_problem
 from halberd.potentials.training.settings import LossSettings
 
 _FLAGS = {"energy": "energy", "forces": "forces", "stress": "virial"}

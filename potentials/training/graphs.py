@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from halberd.potentials.errors import DataError
 from halberd.potentials.frames.labelled import Frame
+from halberd.potentials.frames.stored import first_number
 from halberd.potentials.sites.verlet_list import NeighborList, edges_of_atoms
 
 #: Closer atoms are a mistake in the data, angstrom.
@@ -156,7 +157,7 @@ class GraphSet:
             unknown = set(map(int, frame.atoms.numbers)) - set(self._species)
             if unknown:
                 symbols = ", ".join(ase.data.chemical_symbols[z] for z in sorted(unknown))
-                raise DataError(f"Frame {number} (counted from 0) holds {symbols}, which the network does not know.")
+                raise DataError(f"{self._named(number)} holds {symbols}, which the network does not know.")
         self.n_edges = [self[number].edge_index.shape[1] for number in range(len(self.frames))]
 
     def __len__(self) -> int:
@@ -172,6 +173,9 @@ class GraphSet:
             self._bytes += size
         return graph
 
+    def _named(self, number: int) -> str:
+        return f"Frame {first_number(self.frames, number)} (counted from 0, in all files together)"
+
     def _graph(self, number: int) -> Graph:
         frame = self.frames[number]
         atoms = frame.atoms
@@ -179,8 +183,8 @@ class GraphSet:
         closest = float(vectors.norm(dim=1).min()) if len(vectors) else np.inf
         if closest < CLOSEST:
             raise DataError(
-                f"Frame {number} (counted from 0) has two atoms {closest:.2f} angstrom apart; nothing is closer than "
-                f"{CLOSEST} in nature. Leave it out, or look at its units."
+                f"{self._named(number)} has two atoms {closest:.2f} angstrom apart; nothing is closer than {CLOSEST} "
+                "in nature. Leave it out, or look at its units."
             )
         species = torch.tensor([self._species[int(z)] for z in atoms.numbers])
         nothing = float("nan")

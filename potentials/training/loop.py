@@ -16,11 +16,12 @@ from typing import Any
 
 import torch
 
-from halberd.potentials.errors import RestartError, TrainingError
+from halberd.potentials.errors import ModelFileError, RestartError, TrainingError
 from halberd.potentials.files import replacing
 from halberd.potentials.multi_ace.compiled.training_form import training_form
 from halberd.potentials.multi_ace.network import MultiAce
 from halberd.potentials.signals import undisturbed
+from halberd.potentials.sites.archive import DAMAGED, check_archive, with_digest
 from halberd.potentials.training.averaging import MovingAverage
 from halberd.potentials.training.graphs import GraphSet, GraphsOf, batches, groups, joined
 from halberd.potentials.training.losses import Errors, evaluated, loss_of
@@ -173,7 +174,7 @@ class Trainer:
         phase = self.settings.second_phase
         if phase is not None and number == phase.start:
             for group in self.optimiser.param_groups:
-                group["lr"] = phase.learning_rate
+                group["lr"] = phase.learning_rate or 0.1 * self.settings.rate()
 
     @property
     def _phase_start(self) -> int:
@@ -317,7 +318,7 @@ class Trainer:
         with undisturbed():
             torch.save(state, buffer)
         with replacing(path) as temporary:
-            temporary.write_bytes(buffer.getvalue())
+            temporary.write_bytes(with_digest(buffer.getvalue()))
 
     def resume(self, path: str | os.PathLike[str]) -> None:
         """Go on where a training was ended, to the same numbers.
@@ -325,15 +326,15 @@ class Trainer:
         Raises
         ------
         RestartError
-            If the file cannot be read, or is of another training.
+            If the file cannot be read, is damaged, or is of another training.
         """
         file = Path(path)
         try:
+            check_archive(file)
             state = torch.load(file, map_location=self.device, weights_only=True)
-        except (OSError, RuntimeError, pickle.UnpicklingError, EOFError, ValueError) as error:
-            raise RestartError(
-                f"'{file}' cannot be read: {str(error).splitlines()[0]} Remove it to begin anew."
-            ) from error
+        except (*DAMAGED, ModelFileError, pickle.UnpicklingError) as error:
+            first = (str(error).splitlines() or [type(error).__name__])[0]
+            raise RestartError(f"'{file}' cannot be read: {first.rstrip('.')}. Remove it to begin anew.") from error
         if not isinstance(state, dict) or state.get("format") != _FORMAT:
             raise RestartError(f"'{file}' is no file of a training. Name another, or remove it to begin anew.")
         if state["fingerprint"] != self._fingerprint:

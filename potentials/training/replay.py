@@ -14,8 +14,8 @@ from collections.abc import Sequence
 import torch
 
 from halberd.potentials.frames.labelled import Frame
-from halberd.potentials.frames.oddities import unit_problem
 from halberd.potentials.frames.training_set import check_finite, is_isolated
+from halberd.potentials.frames.units import unit_problem
 from halberd.potentials.multi_ace.compiled.training_form import training_form
 from halberd.potentials.multi_ace.network import MultiAce
 from halberd.potentials.training.checks import LabelWarning

@@ -20,8 +20,8 @@ LOSSES: dict[str, dict[str, Any]] = {
     "forces": {"energy": 0.0, "forces": 100.0},
 }
 
-#: Learning rates of new networks (arXiv 2206.07697), and of those that are trained further: the higher one fits few
-#: frames no better, and costs two to three times as much where there are none.
+#: Learning rates of new networks (arXiv 2206.07697), and of those that are trained further, which forget more of what
+#: there are no frames of the higher it is: docs/training.md has numbers.
 NEW_RATE, FURTHER_RATE = 0.01, 0.001
 
 
@@ -61,6 +61,8 @@ class LossSettings:
         weights = {name: getattr(self, name) for name in ("energy", "forces", "stress")}
         if min(weights.values()) < 0 or not any(weights.values()):
             raise ConfigurationError(f"Weights of the loss are {weights}; none may be negative, and one must not be 0.")
+        if self.energy_power < 0:
+            raise ConfigurationError(f"energy_power of the loss is {self.energy_power}; it must not be negative.")
         if not self.delta > 0:
             raise ConfigurationError(f"delta of the loss is {self.delta}; it must be positive.")
         negative = [name for name, weight in self.per_config_type.items() if not weight >= 0]
@@ -151,16 +153,23 @@ class SecondPhase:
     start : int
         Epoch that it begins with.
     loss : LossSettings
-    learning_rate : float
-        Constant from there on.
+    learning_rate : float, optional
+        Constant from there on; a tenth of the first one if omitted.
+
+    Raises
+    ------
+    ConfigurationError
+        If it is not positive.
     """
 
     start: Count
     loss: LossSettings = dataclasses.field(default_factory=lambda: LossSettings(energy=1000.0))
-    learning_rate: float = 1e-3
+    learning_rate: float | None = None
 
     def __post_init__(self) -> None:
         conform(self)
+        if self.learning_rate is not None and not self.learning_rate > 0:
+            raise ConfigurationError(f"learning_rate of second_phase is {self.learning_rate}; it must be positive.")
 
 
 @dataclasses.dataclass(frozen=True)

@@ -28,6 +28,8 @@ from halberd.potentials.training.reference import LARGEST_OFFSET, left_by, offse
 
 #: Frames that the average number of neighbours is counted in.
 _COUNTED = 200
+#: eV per atom: atoms are bound by 10 at most.
+_LARGEST_SHIFT = 30.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -74,6 +76,11 @@ def new_network(
     ------
     ConfigurationError
         If choices do not go together, or an element of the frames is not among them.
+
+    Warns
+    -----
+    LabelWarning
+        If energies of the frames are far off the self-energies.
     """
     chosen = dict(choices)
     present = sorted({int(z) for frame in frames for z in frame.atoms.numbers})
@@ -91,6 +98,14 @@ def new_network(
     energies, source = self_energies(frames, settings.numbers, e0s)
     network = build(settings, seed).double()
     scale, shift = _scale_and_shift(frames, settings.numbers, energies)
+    if abs(shift) > _LARGEST_SHIFT:
+        warnings.warn(
+            f"Energies of the frames are {shift:+.3g} eV per atom off the self-energies ({source}), and no atom is "
+            "bound so well: they may be in other units, or of another method. Look at both, say keys.unit, or take "
+            "e0s: average.",
+            LabelWarning,
+            stacklevel=2,
+        )
     network.scale.fill_(scale)
     network.shift = shift
     return Start(network, settings.numbers, energies, {"settings": settings.to_dict(), "e0_source": source})

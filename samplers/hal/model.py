@@ -38,7 +38,8 @@ class RefitSettings:
     ----------
     epochs : int
         Of every iteration.
-    learning_rate : float
+    learning_rate : float, optional
+        0.002 for networks that began with this run, 0.001 for those of ``start_from``, if omitted.
     final_epochs : int
         Once no more frames come; 0 for none.
     perturbation : float
@@ -52,13 +53,13 @@ class RefitSettings:
     """
 
     epochs: Count = 20
-    learning_rate: float = 0.002
+    learning_rate: float | None = None
     final_epochs: int = 100
     perturbation: float = 0.05
 
     def __post_init__(self) -> None:
         conform(self)
-        if not self.learning_rate > 0:
+        if self.learning_rate is not None and not self.learning_rate > 0:
             raise ConfigurationError(f"learning_rate of refit is {self.learning_rate}; it must be positive.")
         for name in ("final_epochs", "perturbation"):
             if getattr(self, name) < 0:

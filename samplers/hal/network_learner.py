@@ -21,7 +21,7 @@ from halberd.potentials.frames.training_set import check_frames, distance_range,
 from halberd.potentials.loading import load
 from halberd.potentials.sites.site_model import Columns, SiteModel
 from halberd.potentials.sites.torchscript import set_threads
-from halberd.potentials.training.settings import ScheduleSettings, TrainingSettings
+from halberd.potentials.training.settings import FURTHER_RATE, ScheduleSettings, TrainingSettings
 from halberd.potentials.training.start import (
     Start,
     network_of_model,
@@ -37,6 +37,8 @@ from halberd.samplers.hal.model import ModelSettings
 _TOLD_EVERY = 2.0
 #: Where the learning rate of later trainings ends, as a part of where it begins.
 _LAST_RATE = 0.01
+#: Learning rate of trainings after the first, of networks that began with the run.
+_REFIT_RATE = 0.002
 
 
 @dataclasses.dataclass(frozen=True)
@@ -124,10 +126,11 @@ def _training_settings(task: TrainingTask) -> TrainingSettings:
     settings = dataclasses.replace(task.settings.training, seed=seed)
     if task.epochs is None:
         return settings
+    usual = _REFIT_RATE if task.settings.start_from is None else FURTHER_RATE
     return dataclasses.replace(
         settings,
         epochs=task.epochs,
-        learning_rate=task.settings.refit.learning_rate,
+        learning_rate=task.settings.refit.learning_rate or usual,
         schedule=ScheduleSettings("cosine", _LAST_RATE),
         second_phase=None,
         early_stop=None,

@@ -78,7 +78,7 @@ def test_units(tmp_path):
         atoms.info["REF_energy"] *= 23.06
 
     (sentence,) = oddities(written(tmp_path, change))
-    assert 15 < float(re.search(r"Energies change ([\d.]+) times", sentence)[1]) < 30
+    assert 15 < float(re.search(r"Energies change about ([\d.]+) times", sentence)[1]) < 30
 
 
 def test_one_atom_in_a_cell_is_a_crystal_and_in_a_large_one_alone():

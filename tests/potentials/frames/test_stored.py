@@ -11,7 +11,7 @@ from ase import Atoms
 
 from halberd.potentials.errors import DataError
 from halberd.potentials.frames.labelled import Frame, LabelKeys, read_frames, to_atoms
-from halberd.potentials.frames.stored import Picked, StoredFrames, picked, store_frames, stored_frames
+from halberd.potentials.frames.stored import Picked, StoredFrames, first_number, picked, store_frames, stored_frames
 from tests.potentials.training.frames import alone, molecules
 
 
@@ -48,7 +48,10 @@ def test_what_is_stored_comes_back(tmp_path):
         same(one, other)
     single = picked(stored, lambda _, frame: len(frame.atoms) == 1)
     assert [len(frame.atoms) for frame in single] == [1, 1]
-    assert isinstance(picked(frames, lambda number, _: number < 2), list)
+    later = picked(frames, lambda number, _: number > 2)
+    assert first_number(picked(later, lambda number, _: number > 0), 1) == 5
+    assert first_number(later[1:], 0) == 4
+    assert first_number(frames, 1) == 1
     with pytest.raises(IndexError):
         stored[len(frames)]
 

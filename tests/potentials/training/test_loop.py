@@ -191,6 +191,114 @@ def test_single_precision_learns_the_same_at_first():
     assert next(single.network.parameters()).dtype == torch.float32
 
 
+RATES = {
+    "constant": ({"kind": "constant"}, [0.01] * 5),
+    "exponential": ({"kind": "exponential", "factor": 0.5}, [0.01, 0.005, 0.0025, 0.00125, 0.000625]),
+    # Towards a tenth, half way between the ends in the middle.
+    "cosine": (
+        {"kind": "cosine", "factor": 0.1},
+        [0.001 + 0.009 * 0.5 * (1 + np.cos(np.pi * n / 5)) for n in range(5)],
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", RATES)
+def test_learning_rates_of_every_epoch(kind):
+    schedule, rates = RATES[kind]
+    _, own = trainer(epochs=5, schedule=ScheduleSettings(**schedule))
+    train(own)
+    assert [epoch.learning_rate for epoch in own.history] == pytest.approx(rates, rel=1e-12)
+
+
+@pytest.mark.parametrize("falls", [False, True])
+def test_the_plateau_is_one_of_validation(falls):
+    """The rate is halved when the loss of validation, and not that of training, has not fallen for two epochs."""
+    _, own = trainer(epochs=8, schedule=ScheduleSettings("plateau", 0.5, 2), learning_rate=1e-6, average=None)
+    number = iter(range(8))
+    own.validated = lambda: (10.0 - (next(number) if falls else 0.0), {})
+    own._step = lambda *_: torch.tensor(1.0 if falls else 10.0 - len(own.history))
+    train(own)
+    rates = [epoch.learning_rate / 1e-6 for epoch in own.history]
+    assert rates == pytest.approx([1.0] * 8 if falls else [1, 1, 1, 1, 0.5, 0.5, 0.5, 0.25])
+
+
+@pytest.mark.parametrize("kind", [*RATES, "plateau"])
+def test_the_rate_of_a_second_phase_is_constant(kind):
+    schedule = ScheduleSettings(**RATES[kind][0]) if kind in RATES else ScheduleSettings("plateau", 0.5, 1)
+    given = SecondPhase(3, LossSettings(energy=50.0), learning_rate=2e-3)
+    for phase, rate in ((given, 2e-3), (SecondPhase(3, LossSettings(energy=50.0)), 1e-3)):
+        _, own = trainer(epochs=6, schedule=schedule, second_phase=phase)
+        train(own)
+        assert [epoch.learning_rate for epoch in own.history[2:]] == [pytest.approx(rate)] * 4
+        assert own.history[0].learning_rate == 0.01
+
+
+@pytest.mark.parametrize("rate", [0.0, -0.01])
+def test_rates_that_make_no_sense(rate):
+    with pytest.raises(ConfigurationError, match="learning_rate is"):
+        TrainingSettings(learning_rate=rate)
+    with pytest.raises(ConfigurationError, match="learning_rate of second_phase is"):
+        SecondPhase(2, learning_rate=rate)
+
+
+def test_no_batch_has_more_edges_than_are_asked_for():
+    """Neither of training nor of validation; waters have six edges each."""
+    _, own = trainer(max_edges=13, batch_size=5)
+    seen = []
+    placed = own._placed
+    own._placed = lambda graph: seen.append(graph.edge_index.shape[1]) or placed(graph)
+    own.epoch()
+    assert seen == [12] * 4 + [6] + [12, 6]  # nine waters, and three that are kept aside
+
+
+def test_other_frames_of_validation_are_another_training(tmp_path):
+    start = new_network(SMALL, FRAMES, "isolated")
+    file = tmp_path / "a.checkpoint"
+
+    def own(validation):
+        again = new_network(SMALL, FRAMES, "isolated")
+        return trainer_for(again, FRAMES[:6], TrainingSettings(epochs=2), validation)
+
+    train(own(FRAMES[6:9]), checkpoint=file, stop=lambda: True)
+    with pytest.raises(RestartError, match="another"):
+        train(own(FRAMES[7:10]), checkpoint=file)
+    assert start.e0s.tolist() == [-1.5, -7.0]
+
+
+@pytest.mark.parametrize("damage", ["nothing", "half", "byte"])
+def test_damaged_checkpoints_are_refused(damage, tmp_path):
+    file = tmp_path / "a.checkpoint"
+    _, own = trainer()
+    train(own, checkpoint=file, stop=lambda: True)
+    content = bytearray(file.read_bytes())
+    if damage == "byte":
+        content[content.index(own.average.averages[0].numpy().tobytes()) + 5] ^= 1
+    else:
+        del content[(0 if damage == "nothing" else len(content) // 2) :]
+    file.write_bytes(content)
+    with pytest.raises(RestartError, match=r"cannot be read: .*\w\. Remove it to begin anew\."):
+        trainer()[1].resume(file)
+
+
+def test_frames_are_named_by_their_number_in_the_files():
+    close = labelled(Atoms("OHH", [[0, 0, 0], [0.17, 0, 0], [0, 1, 0]]))
+    frames = [*alone(), *molecules(4), close, *molecules(4, seed=3)]
+    for seed in range(4):  # to train on, or kept aside
+        with pytest.raises(DataError, match=r"Frame 6 \(counted from 0, in all files together\) has two atoms 0.17"):
+            trainer(frames=frames, seed=seed)
+
+
+def test_energies_far_off_the_self_energies_are_warned_about():
+    frames = [dataclasses.replace(frame, energy=23.06 * frame.energy) for frame in molecules(4)]
+    with pytest.warns(LabelWarning, match=r"eV per atom off the self-energies \(isolated\)"):
+        new_network(SMALL, [*frames, *shifted(alone(), 50.0)], "isolated")
+
+
+def test_no_self_energy_is_averaged_of_no_frame():
+    with pytest.raises(DataError, match="No frame with an energy holds N, whose self-energy can then not be averaged"):
+        new_network({**SMALL, "elements": ["H", "N", "O"]}, molecules(4), "average")
+
+
 def test_a_network_that_is_trained_further_has_a_tenth_of_the_learning_rate():
     start, own = trainer(epochs=1)
     assert own.optimiser.param_groups[0]["lr"] == 0.01

@@ -129,5 +129,5 @@ def test_labels_of_another_method_get_self_energies_of_their_own(known):
         own = evaluated(known.network, mixed[number]).energy
         assert torch.allclose(mixed[number].energy, own, atol=1e-8)
     wrong = [dataclasses.replace(f, energy=23.06 * f.energy) for f in molecules(60, seed=5)]
-    with pytest.warns(LabelWarning, match="Frames that are replayed: Energies change 2"):
+    with pytest.warns(LabelWarning, match="Frames that are replayed: Energies change about 2"):
         replayed(known, wrong)
