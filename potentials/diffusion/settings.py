@@ -30,8 +30,22 @@ class DiffusionSettings:
         Logarithms of the noise levels that are trained on, ln(angstrom), are normal.
     cutoff : float
         Atoms of a molecule without noise that are farther apart do not see each other, angstrom.
-    layers, correlation, max_ell, hidden, n_radial, cutoff_power, radial_widths, readout_widths
-        See :class:`halberd.potentials.multi_ace.settings.MultiAceSettings`.
+    layers : int
+        T, as what follows of :class:`halberd.potentials.multi_ace.settings.MultiAceSettings`.
+    correlation : int
+        nu: largest number of factors in a product of one atom's sums over others.
+    max_ell : int
+        Largest degree of the harmonics of edges.
+    hidden : str
+        Kinds and channels of features.
+    n_radial : int
+        Functions of the distance.
+    cutoff_power : int
+        Of the polynomial envelope.
+    radial_widths : tuple of int
+        Hidden layers between the functions of the distance and the weights of paths.
+    readout_widths : tuple of int
+        Hidden layers of the last read-out.
     noise_functions : int
         Waves of c_noise that tell the network the noise level.
     noise_width : int

@@ -123,7 +123,7 @@ def picked(frames: Sequence[Frame], wanted: Callable[[int, Frame], bool]) -> Seq
 def first_number(frames: Sequence[Frame], number: int) -> int:
     """Number that a frame had before it was picked, however often it was."""
     while isinstance(frames, Picked):
-        frames, number = frames.frames, frames.numbers[number]
+        number, frames = frames.numbers[number], frames.frames
     return number
 
 

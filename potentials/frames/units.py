@@ -103,7 +103,7 @@ def _chosen(frames: Sequence[Frame]) -> list[Frame]:
         if frame.energy is not None and frame.forces is not None and len(frame.atoms) > 1:
             found.append(frame)
     every = max(1, round(len(found) / _FRAMES))
-    kept = []
+    kept: list[Frame] = []
     for frame in found[::every]:
         atoms += len(frame.atoms)
         if kept and atoms > _ATOMS:
@@ -128,7 +128,8 @@ def _rows(
     values = gaussians * (x**2)[:, None]
     slopes = -values * shifted / _WIDTH**2 - gaussians * (4.0 * x * r / _CUTOFF**2)[:, None]
     columns = first[:, None] + np.arange(_COUNT)
-    energy = np.bincount(columns.ravel(), 0.5 * values.ravel(), minlength=size)
+    energy = np.zeros(size)
+    np.add.at(energy, columns, 0.5 * values)
     block = np.zeros((len(frame.atoms), 3, size))
     # Half the energy of an edge is each atom's; the vector goes from the centre to its neighbour.
     directions = vectors / r[:, None]
