@@ -36,6 +36,7 @@ from halberd.potentials.simgen.reference_set import ReferenceSet, shipped_refere
 from halberd.potentials.simgen.score import SimilarityScore
 from halberd.potentials.sites.site_model import SiteModel
 from halberd.samplers.generation.annealing import SimilaritySampler
+from halberd.samplers.generation.denoised import DenoisedGenerator
 from halberd.samplers.generation.element_sweep import ElementSweep
 from halberd.samplers.generation.finishing import Candidate, finish, hydrogenate
 from halberd.samplers.generation.scaffold import Scaffold
@@ -56,7 +57,8 @@ class Generated:
     molecules : list of rdkit.Chem.Mol
         With hydrogens, bonds, a conformer (angstrom), and the properties ``attempt``, ``smiles``, ``energy_eV``,
         ``log_density``, ``largest_force_eV_A``, ``particle`` (0 for the most similar), ``moved_A`` and
-        ``bonds_changed`` (:func:`halberd.plugins.molecules.repair.note_repair`).
+        ``bonds_changed`` (:func:`halberd.plugins.molecules.repair.note_repair`). By diffusion without energies and
+        densities, but with ``certainty``, of the element that the model was least sure of.
     attempts : int
         Until the last of them was found.
     failures : dict
@@ -308,7 +310,7 @@ def _unfused() -> Iterator[None]:
 @_unfused()
 def _generate(settings: GenerationSettings, part: Path | None, progress: Progress | None) -> Generated:
     """Make the molecules; what is done is kept in ``part`` after every batch."""
-    generator = Generator(settings)
+    generator = DenoisedGenerator(settings) if settings.method == "diffusion" else Generator(settings)
     started = time.perf_counter()
     seconds: collections.Counter[str] = collections.Counter()
     results = _read_part(part, settings)

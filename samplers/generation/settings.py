@@ -4,15 +4,21 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal
 
 from halberd.potentials.errors import ConfigurationError
 from halberd.potentials.validation import Seed, conform, from_mapping
 from halberd.samplers.generation.annealing import SamplerOptions
+from halberd.samplers.generation.diffusion import DenoisingOptions
 from halberd.samplers.generation.finishing import FinishOptions
 
 #: Far beyond what annealing makes sensible molecules of, and still something that fits into memory.
 MOST_HEAVY_ATOMS = 1000
+#: Settings of similarity alone.
+_SIMGEN = (
+    *("shape", "beta", "scaffold", "host", "precision", "device", "references", "coverage", "widths"),
+    *("inverse_width", "balance", "sweep", "sampler", "finish"),
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -23,6 +29,9 @@ class GenerationSettings:
     ----------
     n : int
         Molecules wanted.
+    method : {'simgen', 'diffusion'}
+        By similarity to references, or by a diffusion model that ``halberd train`` made, which needs no more of what
+        follows than ``heavy_atoms``, ``model``, ``denoising``, and what counts and orders attempts.
     heavy_atoms : str
         ``8``, or a range ``7:9`` with both ends, from which the size of each molecule is drawn, or ``references``:
         sizes as often as they occur in the reference set. Without the scaffold's.
@@ -35,7 +44,8 @@ class GenerationSettings:
     host : str, optional
         File of a host or pocket whose atoms are kept clear of. Give its cavity as ``shape``.
     model : str
-        MACE whose descriptors and forces are used: a pretrained name or a file.
+        MACE whose descriptors and forces are used: a pretrained name or a file. Of ``diffusion``, the file of the
+        diffusion model.
     precision : {'single', 'double'}, optional
         Of the model; its own if omitted.
     device : str
@@ -63,9 +73,12 @@ class GenerationSettings:
         Whether to sweep over the elements by energy in the end.
     sampler : SamplerOptions
     finish : FinishOptions
+    denoising : DenoisingOptions
+        Of ``diffusion``.
     """
 
     n: int = 100
+    method: Literal["simgen", "diffusion"] = "simgen"
     heavy_atoms: str = "7:9"
     shape: str = "gaussian"
     beta: float = 5.0
@@ -86,6 +99,7 @@ class GenerationSettings:
     sweep: bool = False
     sampler: SamplerOptions = dataclasses.field(default_factory=SamplerOptions)
     finish: FinishOptions = dataclasses.field(default_factory=FinishOptions)
+    denoising: DenoisingOptions = dataclasses.field(default_factory=DenoisingOptions)
 
     def __post_init__(self) -> None:
         conform(self)
@@ -95,7 +109,22 @@ class GenerationSettings:
             raise ConfigurationError(f"seed is {self.seed}; it must be 0 or more.")
         if self.max_attempts is not None and self.max_attempts < 1:
             raise ConfigurationError(f"max_attempts is {self.max_attempts}; it must be at least 1.")
+        self._check_method()
         self.sizes  # noqa: B018  (raises if they are not understood)
+
+    def _check_method(self) -> None:
+        """Refuse what belongs to the other method."""
+        defaults = {field.name: field for field in dataclasses.fields(self)}
+        others = _SIMGEN if self.method == "diffusion" else ("denoising",)
+        for name in others:
+            field = defaults[name]
+            made = field.default if field.default_factory is dataclasses.MISSING else field.default_factory()
+            if getattr(self, name) != made:
+                raise ConfigurationError(f"{name} is not for method {self.method}: leave it out, or change method.")
+        if self.method == "diffusion" and self.model == defaults["model"].default:
+            raise ConfigurationError(
+                "Method diffusion needs a diffusion model: give its file as model; halberd train makes one."
+            )
 
     @classmethod
     def from_mapping(cls, values: Mapping[str, Any], origin: str = "the settings") -> GenerationSettings:

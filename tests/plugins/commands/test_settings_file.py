@@ -46,6 +46,7 @@ WORDS = {
     },
     **{
         "integrator": "langevin",
+        "method": "diffusion",
         "elements": "C,N",
         "degree": "12,10,8",
         "pair-cutoffs": "Cu-Cu=3.0",
@@ -99,6 +100,8 @@ def test_every_flag_reaches_its_setting(name, flag):
     leaf = seen[section][field] if section else seen[field]
     more = {"solver": "ridge"} if field == "ridge" else {"solver": "svd"} if field == "rtol" else {}
     more = {"solver": "ard"} if field == "threshold" else more
+    if (name, field) == ("generate", "method") or section == "denoising":
+        more = {"method": "diffusion", "model": "mine.diffusion"}
     settings = from_mapping(SETTINGS[name], merged({**NEEDED[name], **more}, seen), "the command line")
     owner = getattr(settings, section) if section else settings
     found = owner[field] if isinstance(owner, dict) else getattr(owner, field)

@@ -5,8 +5,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from halberd.plugins.molecules.files import read_molecules
+from halberd.plugins.molecules.repair import raw_molecule
 from halberd.potentials.errors import BackendError, ConfigurationError
 from halberd.samplers.generation.diffusion import DenoisingOptions, DenoisingSampler
+from halberd.samplers.generation.generator import generate
 from tests.potentials.diffusion.models import model, trained_on_water
 
 #: Molecules of 8 atoms in the tests of variances.
@@ -92,3 +95,42 @@ def test_options_that_make_no_sense(options, message):
 def test_a_platform_that_is_not_there(water):
     with pytest.raises(BackendError, match="no platform 'Abacus'"):
         DenoisingSampler(water, DenoisingOptions(platform="Abacus")).run([3], [[0]])
+
+
+def test_molecules_are_generated_written_and_the_same_in_other_batches(water, tmp_path):
+    file = tmp_path / "water.diffusion"
+    water.save(file)
+    shared = {"method": "diffusion", "model": str(file), "heavy_atoms": 1, "n": 4, "unique": False, "seed": 3}
+    shared["denoising"] = {"n_levels": 30, "sigma_max": 4.0}
+    made = generate(**shared, batch=5, output=tmp_path / "made.sdf")
+    assert [mol.GetProp("smiles") for mol in made.molecules] == ["O"] * 4
+    again = generate(**shared, batch=2)
+    for one, other in zip(made.molecules, again.molecules, strict=True):
+        np.testing.assert_allclose(one.GetConformer().GetPositions(), other.GetConformer().GetPositions(), atol=1e-4)
+    assert made.repair() == {"moved_A": 0.0, "bonds_changed": 0.0, "first_particle": 1.0}
+    assert made.rates()["validity"] > 0.5
+    assert len(read_molecules(tmp_path / "made.sdf")) == 4
+    assert [len(atoms) for atoms in made.atoms] == [3] * 4
+    first = made.molecules[0]
+    assert 0.0 < first.GetDoubleProp("certainty") < 2.0
+    np.testing.assert_allclose(raw_molecule(first).GetConformer().GetPositions(), first.GetConformer().GetPositions())
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"scaffold": "x.sdf"}, "scaffold is not for method diffusion"),
+        ({"sampler": {"particles": 2}}, "sampler is not for method diffusion"),
+        ({"model": "gfn2-chnof@1"}, "Method diffusion needs a diffusion model"),
+        ({"heavy_atoms": "7:9"}, "was trained on molecules of 1 to 1 heavy atoms"),
+        (
+            {"method": "simgen", "model": "gfn2-chnof@1", "denoising": {"n_levels": 3}},
+            "denoising is not for method simgen",
+        ),
+    ],
+)
+def test_settings_of_the_other_method_are_refused(water, tmp_path, changes, message):
+    file = tmp_path / "water.diffusion"
+    water.save(file)
+    with pytest.raises(ConfigurationError, match=message):
+        generate(**{"method": "diffusion", "model": str(file), "heavy_atoms": 1, "n": 1, **changes})
