@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from halberd.plugins.evaluation.evaluate import evaluate_file
     from halberd.plugins.evaluation.figures import new_figure, save_figure
     from halberd.plugins.evaluation.run_figure import run_plot
+    from halberd.plugins.forces.diffusion import diffusion_force, element_carriers, elements_in
     from halberd.plugins.forces.learned_potential import LearnedPotential
     from halberd.plugins.forces.options import ForceOptions
     from halberd.plugins.forces.simgen import guidance_force, similarity_force
@@ -64,8 +65,11 @@ _HOMES = {
     "UncertaintyWarning": "reporters.uncertainty_guard",
     "committee_sigma": "forces.variables",
     "descriptor_component": "forces.variables",
+    "diffusion_force": "forces.diffusion",
     "draw_molecules": "molecules.files",
     "draw_qm9": "molecules.qm9",
+    "element_carriers": "forces.diffusion",
+    "elements_in": "forces.diffusion",
     "evaluate_file": "evaluation.evaluate",
     "export_for_gromacs": "hosts.gromacs_export",
     "fit_file": "commands.fit_file",
@@ -106,8 +110,11 @@ __all__ = [
     "UncertaintyWarning",
     "committee_sigma",
     "descriptor_component",
+    "diffusion_force",
     "draw_molecules",
     "draw_qm9",
+    "element_carriers",
+    "elements_in",
     "evaluate_file",
     "export_for_gromacs",
     "fit_file",

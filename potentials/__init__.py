@@ -16,6 +16,9 @@ if TYPE_CHECKING:
     from halberd.potentials.ace.settings import AceSettings
     from halberd.potentials.committees.committee import committee
     from halberd.potentials.conformance import check_site_model
+    from halberd.potentials.diffusion.model import DiffusionModel
+    from halberd.potentials.diffusion.settings import DiffusionSettings
+    from halberd.potentials.diffusion.training import denoising_trainer, trained_diffusion
     from halberd.potentials.errors import HalberdError, RunStopped, StabilityError
     from halberd.potentials.frames.labelled import Frame, LabelKeys, read_frames
     from halberd.potentials.loading import load
@@ -39,6 +42,8 @@ _HOMES = {
     "AceFit": "ace.fit",
     "AceSettings": "ace.settings",
     "Columns": "sites.site_model",
+    "DiffusionModel": "diffusion.model",
+    "DiffusionSettings": "diffusion.settings",
     "FitWeights": "regression.weighted_rows",
     "Frame": "frames.labelled",
     "GaussianPrior": "simgen.guidance",
@@ -57,6 +62,7 @@ _HOMES = {
     "TrainingSettings": "training.settings",
     "check_site_model": "conformance",
     "committee": "committees.committee",
+    "denoising_trainer": "diffusion.training",
     "lennard_jones": "sites.lennard_jones",
     "load": "loading",
     "mace_descriptor": "mace.descriptor",
@@ -70,6 +76,7 @@ _HOMES = {
     "replayed": "training.replay",
     "select_degree": "ace.model_selection",
     "train": "training.training",
+    "trained_diffusion": "diffusion.training",
     "trained_model": "training.training",
     "trainer_for": "training.training",
     "write_pace": "pace.writing",
@@ -81,6 +88,8 @@ __all__ = [
     "AceFit",
     "AceSettings",
     "Columns",
+    "DiffusionModel",
+    "DiffusionSettings",
     "FitWeights",
     "Frame",
     "GaussianPrior",
@@ -99,6 +108,7 @@ __all__ = [
     "TrainingSettings",
     "check_site_model",
     "committee",
+    "denoising_trainer",
     "lennard_jones",
     "load",
     "mace_descriptor",
@@ -112,6 +122,7 @@ __all__ = [
     "replayed",
     "select_degree",
     "train",
+    "trained_diffusion",
     "trained_model",
     "trainer_for",
     "write_pace",

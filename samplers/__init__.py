@@ -12,6 +12,7 @@ from halberd.potentials.faces import lazy_face
 
 if TYPE_CHECKING:
     from halberd.samplers.generation.annealing import SamplerOptions
+    from halberd.samplers.generation.diffusion import DenoisingOptions, DenoisingSampler
     from halberd.samplers.generation.finishing import FinishOptions
     from halberd.samplers.generation.generator import generate
     from halberd.samplers.generation.integrators import AnnealedLangevinIntegrator, StochasticHeunIntegrator
@@ -31,6 +32,8 @@ if TYPE_CHECKING:
 _HOMES = {
     "AnnealedLangevinIntegrator": "generation.integrators",
     "BiasedSettings": "hal.walker_settings",
+    "DenoisingOptions": "generation.diffusion",
+    "DenoisingSampler": "generation.diffusion",
     "FinishOptions": "generation.finishing",
     "GenerationSettings": "generation.settings",
     "HALSettings": "hal.settings",
@@ -54,6 +57,8 @@ __getattr__, __dir__ = lazy_face(__name__, _HOMES)
 __all__ = [
     "AnnealedLangevinIntegrator",
     "BiasedSettings",
+    "DenoisingOptions",
+    "DenoisingSampler",
     "FinishOptions",
     "GenerationSettings",
     "HALSettings",
