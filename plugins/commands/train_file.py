@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import json
 import time
@@ -85,7 +86,8 @@ def _train_file(settings: TrainSettings, output: Path, progress: bool) -> dict[s
     tests = {name: read_frames(file, settings.keys) for name, file in settings.test_files.items()}
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        members = [_member(settings, frames, validation, number) for number in range(settings.committee)]
+        further = None if settings.start_from is None else _Further(settings, frames)
+        members = [_member(settings, frames, validation, number, further) for number in range(settings.committee)]
     notes = list(dict.fromkeys(str(each.message) for each in caught if issubclass(each.category, LabelWarning)))
     notes += _remarks(settings, frames)
     _check_elements(members[0][0].atomic_numbers, {**tests, "validation": validation or []})
@@ -180,35 +182,53 @@ def _frames(settings: TrainSettings, output: Path) -> Sequence[Frame]:
 
 
 def _member(
-    settings: TrainSettings, frames: Sequence[Frame], validation: Sequence[Frame] | None, number: int
+    settings: TrainSettings,
+    frames: Sequence[Frame],
+    validation: Sequence[Frame] | None,
+    number: int,
+    further: _Further | None,
 ) -> tuple[Start, Trainer]:
     """One network of a committee, with a seed of its own."""
     own = dataclasses.replace(settings.training, seed=settings.training.seed + number)
-    replay = None
-    if settings.start_from is None:
-        start = new_network(settings.network, frames, settings.e0s, own.seed)
+    if further is None:
+        start, replay = new_network(settings.network, frames, settings.e0s, own.seed), None
     else:
-        model = load(settings.start_from)
-        start = _further(model, settings.committee, number, frames, settings.e0s)
-        if settings.replay is not None:
-            known = _further(model, settings.committee, number, (), None)
-            replay = replayed(known, read_frames(settings.replay, settings.replay_keys))
+        start, replay = further.start(number), further.replay(number)
     return start, trainer_for(start, frames, own, validation, device=settings.device, replay=replay)
 
 
-def _further(
-    model: SiteModel, count: int, number: int, frames: Sequence[Frame], e0s: Mapping[str | int, float] | str | None
-) -> Start:
-    """What one of so many members starts from: the network of a model, or the same member of a committee."""
-    if model.columns is not Columns.MEMBERS:
-        return network_of_model(model, frames, e0s)
-    starts = networks_of_committee(model, frames, e0s)
-    if len(starts) != count:
-        raise ConfigurationError(
-            f"'{model.name}' has {len(starts)} members, and committee is {count}: give committee: {len(starts)} to "
-            "train all of them further."
-        )
-    return starts[number]
+class _Further:
+    """What members start from that are trained further: copies of one network, or every one that of a committee."""
+
+    def __init__(self, settings: TrainSettings, frames: Sequence[Frame]) -> None:
+        assert settings.start_from is not None
+        model = load(settings.start_from)
+        again = None if settings.replay is None else read_frames(settings.replay, settings.replay_keys)
+        self._starts, known = (self._of(model, settings, *each) for each in ((frames, settings.e0s), ((), None)))
+        self._replays = None if again is None else [replayed(start, again) for start in known]
+
+    @staticmethod
+    def _of(
+        model: SiteModel, settings: TrainSettings, frames: Sequence[Frame], e0s: Mapping[str | int, float] | str | None
+    ) -> list[Start]:
+        if model.columns is not Columns.MEMBERS:
+            return [network_of_model(model, frames, e0s)]
+        starts = networks_of_committee(model, frames, e0s)
+        if len(starts) != settings.committee:
+            raise ConfigurationError(
+                f"'{model.name}' has {len(starts)} members, and committee is {settings.committee}: give committee: "
+                f"{len(starts)} to train all of them further."
+            )
+        return starts
+
+    def start(self, number: int) -> Start:
+        """Of a member; its network is trained in place, so it gets one of its own."""
+        start = self._starts[number % len(self._starts)]
+        return dataclasses.replace(start, network=copy.deepcopy(start.network))
+
+    def replay(self, number: int) -> GraphSet | None:
+        """What a member replays; members of one start share it."""
+        return None if self._replays is None else self._replays[number % len(self._replays)]
 
 
 def _model(members: list[SiteModel]) -> SiteModel:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import torch
 
@@ -29,11 +29,11 @@ class MovingAverage:
         self.averages = [weight.clone() for weight in stepped.values()]
 
     @torch.no_grad()
-    def update(self) -> None:
-        """After a step of the optimiser."""
+    def update(self, values: Sequence[torch.Tensor] | None = None) -> None:
+        """After a step of the optimiser, to values of the weights that are known by then, if they are."""
         self.n_steps += 1
         decay = min(self.decay, (1.0 + self.n_steps) / (10.0 + self.n_steps))
-        torch._foreach_lerp_(self.averages, self.stepped.values(), 1.0 - decay)
+        torch._foreach_lerp_(self.averages, self.stepped.values() if values is None else values, 1.0 - decay)
 
     @contextlib.contextmanager
     def applied(self) -> Iterator[None]:

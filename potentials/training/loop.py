@@ -215,9 +215,9 @@ class Trainer:
         if self.settings.clip is not None:
             torch.nn.utils.clip_grad_norm_(self.stepped.tensors, self.settings.clip)
         self.optimiser.step()
-        self.stepped.give_weights()
+        values = self.stepped.give_weights()
         if self.average is not None:
-            self.average.update()
+            self.average.update(values)
         return loss
 
     def _loss(self, graph: Any, evaluator: Any) -> torch.Tensor:

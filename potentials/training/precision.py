@@ -161,10 +161,12 @@ class Stepped:
         return [part.value() for part in self._parts]
 
     @torch.no_grad()
-    def give_weights(self) -> None:
-        """Round what was stepped into the network's weights."""
+    def give_weights(self) -> list[torch.Tensor]:
+        """Round what was stepped into the network's weights; returns :meth:`values`."""
+        values = self.values()
         if self.apart:
-            torch._foreach_copy_(self.weights, self.values())
+            torch._foreach_copy_(self.weights, values)
+        return values
 
     @torch.no_grad()
     def set_tensors(self, tensors: Sequence[torch.Tensor]) -> None:
