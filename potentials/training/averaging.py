@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 
 import torch
 
@@ -29,7 +29,7 @@ class MovingAverage:
         self.averages = [weight.clone() for weight in stepped.values()]
 
     @torch.no_grad()
-    def update(self, values: Sequence[torch.Tensor] | None = None) -> None:
+    def update(self, values: list[torch.Tensor] | None = None) -> None:
         """After a step of the optimiser, to values of the weights that are known by then, if they are."""
         self.n_steps += 1
         decay = min(self.decay, (1.0 + self.n_steps) / (10.0 + self.n_steps))

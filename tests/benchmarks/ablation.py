@@ -4,8 +4,8 @@
 
 SET and DATA as for ``train_tables.py``; on acetylacetone a row of 150 epochs takes ten minutes of one core. Every
 network trains for the same number of epochs, which is what is compared; the time it took is printed beside it, and the
-number of weights. Rows that are there are not trained again. ``OUT/ablation.png`` and ``OUT/curves.png`` show the errors of forces on the
-test frames, with the null row: no forces.
+number of weights. Rows that are there are not trained again. ``OUT/ablation.png`` and ``OUT/curves.png`` show the
+errors of forces on the test frames, with the null row: no forces.
 """
 
 from __future__ import annotations

@@ -103,9 +103,10 @@ def test_what_is_averaged_are_weights_and_not_factors():
     weights = [[each.clone() for each in own.stepped.values()]]
     update = own.average.update
 
-    def watched() -> None:
+    def watched(values: list[torch.Tensor]) -> None:
         weights.append([each.clone() for each in own.stepped.values()])
-        update()
+        assert all(map(torch.equal, values, weights[-1]))
+        update(values)
 
     own.average.update = watched
     train(own)
