@@ -15,7 +15,7 @@ import operator
 import os
 import types
 import typing
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Annotated, Any, TypeVar
 
 import pydantic
@@ -105,6 +105,17 @@ def section_of(cls: type, name: str) -> type | None:
         each for each in (hint, *typing.get_args(hint)) if isinstance(each, type) and dataclasses.is_dataclass(each)
     ]
     return kinds[0] if kinds else None
+
+
+def changed(settings: Any, names: Iterable[str]) -> list[str]:
+    """Those of some fields that hold something else than their defaults, or nothing."""
+    found = []
+    for field in dataclasses.fields(settings):
+        if field.name in names:
+            made = field.default if field.default_factory is dataclasses.MISSING else field.default_factory()
+            if getattr(settings, field.name) not in (made, None, [], {}):
+                found.append(field.name)
+    return found
 
 
 def conform(settings: Any) -> None:

@@ -10,7 +10,9 @@ from halberd.potentials.diffusion.settings import DiffusionSettings
 from halberd.potentials.errors import ConfigurationError
 from halberd.potentials.frames.labelled import LabelKeys
 from halberd.potentials.training.settings import TrainingSettings, check_start
-from halberd.potentials.validation import Count, conform
+from halberd.potentials.validation import Count, changed, conform
+
+_OF_POTENTIALS = ("test", "network", "start_from", "replay", "e0s", "keys", "stream", "committee")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -99,12 +101,8 @@ class TrainSettings:
 
     def _check_diffusion(self) -> None:
         """Refuse what belongs to potentials alone."""
-        defaults = {field.name: field for field in dataclasses.fields(self)}
-        for name in ("test", "network", "start_from", "replay", "e0s", "keys", "stream", "committee"):
-            field = defaults[name]
-            made = field.default if field.default_factory is dataclasses.MISSING else field.default_factory()
-            if getattr(self, name) != made:
-                raise ConfigurationError(f"{name} is for potentials, and diffusion is given: leave one of them away.")
+        for name in changed(self, _OF_POTENTIALS):
+            raise ConfigurationError(f"{name} is for potentials, and diffusion is given: leave one of them away.")
 
     @property
     def test_files(self) -> dict[str, str]:

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any, Literal
 
 from halberd.potentials.errors import ConfigurationError
-from halberd.potentials.validation import Seed, conform, from_mapping
+from halberd.potentials.validation import Seed, changed, conform, from_mapping
 from halberd.samplers.generation.annealing import SamplerOptions
 from halberd.samplers.generation.diffusion import DenoisingOptions
 from halberd.samplers.generation.finishing import FinishOptions
@@ -114,14 +114,9 @@ class GenerationSettings:
 
     def _check_method(self) -> None:
         """Refuse what belongs to the other method."""
-        defaults = {field.name: field for field in dataclasses.fields(self)}
-        others = _SIMGEN if self.method == "diffusion" else ("denoising",)
-        for name in others:
-            field = defaults[name]
-            made = field.default if field.default_factory is dataclasses.MISSING else field.default_factory()
-            if getattr(self, name) != made:
-                raise ConfigurationError(f"{name} is not for method {self.method}: leave it out, or change method.")
-        if self.method == "diffusion" and self.model == defaults["model"].default:
+        for name in changed(self, _SIMGEN if self.method == "diffusion" else ("denoising",)):
+            raise ConfigurationError(f"{name} is not for method {self.method}: leave it out, or change method.")
+        if self.method == "diffusion" and not changed(self, ("model",)):
             raise ConfigurationError(
                 "Method diffusion needs a diffusion model: give its file as model; halberd train makes one."
             )

@@ -13,7 +13,7 @@ from halberd.potentials.multi_ace.settings import preset
 from halberd.potentials.regression.solvers import check_solver
 from halberd.potentials.regression.weighted_rows import FitWeights
 from halberd.potentials.training.settings import TrainingSettings, check_start
-from halberd.potentials.validation import Count, conform, from_mapping
+from halberd.potentials.validation import Count, changed, conform, from_mapping
 
 KINDS = ("ace", "last_layer", "multi_ace")
 #: Keys that belong to some kinds alone.
@@ -151,15 +151,11 @@ class ModelSettings:
         self.fit_weights()
 
     def _check_kind(self) -> None:
-        defaults = {field.name: field for field in dataclasses.fields(self)}
-        for name, kinds in _OWN.items():
-            field = defaults[name]
-            made = field.default if field.default_factory is dataclasses.MISSING else field.default_factory()
-            if self.kind not in kinds and getattr(self, name) not in (made, None, [], {}):
-                raise ConfigurationError(
-                    f"{name} belongs to kind {' or '.join(repr(k) for k in kinds)}, and kind is '{self.kind}': "
-                    "leave it out, or change kind."
-                )
+        for name in changed(self, [name for name, kinds in _OWN.items() if self.kind not in kinds]):
+            raise ConfigurationError(
+                f"{name} belongs to kind {' or '.join(repr(k) for k in _OWN[name])}, and kind is '{self.kind}': "
+                "leave it out, or change kind."
+            )
         if self.kind == "last_layer" and self.base is None:
             raise ConfigurationError("A model of kind 'last_layer' needs the MACE to start from: give base.")
 
