@@ -54,10 +54,8 @@ class NoisyEnergy(torch.nn.Module):
         """phi, shape (M,), of scaled coordinates (N, 3) and elements (N, S), and c_noise of every molecule (M,)."""
         vectors = positions.index_select(0, edge_index[1]) - positions.index_select(0, edge_index[0])
         species = torch.zeros_like(owner)
-        each = noise.index_select(0, owner)
-        first = self.network.start(elements, each)
-        edges = self.network.noisy_edges(species, edge_index, vectors, each)
-        collected = self.evaluator[0].features(species, edge_index, vectors, first=first, edges=edges)
+        first = self.network.start(elements, noise.index_select(0, owner))
+        collected = self.evaluator[0].features(species, edge_index, vectors, first=first)
         sites = self.network.read(collected, species).sum(dim=1)
         return torch.zeros_like(noise).index_add(0, owner, sites)
 

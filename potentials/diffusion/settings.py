@@ -50,8 +50,6 @@ class DiffusionSettings:
         Waves of c_noise that tell the network the noise level.
     noise_width : int
         Of the hidden layer between them and the first features.
-    noise_edges : int
-        Functions of the noise level beside those of the distance.
 
     Raises
     ------
@@ -76,7 +74,6 @@ class DiffusionSettings:
     readout_widths: tuple[Count, ...] = (64,)
     noise_functions: Count = 16
     noise_width: Count = 64
-    noise_edges: Count = 8
 
     def __post_init__(self) -> None:
         conform(self)

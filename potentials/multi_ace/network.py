@@ -321,14 +321,12 @@ class MultiAce(torch.nn.Module):
         edge_vectors: torch.Tensor,
         n_layers: int | None = None,
         first: list[torch.Tensor] | None = None,
-        edges: Edges | None = None,
     ) -> list[list[torch.Tensor]]:
         """Features of every layer, or of the first ones: one tensor (N, 2 l + 1, channels) per kind.
 
-        ``first`` stands for those before the first layer, and ``edges`` for the network's own, if they know more than
-        species and places.
+        ``first`` stands for those before the first layer, if they are not of species.
         """
-        edges = self.edges(species, edge_index, edge_vectors) if edges is None else edges
+        edges = self.edges(species, edge_index, edge_vectors)
         current = self.first(species) if first is None else first
         collected = []
         for layer in self.layers[:n_layers]:

@@ -15,7 +15,7 @@ import torch
 from halberd.potentials.multi_ace.compiled.mix import by_kinds, in_rows, offsets
 from halberd.potentials.multi_ace.compiled.network import CompiledConvolution, product_graph
 from halberd.potentials.multi_ace.layers import Convolution, SymmetricProduct
-from halberd.potentials.multi_ace.network import Edges, Layer, MultiAce
+from halberd.potentials.multi_ace.network import Layer, MultiAce
 from halberd.potentials.sites.compiled_operators import CompiledOperator
 
 TRAINING_OPERATOR = CompiledOperator(
@@ -138,11 +138,10 @@ class TrainingForm:
         edge_index: torch.Tensor,
         edge_vectors: torch.Tensor,
         first: list[torch.Tensor] | None = None,
-        edges: Edges | None = None,
     ) -> list[list[torch.Tensor]]:
         """As those of :class:`halberd.potentials.multi_ace.network.MultiAce`."""
         network = self.network
-        edges = network.edges(species, edge_index, edge_vectors) if edges is None else edges
+        edges = network.edges(species, edge_index, edge_vectors)
         order = torch.ops.halberd.edges_by_ends(edge_index, species)
         current = network.first(species) if first is None else first
         collected = []
