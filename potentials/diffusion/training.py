@@ -21,6 +21,8 @@ from halberd.potentials.training.settings import TrainingSettings
 
 #: Ends of the bands of noise that errors are told of, angstrom.
 BANDS = (0.1, 0.3, 1.0)
+#: Molecules, evenly spread, that an epoch is validated on at most, roughly.
+_VALIDATED = 5000
 
 
 class DenoisingTrainer(Trainer):
@@ -91,13 +93,14 @@ class DenoisingTrainer(Trainer):
     def validated(self) -> tuple[float, dict[str, dict[str, float]]]:
         """Loss of the molecules that are kept aside, by the averaged weights, and in bands of the noise level.
 
-        The noise is the same after every epoch.
+        The noise is the same after every epoch. Of very many molecules some are looked at.
         """
+        order = range(0, len(self.validation), max(1, len(self.validation) // _VALIDATED))
         generator = torch.Generator().manual_seed(self.settings.seed)
         averaged = self.average.applied() if self.average is not None else torch.enable_grad()
         levels, losses, counts = [], [], []
         with averaged:
-            for graph in batches(self.validation, self.settings.batch_size, self.settings.max_edges):
+            for graph in batches(self.validation, self.settings.batch_size, self.settings.max_edges, order):
                 own = self._placed(graph)
                 sigma, loss = self._denoised(own, self.evaluator, generator)
                 zeros = torch.zeros(own.n_frames, dtype=torch.float64)

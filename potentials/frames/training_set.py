@@ -183,12 +183,6 @@ def self_energies(
     if not labelled:
         return np.zeros(len(elements)), "average"
     counts = composition(labelled, elements)
-    unseen = [symbol for symbol, count in zip(symbols, counts.sum(axis=0), strict=True) if not count]
-    if unseen:
-        raise DataError(
-            f"No frame with an energy holds {', '.join(unseen)}, whose self-energy can then not be averaged. Give e0s "
-            "by element, or leave that element out."
-        )
     sizes = counts.sum(axis=1)
     per_atom = np.array([frame.energy for frame in labelled]) / sizes
     # The smallest solution around the mean: elements that always come together share its rest.

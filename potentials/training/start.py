@@ -96,6 +96,12 @@ def new_network(
         mean = _mean_neighbours(frames, settings.cutoff)
         settings = dataclasses.replace(settings, neighbours=mean)
     energies, source = self_energies(frames, settings.numbers, e0s)
+    unseen = [ase.data.chemical_symbols[z] for z in settings.numbers if z not in present]
+    if source == "average" and unseen:
+        raise ConfigurationError(
+            f"No frame holds {', '.join(unseen)}, whose self-energy can then not be averaged. Give e0s by element, or "
+            "leave that element out."
+        )
     network = build(settings, seed).double()
     scale, shift = _scale_and_shift(frames, settings.numbers, energies)
     if abs(shift) > _LARGEST_SHIFT:

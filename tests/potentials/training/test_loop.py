@@ -295,7 +295,7 @@ def test_energies_far_off_the_self_energies_are_warned_about():
 
 
 def test_no_self_energy_is_averaged_of_no_frame():
-    with pytest.raises(DataError, match="No frame with an energy holds N, whose self-energy can then not be averaged"):
+    with pytest.raises(ConfigurationError, match="No frame holds N, whose self-energy can then not be averaged"):
         new_network({**SMALL, "elements": ["H", "N", "O"]}, molecules(4), "average")
 
 
