@@ -30,6 +30,8 @@ from halberd.potentials.sites.torchscript import set_threads
 mpl.use("Agg")
 import matplotlib.pyplot as plt
 
+#: Molecules that a median is drawn of at least: GFN2-xTB does not converge for many with much noise.
+_FEWEST = 10
 #: Rows: what is compared with what, and how it is drawn.
 PAIRS = {
     "score, -x": ("score", "centre", "C0"),
@@ -147,7 +149,7 @@ def main() -> None:
         for name, (_, other, colour) in PAIRS.items():
             if name.partition(", ")[0] != begin and not (begin == "score" and name.startswith("random")):
                 continue
-            there = np.isfinite(found[name]).any(axis=1)
+            there = np.isfinite(found[name]).sum(axis=1) >= _FEWEST
             low, middle, high = np.nanpercentile(found[name][there], [25, 50, 75], axis=1)
             axis.plot(levels[there], middle, color=colour, label=f"with {name.partition(', ')[2]}"
                       if not name.startswith("random") else "random" if other == "centre" else None)  # fmt: skip
