@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 from halberd.potentials.errors import OutputError
+from halberd.potentials.files import replacing
 
 
 def cache_folder(*parts: str) -> Path:
@@ -34,3 +37,16 @@ def cache_folder(*parts: str) -> Path:
         raise OutputError(
             f"There is no home folder to keep a cache in ({error}). Set HALBERD_CACHE_DIR to a folder of your own."
         ) from error
+
+
+def kept(name: str, make: Callable[[], str]) -> str:
+    """Text that is worked out once per user, and kept in the cache folder under a name."""
+    file = cache_folder() / name
+    if file.is_file():
+        return file.read_text(encoding="utf-8")
+    text = make()
+    with contextlib.suppress(OSError):  # a home that cannot be written to only costs the time again
+        file.parent.mkdir(parents=True, exist_ok=True)
+        with replacing(file) as temporary:
+            temporary.write_text(text, encoding="utf-8")
+    return text

@@ -26,7 +26,7 @@ from halberd.potentials.training.loop import Epoch
 #: Name of the data set in place of a file.
 QM9 = "qm9"
 SUFFIX = ".diffusion"
-_COLUMNS = tuple((f"above {low:g} angstrom", "loss") for low in (0.0, *BANDS))
+_COLUMNS = tuple((name, "loss") for name in BANDS)
 
 
 def train_diffusion(settings: TrainSettings, *, progress: bool = True) -> dict[str, Any]:
@@ -67,7 +67,8 @@ def train_diffusion(settings: TrainSettings, *, progress: bool = True) -> dict[s
 def _train_diffusion(settings: TrainSettings, output: Path, progress: bool) -> dict[str, Any]:
     begun = time.perf_counter()
     set_threads(settings.threads)
-    choices = settings.diffusion or DiffusionSettings()
+    choices = settings.diffusion
+    assert choices is not None
     training, validation = molecules_of(settings, choices)
     trainer = denoising_trainer(training, choices, settings.training, validation, settings.device)
     before, _ = trainer.validated()

@@ -203,9 +203,11 @@ class _Further:
     def __init__(self, settings: TrainSettings, frames: Sequence[Frame]) -> None:
         assert settings.start_from is not None
         model = load(settings.start_from)
-        again = None if settings.replay is None else read_frames(settings.replay, settings.replay_keys)
-        self._starts, known = (self._of(model, settings, *each) for each in ((frames, settings.e0s), ((), None)))
-        self._replays = None if again is None else [replayed(start, again) for start in known]
+        self._starts = self._of(model, settings, frames, settings.e0s)
+        self._replays: list[GraphSet] | None = None
+        if settings.replay is not None:
+            again = read_frames(settings.replay, settings.replay_keys)
+            self._replays = [replayed(known, again) for known in self._of(model, settings, (), None)]
 
     @staticmethod
     def _of(

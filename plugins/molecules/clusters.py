@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Sequence
 
 import numpy as np
@@ -11,9 +10,8 @@ from numpy.typing import NDArray
 from halberd.plugins.molecules.bonding import import_rdkit
 from halberd.plugins.molecules.metrics import fingerprints
 from halberd.plugins.molecules.qm9 import qm9_smiles
-from halberd.potentials.cache import cache_folder
+from halberd.potentials.cache import kept
 from halberd.potentials.errors import ConfigurationError, DataError
-from halberd.potentials.files import replacing
 
 #: Tanimoto distance between leaders of clusters, at least, as in the SiMGen paper's code; QM9 has 7,766 clusters.
 DISTANCE = 0.65
@@ -75,7 +73,7 @@ def _bits(smiles: Sequence[str]) -> NDArray[np.uint8]:
     Chem = import_rdkit()
     from rdkit import DataStructs
 
-    bits = np.zeros((len(smiles), 2048), dtype=np.uint8)
+    molecules = []
     for number, text in enumerate(smiles):
         mol = Chem.MolFromSmiles(text)
         if mol is None:
@@ -85,7 +83,10 @@ def _bits(smiles: Sequence[str]) -> NDArray[np.uint8]:
                 raise DataError(f"SMILES {number} (counted from 0), '{text}', cannot be read.")
             mol.UpdatePropertyCache(strict=False)
             Chem.FastFindRings(mol)
-        DataStructs.ConvertToNumpyArray(fingerprints([mol])[0], bits[number])
+        molecules.append(mol)
+    bits = np.zeros((len(molecules), 2048), dtype=np.uint8)
+    for row, each in zip(bits, fingerprints(molecules), strict=True):
+        DataStructs.ConvertToNumpyArray(each, row)
     return bits
 
 
@@ -112,15 +113,8 @@ def qm9_clusters() -> NDArray[np.int64]:
     MissingDependencyError
         If ``qm9pack`` or RDKit is not installed.
     """
-    file = cache_folder() / "qm9-clusters.npy"
-    if file.is_file():
-        return np.asarray(np.load(file))
-    found = leader_clusters(qm9_smiles())
-    with contextlib.suppress(OSError):  # a home that cannot be written to only costs the time again
-        file.parent.mkdir(parents=True, exist_ok=True)
-        with replacing(file) as temporary, temporary.open("wb") as handle:
-            np.save(handle, found)
-    return found
+    text = kept("qm9-clusters.txt", lambda: "\n".join(map(str, leader_clusters(qm9_smiles()))))
+    return np.array(text.split(), dtype=np.int64)
 
 
 def split_by_cluster(clusters: NDArray[np.int64], share: float, seed: int = 0) -> NDArray[np.bool_]:

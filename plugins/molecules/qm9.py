@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ast
-import contextlib
 import importlib.util
 from collections.abc import Iterable
 from pathlib import Path
@@ -13,9 +12,8 @@ import numpy as np
 from ase import Atoms
 
 from halberd.plugins.molecules.bonding import import_rdkit
-from halberd.potentials.cache import cache_folder
+from halberd.potentials.cache import kept
 from halberd.potentials.errors import missing_dependency
-from halberd.potentials.files import replacing
 
 
 def _table(columns: list[str]) -> Any:
@@ -50,17 +48,14 @@ def known_smiles() -> set[str]:
     MissingDependencyError
         If ``qm9pack`` or RDKit is not installed.
     """
-    file = cache_folder() / "qm9-smiles.txt"
-    if file.is_file():
-        return set(file.read_text(encoding="utf-8").split())
+    return set(kept("qm9-smiles.txt", _canonical).split())
+
+
+def _canonical() -> str:
     Chem = import_rdkit()
     molecules = (Chem.MolFromSmiles(smiles) for smiles in qm9_smiles())
     known = {str(Chem.MolToSmiles(mol, isomericSmiles=False)) for mol in molecules if mol is not None}
-    with contextlib.suppress(OSError):  # a home that cannot be written to only costs the time again
-        file.parent.mkdir(parents=True, exist_ok=True)
-        with replacing(file) as temporary:
-            temporary.write_text("\n".join(sorted(known)), encoding="utf-8")
-    return known
+    return "\n".join(sorted(known))
 
 
 def draw_qm9(

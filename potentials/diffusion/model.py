@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-import io
 import os
-import pickle
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -19,16 +17,14 @@ from halberd.potentials.diffusion.network import NoisyNetwork
 from halberd.potentials.diffusion.preconditioning import Preconditioning
 from halberd.potentials.diffusion.settings import DiffusionSettings
 from halberd.potentials.errors import DataError, ModelFileError, UnknownElementError
-from halberd.potentials.files import replacing
 from halberd.potentials.multi_ace.compiled.training_form import training_form
-from halberd.potentials.signals import undisturbed
-from halberd.potentials.sites.archive import DAMAGED, check_archive, with_digest
+from halberd.potentials.sites.archive import read_state, write_state
 from halberd.potentials.sites.block_list import owners, pairs_of_blocks
 from halberd.potentials.validation import from_mapping
 
 _FORMAT = "halberd diffusion 1"
 #: What reading a file that is no such one may raise.
-_UNREADABLE = (*DAMAGED, ModelFileError, pickle.UnpicklingError, TypeError)
+_UNREADABLE = (ModelFileError, RuntimeError, ValueError, KeyError, TypeError)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -185,11 +181,7 @@ class DiffusionModel:
             "metadata": self.metadata,
             "weights": self.network.state_dict(),
         }
-        buffer = io.BytesIO()
-        with undisturbed():
-            torch.save(content, buffer)
-        with replacing(path) as temporary:
-            temporary.write_bytes(with_digest(buffer.getvalue()))
+        write_state(content, path)
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> DiffusionModel:
@@ -202,8 +194,7 @@ class DiffusionModel:
         """
         file = Path(path)
         try:
-            check_archive(file)
-            content = torch.load(file, map_location="cpu", weights_only=True)
+            content = read_state(file)
             if content["format"] != _FORMAT:
                 raise ValueError(f"its format is '{content['format']}'")
             settings = from_mapping(DiffusionSettings, content["settings"], f"'{file}'")

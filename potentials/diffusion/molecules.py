@@ -13,9 +13,7 @@ from ase import Atoms
 
 from halberd.potentials.errors import DataError
 from halberd.potentials.sites.block_list import all_pairs
-
-#: Closer atoms are a mistake in the data, angstrom.
-_CLOSEST = 0.3
+from halberd.potentials.training.graphs import CLOSEST
 
 
 @dataclasses.dataclass(frozen=True)
@@ -133,5 +131,5 @@ def _check(number: int, atoms: Atoms, species: np.ndarray) -> None:
     if not np.isfinite(atoms.positions).all():
         raise DataError(f"{which} has positions that are no numbers. Leave it out.")
     distances = atoms.get_all_distances()[np.triu_indices(len(atoms), 1)]
-    if distances.min() < _CLOSEST:
+    if distances.min() < CLOSEST:
         raise DataError(f"{which} has two atoms {distances.min():.2f} angstrom apart. Leave it out.")

@@ -18,9 +18,12 @@ from halberd.potentials.diffusion.settings import DiffusionSettings
 from halberd.potentials.training.graphs import batches
 from halberd.potentials.training.loop import Trainer
 from halberd.potentials.training.settings import TrainingSettings
+from halberd.potentials.training.training import drawn_aside
 
-#: Ends of the bands of noise that errors are told of, angstrom.
-BANDS = (0.1, 0.3, 1.0)
+#: Bands of noise that errors are told of, from low to high, angstrom, by their names.
+BANDS = {
+    f"above {low:g} angstrom": (low, high) for low, high in ((0.0, 0.1), (0.1, 0.3), (0.3, 1.0), (1.0, float("inf")))
+}
 #: Molecules, evenly spread, that an epoch is validated on at most, roughly.
 _VALIDATED = 5000
 
@@ -56,16 +59,17 @@ class DenoisingTrainer(Trainer):
         self.neighbours = training.neighbours()
         network = NoisyNetwork(settings, self.neighbours, how.seed)
         super().__init__(network, training, validation, how, device)
+        self.energy = NoisyEnergy(network, self.preconditioning, self.evaluator)
 
-    def _loss(self, graph: Any, evaluator: Any) -> torch.Tensor:
+    def _loss(self, graph: Any, _: Any) -> torch.Tensor:
         # Of the seed, the epoch and the batch alone, so that a training goes on as it would have.
         place = ((self.settings.seed * 1_000_003 + len(self.history) + 1) * 1_000_003 + self._batches_done + 1) % 2**63
         generator = torch.Generator().manual_seed(place)
-        _, loss = self._denoised(graph, evaluator, generator, training=True)
+        _, loss = self._denoised(graph, generator, training=True)
         return loss.mean()
 
     def _denoised(
-        self, graph: Molecules, evaluator: Any, generator: torch.Generator, training: bool = False
+        self, graph: Molecules, generator: torch.Generator, training: bool = False
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Noise levels (M,) that were drawn, and the losses (N,) of all atoms."""
         choices, owner, count = self.choices, graph.frame, graph.n_frames
@@ -80,10 +84,8 @@ class DenoisingTrainer(Trainer):
         elements = choices.element_scale * torch.nn.functional.one_hot(graph.species, n_elements).to(sigma.dtype)
         x = graph.positions + each * centred(normal(len(owner), 3), owner, count)
         h = elements + each * normal(len(owner), n_elements)
-        network: Any = self.network
-        energy = NoisyEnergy(network, self.preconditioning, evaluator)
         noisy = (x.to(self.dtype), h.to(self.dtype), sigma.to(self.dtype))
-        found = energy.denoised(*noisy, graph.edge_index, owner, training=training)
+        found = self.energy.denoised(*noisy, graph.edge_index, owner, training=training)
         out = self.preconditioning.out(each)
         errors = [
             ((d - clean) / out).square().sum(dim=1) for d, clean in zip(found, (graph.positions, elements), strict=True)
@@ -102,17 +104,17 @@ class DenoisingTrainer(Trainer):
         with averaged:
             for graph in batches(self.validation, self.settings.batch_size, self.settings.max_edges, order):
                 own = self._placed(graph)
-                sigma, loss = self._denoised(own, self.evaluator, generator)
+                sigma, loss = self._denoised(own, generator)
                 zeros = torch.zeros(own.n_frames, dtype=torch.float64)
                 losses.append(zeros.index_add(0, own.frame.cpu(), loss.detach().double().cpu()))
                 levels.append(sigma.double().cpu())
                 counts.append(own.n_atoms.double().cpu())
         sigma, loss, n_atoms = (torch.cat(each) for each in (levels, losses, counts))
         bands = {}
-        for low, high in zip((0.0, *BANDS), (*BANDS, torch.inf), strict=True):
+        for name, (low, high) in BANDS.items():
             own = (sigma > low) & (sigma <= high)
             if own.any():
-                bands[f"above {low:g} angstrom"] = {"loss": float(loss[own].sum() / n_atoms[own].sum())}
+                bands[name] = {"loss": float(loss[own].sum() / n_atoms[own].sum())}
         return float(loss.sum() / n_atoms.sum()), bands
 
     @staticmethod
@@ -148,10 +150,7 @@ def denoising_trainer(
     """
     own = list(molecules)
     if validation is None:
-        generator = torch.Generator().manual_seed(how.seed)
-        order = torch.randperm(len(own), generator=generator).tolist()
-        count = min(max(1, round(how.validation * len(own))), len(own) - 1)
-        kept = set(order[:count])
+        kept = drawn_aside(range(len(own)), how.validation, how.seed)
         validation = [each for number, each in enumerate(own) if number in kept]
         own = [each for number, each in enumerate(own) if number not in kept]
     training, held = (MoleculeSet(each, settings.numbers) for each in (own, validation))

@@ -9,14 +9,19 @@ from __future__ import annotations
 import ast
 import hashlib
 import io
+import os
+import pickle
 import zipfile
 import zlib
 from collections.abc import Collection, Iterator
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from halberd.potentials.errors import ModelFileError
+from halberd.potentials.files import replacing
+from halberd.potentials.signals import undisturbed
 
 #: Entry that holds the digest of all others.
 DIGEST = "halberd.sha256"
@@ -37,6 +42,31 @@ def with_digest(content: bytes) -> bytes:
         root = archive.namelist()[0].partition("/")[0]
         archive.writestr(f"{root}/extra/{DIGEST}", _digest(archive))
     return buffer.getvalue()
+
+
+def write_state(content: object, path: str | os.PathLike[str]) -> None:
+    """Write tensors and plain values with a digest, under a temporary name that is then renamed."""
+    buffer = io.BytesIO()
+    with undisturbed():
+        torch.save(content, buffer)
+    with replacing(path) as temporary:
+        temporary.write_bytes(with_digest(buffer.getvalue()))
+
+
+def read_state(path: Path, device: torch.device | str = "cpu") -> Any:
+    """Read what :func:`write_state` wrote.
+
+    Raises
+    ------
+    ModelFileError
+        If it cannot be read, or a byte is not what was written.
+    """
+    check_archive(path)
+    try:
+        return torch.load(path, map_location=device, weights_only=True)
+    except (*DAMAGED, pickle.UnpicklingError) as error:
+        first = (str(error).splitlines() or [type(error).__name__])[0]
+        raise ModelFileError(f"'{path}' is damaged: {first}.") from error
 
 
 def check_archive(path: Path) -> None:

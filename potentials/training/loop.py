@@ -5,11 +5,9 @@ from __future__ import annotations
 import copy
 import dataclasses
 import hashlib
-import io
 import json
 import math
 import os
-import pickle
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,11 +15,9 @@ from typing import Any
 import torch
 
 from halberd.potentials.errors import ModelFileError, RestartError, TrainingError
-from halberd.potentials.files import replacing
 from halberd.potentials.multi_ace.compiled.training_form import training_form
 from halberd.potentials.multi_ace.network import MultiAce
-from halberd.potentials.signals import undisturbed
-from halberd.potentials.sites.archive import DAMAGED, check_archive, with_digest
+from halberd.potentials.sites.archive import read_state, write_state
 from halberd.potentials.training.averaging import MovingAverage
 from halberd.potentials.training.graphs import GraphSet, GraphsOf, batches, groups, joined
 from halberd.potentials.training.losses import Errors, evaluated, loss_of
@@ -314,11 +310,7 @@ class Trainer:
             "replay": None if self.replay is None else self.replay.network.readouts.state_dict(),
             "within": (self._batches_done, float(self._loss_sum)),
         }
-        buffer = io.BytesIO()
-        with undisturbed():
-            torch.save(state, buffer)
-        with replacing(path) as temporary:
-            temporary.write_bytes(with_digest(buffer.getvalue()))
+        write_state(state, path)
 
     def resume(self, path: str | os.PathLike[str]) -> None:
         """Go on where a training was ended, to the same numbers.
@@ -330,10 +322,9 @@ class Trainer:
         """
         file = Path(path)
         try:
-            check_archive(file)
-            state = torch.load(file, map_location=self.device, weights_only=True)
-        except (*DAMAGED, ModelFileError, pickle.UnpicklingError) as error:
-            first = (str(error).splitlines() or [type(error).__name__])[0]
+            state = read_state(file, self.device)
+        except ModelFileError as error:
+            first = str(error).splitlines()[0]
             raise RestartError(f"'{file}' cannot be read: {first.rstrip('.')}. Remove it to begin anew.") from error
         if not isinstance(state, dict) or state.get("format") != _FORMAT:
             raise RestartError(f"'{file}' is no file of a training. Name another, or remove it to begin anew.")

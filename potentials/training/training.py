@@ -27,14 +27,19 @@ from halberd.potentials.training.start import Start
 EVERY = 300.0
 
 
+def drawn_aside(usable: Sequence[int], share: float, seed: int) -> set[int]:
+    """A share of some numbers, one at least, and not all of them."""
+    count = min(max(1, round(share * len(usable))), len(usable) - 1)
+    return set(np.random.default_rng(seed).permutation(usable)[:count].tolist()) if count > 0 else set()
+
+
 def set_aside(frames: Sequence[Frame], share: float, seed: int) -> tuple[Sequence[Frame], Sequence[Frame]]:
     """Split frames into those that are trained on, and a share for validation.
 
     Frames of one atom stay with the former: they say what self-energies are.
     """
     usable = [number for number, frame in enumerate(frames) if not is_isolated(frame.atoms)]
-    count = min(max(1, round(share * len(usable))), len(usable) - 1)
-    chosen = set(np.random.default_rng(seed).permutation(usable)[:count].tolist()) if count > 0 else set()
+    chosen = drawn_aside(usable, share, seed)
     return (
         picked(frames, lambda number, _: number not in chosen),
         picked(frames, lambda number, _: number in chosen),
