@@ -20,6 +20,7 @@ from halberd.potentials.validation import section_of
 from halberd.samplers.generation.settings import GenerationSettings
 from halberd.samplers.hal.settings import HALSettings
 from halberd.samplers.md.settings import FORCE_KEYS, MDSettings
+from halberd.samplers.web.settings import WebSettings
 
 PAGE = Path(__file__).parent / "settings.md"
 FILES: dict[str, tuple[str, type]] = {
@@ -30,6 +31,7 @@ FILES: dict[str, tuple[str, type]] = {
         "Molecules, given by `--config`; see [Generating molecules](generation.md).",
         GenerationSettings,
     ),
+    "halberd web": ("The page, given by `--config`; see [Drawing shapes in the browser](web.md).", WebSettings),
 }
 #: Sections that are mappings in the settings, and what describes them.
 MAPPINGS: dict[tuple[str, str], type] = {

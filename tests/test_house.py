@@ -86,6 +86,11 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
         *("potentials/sites", "potentials/simgen", "potentials/diffusion", "potentials/mace", "potentials/loading"),
         *("plugins/forces", "plugins/molecules", "plugins/commands", "samplers/runs"),
     ),
+    "samplers/web": (
+        *("potentials/sites", "potentials/simgen", "potentials/loading"),
+        *("plugins/forces", "plugins/molecules", "plugins/labelling", "plugins/commands"),
+        *("samplers/runs", "samplers/generation"),
+    ),
 }
 ENGINES = (
     *(

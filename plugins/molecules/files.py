@@ -17,6 +17,8 @@ from halberd.potentials.files import replacing
 #: Suffixes that molecules are written to.
 WRITTEN = (".sdf", ".xyz", ".extxyz", ".pdb")
 _PICTURES = 40
+#: Pixels of one formula.
+_WIDTH, _HEIGHT = 190, 170
 
 
 def read_molecules(path: str | os.PathLike[str]) -> list[Atoms]:
@@ -44,6 +46,17 @@ def read_bonded(path: str | os.PathLike[str]) -> Any:
         If the file is missing, empty or cannot be read.
     """
     return _read_sdf(path)[0]
+
+
+def read_bonded_all(path: str | os.PathLike[str]) -> list[Any]:
+    """Read all molecules of an SDF or MOL file as :func:`read_bonded` does.
+
+    Raises
+    ------
+    DataError
+        If the file is missing, empty or cannot be read.
+    """
+    return _read_sdf(path)
 
 
 def _is_sdf(path: str | os.PathLike[str]) -> bool:
@@ -123,6 +136,33 @@ def write_molecules(path: str | os.PathLike[str], molecules: Sequence[Any]) -> N
             ase.io.write(temporary, [atoms_of(mol) for mol in molecules], format="extxyz")
 
 
+def formula_svg(mol: Any) -> str:
+    """Draw one structural formula, as SVG.
+
+    Parameters
+    ----------
+    mol : rdkit.Chem.Mol
+    """
+    import_rdkit()
+    from rdkit.Chem.Draw import rdMolDraw2D
+
+    drawer = rdMolDraw2D.MolDraw2DSVG(_WIDTH, _HEIGHT)
+    options: Any = drawer.drawOptions()
+    options.clearBackground = False
+    drawer.DrawMolecule(_flat(mol))
+    drawer.FinishDrawing()
+    return str(drawer.GetDrawingText())
+
+
+def _flat(mol: Any) -> Any:
+    """A molecule without hydrogens in two dimensions."""
+    from rdkit.Chem import rdDepictor
+
+    copy = without_hydrogens(mol)
+    rdDepictor.Compute2DCoords(copy)
+    return copy
+
+
 def draw_molecules(
     path: str | os.PathLike[str], molecules: Sequence[Any], legends: Sequence[str] | None = None
 ) -> None:
@@ -142,19 +182,14 @@ def draw_molecules(
         If the place cannot be written.
     """
     import_rdkit()
-    from rdkit.Chem import rdDepictor
     from rdkit.Chem.Draw import rdMolDraw2D
 
     shown = list(molecules)[:_PICTURES]
-    flat = []
-    for mol in shown:
-        copy = without_hydrogens(mol)
-        rdDepictor.Compute2DCoords(copy)
-        flat.append(copy)
+    flat = [_flat(mol) for mol in shown]
     texts = list(legends or [canonical_smiles(mol) for mol in shown])[:_PICTURES]
-    columns, width, height = min(8, max(1, len(flat))), 190, 170
+    columns = min(8, max(1, len(flat)))
     rows = max(1, -(-len(flat) // columns))
-    drawer = rdMolDraw2D.MolDraw2DCairo(width * columns, height * rows, width, height)
+    drawer = rdMolDraw2D.MolDraw2DCairo(_WIDTH * columns, _HEIGHT * rows, _WIDTH, _HEIGHT)
     options: Any = drawer.drawOptions()
     options.legendFontSize = 13
     if flat:

@@ -120,6 +120,21 @@ def describe(molecules: Sequence[Any]) -> dict[str, Any]:
     }
 
 
+def unwanted_groups(mol: Any) -> list[str]:
+    """Groups of reference [4]_ that a molecule holds, such as ``brenk: aldehyde``; none if it passes both filters.
+
+    Parameters
+    ----------
+    mol : rdkit.Chem.Mol
+    """
+    heavy = without_hydrogens(mol)
+    return [
+        f"{name}: {match.GetDescription().replace('_', ' ')}"
+        for name in ("brenk", "nih")
+        for match in _catalog(name).GetMatches(heavy)
+    ]
+
+
 def discrepancy(name: str, values: Mapping[str, Sequence[float]], others: Mapping[str, Sequence[float]]) -> float:
     """Maximum mean discrepancy [2]_ of bond lengths, angles or torsions together with their kinds.
 

@@ -14,6 +14,41 @@ from halberd.potentials.sites.torchscript import default_dtype
 
 #: Longest period of the waves that tell the noise level, in units of c_noise, and the ratio to the shortest.
 _PERIOD, _RATIO = 16.0, 64.0
+#: Where directions fade, in units of sigma_data when there is no noise.
+_SOFTNESS = 0.1
+
+
+class SoftHarmonics(torch.nn.Module):
+    """Harmonics that fade where two atoms meet, and with them the jump of their direction there.
+
+    Degree l is multiplied by ``(r / sqrt(r^2 + softness^2))^l``. Atoms of noisy molecules come as close as they like,
+    and gradients of directions grow as 1 / r.
+
+    Parameters
+    ----------
+    harmonics : module
+        Gives (E, (l_max + 1)^2) of (E, 3).
+    l_max : int
+    softness : float
+        Of a length, in units of vectors.
+    """
+
+    degrees: torch.Tensor
+
+    def __init__(self, harmonics: torch.nn.Module, l_max: int, softness: float) -> None:
+        super().__init__()
+        self.harmonics, self.l_max, self.softness = harmonics, int(l_max), float(softness)
+        degrees = [degree for degree in range(l_max + 1) for _ in range(2 * degree + 1)]
+        self.register_buffer("degrees", torch.tensor(degrees))
+
+    def forward(self, vectors: torch.Tensor) -> torch.Tensor:
+        """Of vectors (E, 3)."""
+        length = torch.linalg.vector_norm(vectors, dim=1)
+        part = length / torch.sqrt(length.square() + self.softness**2)
+        powers = [torch.ones_like(part)]
+        for _ in range(self.l_max):
+            powers.append(powers[-1] * part)
+        return self.harmonics(vectors) * torch.stack(powers, dim=1).index_select(1, self.degrees)
 
 
 class NoisyNetwork(MultiAce):
@@ -39,6 +74,8 @@ class NoisyNetwork(MultiAce):
             torch.manual_seed(seed)
             embedding = torch.randn(len(settings.numbers), channels)
             super().__init__(embedding, core.edges, list(core.layers), list(core.readouts))  # type: ignore[arg-type]
+            edges: Any = self.edges
+            edges.harmonics = SoftHarmonics(edges.harmonics, settings.max_ell, _SOFTNESS)
             half = settings.noise_functions // 2
             periods = _PERIOD * _RATIO ** -(torch.arange(half) / max(half - 1, 1))
             self.register_buffer("waves", 2.0 * math.pi / periods)

@@ -23,7 +23,7 @@ from halberd.potentials.sites.elements import atomic_number_of
 from halberd.potentials.validation import conform
 from halberd.samplers.generation.element_moves import ElementMoves
 from halberd.samplers.generation.integrators import NOISE, AnnealedLangevinIntegrator, StochasticHeunIntegrator
-from halberd.samplers.generation.noise_schedules import schedule
+from halberd.samplers.generation.noise_schedules import Levels, schedule
 from halberd.samplers.runs.platforms import find_platform
 
 #: Angstrom. A molecule that has lost an atom farther than this is given up.
@@ -68,7 +68,7 @@ class SamplerOptions:
 
     integrator: str = "heun"
     schedule: str | Sequence[float] = "simgen"
-    n_levels: int = 50
+    n_levels: Levels = 50
     particles: int = 5
     swap_interval: int = 2
     elements: tuple[str, ...] = ("C", "N", "O")
@@ -120,6 +120,27 @@ class Skeleton:
     log_density: NDArray[np.float64]
 
 
+@dataclasses.dataclass(frozen=True)
+class Snapshot:
+    """One particle of every molecule of a batch, on its way.
+
+    Attributes
+    ----------
+    sigma : float
+        Noise level, angstrom.
+    numbers : list of int arrays, shape (n,)
+        Atomic numbers; generated atoms first, then those of the scaffold.
+    positions : list of arrays, shape (n, 3), angstrom
+    similarity : array, shape (M,)
+        Mean log density of the generated atoms.
+    """
+
+    sigma: float
+    numbers: list[NDArray[np.int64]]
+    positions: list[NDArray[np.float64]]
+    similarity: NDArray[np.float64]
+
+
 class SimilaritySampler:
     """Anneals batches of skeletons.
 
@@ -165,6 +186,7 @@ class SimilaritySampler:
         sizes: Sequence[int],
         seeds: Sequence[Sequence[int]],
         progress: Callable[[float], None] | None = None,
+        watch: Callable[[Snapshot], None] | None = None,
     ) -> list[Skeleton | None]:
         """Anneal one batch.
 
@@ -176,6 +198,8 @@ class SimilaritySampler:
             Random streams, one per molecule: it comes out the same in whatever batch it is.
         progress : callable, optional
             Told the part of the steps that is done, 0 to 1.
+        watch : callable, optional
+            Shown how far the batch is, every ``swap_interval`` steps. What comes out is the same to the bit.
 
         Returns
         -------
@@ -185,9 +209,13 @@ class SimilaritySampler:
         batch = _Batch(self, sizes, seeds)
         integrator = batch.integrator
         for step in range(integrator.n_steps):
-            if step % self.options.swap_interval == 0 and self.options.particles > 1:
+            if step % self.options.swap_interval == 0:
                 following = step // integrator.steps_per_level + 1
-                batch.move_elements(float(self.levels[min(following, len(self.levels) - 1)]))
+                sigma = float(self.levels[min(following, len(self.levels) - 1)])
+                if self.options.particles > 1:
+                    batch.move_elements(sigma)
+                if watch is not None:
+                    watch(batch.snapshot(sigma))
             integrator.setPerDofVariableByName(NOISE, batch.noise())
             integrator.step(1)
             if progress is not None:
@@ -324,6 +352,18 @@ class _Batch:
             places[m][:] = np.tile(places[m].reshape(p, n, 3)[kept], (p, 1))
             kinds[m][:] = np.concatenate([species[None], changed]).ravel()
         self._set(positions)
+
+    def snapshot(self, sigma: float) -> Snapshot:
+        """The first particle of every molecule, which element moves have kept."""
+        positions = self.positions()
+        means = [each[0, free].mean() for each, free in zip(self.log_density(positions, sigma), self.free, strict=True)]
+        places, kinds = np.split(positions, self.cuts[:-1]), np.split(self.species, self.cuts[:-1])
+        return Snapshot(
+            sigma,
+            [self.sampler.atomic_numbers[kind[:n]] for kind, (_, n) in zip(kinds, self.shapes, strict=True)],
+            [place[:n] for place, (_, n) in zip(places, self.shapes, strict=True)],
+            np.array(means),
+        )
 
     def collect(self) -> list[Skeleton | None]:
         """Particles at the end, the most similar one first."""

@@ -24,7 +24,7 @@ from halberd.potentials.diffusion.model import DiffusionModel
 from halberd.potentials.errors import ConfigurationError
 from halberd.potentials.validation import Count, conform
 from halberd.samplers.generation.integrators import NOISE, AnnealedLangevinIntegrator, StochasticHeunIntegrator
-from halberd.samplers.generation.noise_schedules import geometric_schedule, karras_schedule
+from halberd.samplers.generation.noise_schedules import Levels, geometric_schedule, karras_schedule
 from halberd.samplers.runs.platforms import find_platform
 
 
@@ -57,7 +57,7 @@ class DenoisingOptions:
     """
 
     integrator: str = "heun"
-    n_levels: Count = 50
+    n_levels: Levels = 50
     sigma_max: float = 10.0
     sigma_min: float = 0.005
     churn: float = 1.2

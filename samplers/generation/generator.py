@@ -35,7 +35,7 @@ from halberd.potentials.simgen.guidance import GaussianPrior, HostWall, PointClo
 from halberd.potentials.simgen.reference_set import ReferenceSet, shipped_references
 from halberd.potentials.simgen.score import SimilarityScore
 from halberd.potentials.sites.site_model import SiteModel
-from halberd.samplers.generation.annealing import SimilaritySampler
+from halberd.samplers.generation.annealing import SimilaritySampler, Snapshot
 from halberd.samplers.generation.denoised import DenoisedGenerator
 from halberd.samplers.generation.element_sweep import ElementSweep
 from halberd.samplers.generation.finishing import Candidate, finish, hydrogenate
@@ -46,6 +46,16 @@ from halberd.samplers.generation.settings import GenerationSettings
 DUPLICATE = "duplicate"
 #: Told what is being done, and the part of it that is.
 Progress = Callable[[str, float], None]
+
+
+class Watcher:
+    """Sees molecules of similarity while they are made; does nothing unless a subclass does."""
+
+    def snapshot(self, snapshot: Snapshot) -> None:
+        """A batch on its way."""
+
+    def found(self, mol: Any) -> None:
+        """A molecule that will be among the results."""
 
 
 @dataclasses.dataclass
@@ -175,7 +185,9 @@ class Generator:
         """Heavy atoms of an attempt, drawn from the range asked for."""
         return int(np.random.default_rng([self.settings.seed, attempt, 1]).choice(self.sizes))
 
-    def attempt(self, attempts: range, progress: Progress | None = None) -> tuple[list[Any], dict[str, float]]:
+    def attempt(
+        self, attempts: range, progress: Progress | None = None, watcher: Watcher | None = None
+    ) -> tuple[list[Any], dict[str, float]]:
         """Make a batch of attempts.
 
         Parameters
@@ -183,6 +195,7 @@ class Generator:
         attempts : range
             Their numbers.
         progress : callable, optional
+        watcher : Watcher, optional
 
         Returns
         -------
@@ -193,7 +206,12 @@ class Generator:
         tell = progress or (lambda _what, _part: None)
         started = time.perf_counter()
         seeds = [[self.settings.seed, k] for k in attempts]
-        skeletons = self.sampler.run([self.size_of(k) for k in attempts], seeds, lambda part: tell("annealing", part))
+        skeletons = self.sampler.run(
+            [self.size_of(k) for k in attempts],
+            seeds,
+            lambda part: tell("annealing", part),
+            None if watcher is None else watcher.snapshot,
+        )
         annealed = time.perf_counter()
         finish_options, scaffold = self.settings.finish, self.scaffold
         results: list[Any] = [None] * len(skeletons)
@@ -244,6 +262,7 @@ def generate(
     *,
     output: str | Path | None = None,
     progress: Progress | None = None,
+    watcher: Watcher | None = None,
     **keywords: Any,
 ) -> Generated:
     """Generate molecules.
@@ -256,6 +275,8 @@ def generate(
         the same call goes on from it.
     progress : callable, optional
         Told what is being done and the part of it that is, 0 to 1.
+    watcher : Watcher, optional
+        Shown the molecules while they are made; of similarity alone.
     **keywords
         Settings, in place of an object.
 
@@ -282,13 +303,13 @@ def generate(
         given = {} if settings is None else {f.name: getattr(settings, f.name) for f in dataclasses.fields(settings)}
         settings = GenerationSettings.from_mapping({**given, **keywords}, "the arguments")
     if output is None:
-        return _generate(settings, None, progress)
+        return _generate(settings, None, progress, watcher)
     output = Path(output)
     check_molecule_file(output)
     check_writable(output)
     part = output.with_name(f"{output.name}.part")
     with locked(output.parent, f".{output.name}.lock"):
-        generated = _generate(settings, part, progress)
+        generated = _generate(settings, part, progress, watcher)
         write_molecules(output, generated.molecules)
         part.unlink(missing_ok=True)
     return generated
@@ -308,7 +329,9 @@ def _unfused() -> Iterator[None]:
 
 
 @_unfused()
-def _generate(settings: GenerationSettings, part: Path | None, progress: Progress | None) -> Generated:
+def _generate(
+    settings: GenerationSettings, part: Path | None, progress: Progress | None, watcher: Watcher | None
+) -> Generated:
     """Make the molecules; what is done is kept in ``part`` after every batch."""
     generator = DenoisedGenerator(settings) if settings.method == "diffusion" else Generator(settings)
     started = time.perf_counter()
@@ -325,10 +348,15 @@ def _generate(settings: GenerationSettings, part: Path | None, progress: Progres
 
     while _count_molecules(results) < settings.n and len(results) < settings.attempts:
         batch = range(len(results), min(len(results) + settings.batch, settings.attempts))
-        made, took = generator.attempt(batch, tell)
+        if isinstance(generator, DenoisedGenerator):
+            made, took = generator.attempt(batch, tell)
+        else:
+            made, took = generator.attempt(batch, tell, watcher)
         for result in made:
             is_known = settings.unique and not isinstance(result, str) and result.GetProp("smiles") in seen
             results.append(DUPLICATE if is_known else result)
+            if watcher is not None and not isinstance(results[-1], str) and _count_molecules(results) <= settings.n:
+                watcher.found(result)
             seen.update(_smiles([result]))
         seconds.update(took)
         if part is not None:

@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Annotated
 
 import numpy as np
+from annotated_types import Ge, Le
 from numpy.typing import ArrayLike, NDArray
 
 from halberd.potentials.errors import ConfigurationError
+
+#: Of a schedule; each is an evaluation of all forces, or several.
+Levels = Annotated[int, Ge(1), Le(1_000_000)]
 
 
 def simgen_schedule(n_levels: int = 50) -> NDArray[np.float64]:

@@ -1,7 +1,7 @@
 """Networks trained on the sets of the papers, beside the papers' errors.
 
     python tests/benchmarks/train_tables.py SET DATA OUT [--preset mace] [--hidden 64x0e+64x1o] [--hours 2]
-        [--threads 2] [--seeds 0 1 2]
+        [--threads 2] [--seeds 0 1 2] [--density]
 
 SET is ``acac`` (DATA holds ``train_300K.xyz``, ``test_MD_300K.xyz`` and ``isolated_atoms.xyz``), ``ethanol`` or
 ``aspirin`` (``rmd17_NAME_train_01.npz`` and ``..._test_01.npz``). As many epochs as fit into the time, with the
@@ -69,6 +69,7 @@ def main() -> None:
     parser.add_argument("out", type=Path)
     parser.add_argument("--preset", default="mace")
     parser.add_argument("--hidden", default="64x0e+64x1o")
+    parser.add_argument("--density", action="store_true", help="Sums over neighbours are divided by a learned density.")
     parser.add_argument("--hours", type=float, default=2.0, help="Of training, per seed.")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
@@ -79,15 +80,16 @@ def main() -> None:
     set_threads(arguments.threads)
     train, test, keys = files_of(arguments.set, arguments.data)
     frames = [frame for file in train for frame in read_frames(file, keys)]
-    network = {"preset": arguments.preset, "hidden": arguments.hidden}
+    network = {"preset": arguments.preset, "hidden": arguments.hidden, "density": arguments.density}
+    name = f"{arguments.set}-{arguments.preset}" + ("-density" if arguments.density else "")
     n_molecules = sum(len(frame.atoms) > 1 for frame in frames)
     kind = "rmse" if arguments.set == "acac" else "mae"
     n_atoms = len(frames[-1].atoms)
     rows = []
     for seed in arguments.seeds:
-        folder = arguments.out / f"{arguments.set}-{arguments.preset}-{seed}"
+        folder = arguments.out / f"{name}-{seed}"
         folder.mkdir(parents=True, exist_ok=True)
-        plan = arguments.out / f"{arguments.set}-{arguments.preset}-epochs.json"  # the same for all seeds
+        plan = arguments.out / f"{name}-epochs.json"  # the same for all seeds
         settings = TrainingSettings(
             loss=named_loss("mace-paper"),
             batch_size=arguments.batch,
@@ -126,7 +128,7 @@ def main() -> None:
     low, high = found.min(axis=0), found.max(axis=0)
     print(f"\n{arguments.set}, {kind.upper()} of {len(rows)} seeds, median (range); {torch.get_num_threads()} threads")
     middle = np.median(found, axis=0)
-    print(f"halberd {arguments.preset} {arguments.hidden} | {middle[0]:.2f} ({low[0]:.2f} to {high[0]:.2f}) | "
+    print(f"halberd {name} {arguments.hidden} | {middle[0]:.2f} ({low[0]:.2f} to {high[0]:.2f}) | "
           f"{middle[1]:.2f} ({low[1]:.2f} to {high[1]:.2f})")  # fmt: skip
     for name, (energy, forces) in PAPERS[arguments.set].items():
         print(f"{name}, paper | {energy} [{middle[0] / energy:.2f}] | {forces} [{middle[1] / forces:.2f}]")

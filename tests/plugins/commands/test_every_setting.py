@@ -14,11 +14,13 @@ from halberd.plugins.commands.fit_settings import FitSettings
 from halberd.plugins.forces.options import ForceOptions
 from halberd.plugins.labelling.settings import LabelSettings
 from halberd.potentials.ace.settings import AceSettings
+from halberd.potentials.diffusion.settings import DiffusionSettings
 from halberd.potentials.errors import ConfigurationError, HalberdError
 from halberd.potentials.frames.labelled import LabelKeys
 from halberd.potentials.regression.weighted_rows import FitWeights
 from halberd.potentials.validation import Count, Seed, conform, from_mapping
 from halberd.samplers.generation.annealing import SamplerOptions
+from halberd.samplers.generation.diffusion import DenoisingOptions
 from halberd.samplers.generation.finishing import FinishOptions
 from halberd.samplers.generation.settings import GenerationSettings
 from halberd.samplers.hal.model import ModelSettings, RefitSettings
@@ -27,6 +29,7 @@ from halberd.samplers.hal.walker_settings import BiasedSettings
 from halberd.samplers.md.settings import MDSettings
 from halberd.samplers.md.stability import StabilitySettings
 from halberd.samplers.md.watching import WatchSettings
+from halberd.samplers.web.settings import JobRequest, WebSettings
 
 #: Class -> what it needs.
 NEEDED: dict[type, dict[str, typing.Any]] = {
@@ -46,6 +49,10 @@ NEEDED: dict[type, dict[str, typing.Any]] = {
     MDSettings: {"structure": "a.xyz"},
     StabilitySettings: {},
     WatchSettings: {"interval": 5},
+    DiffusionSettings: {},
+    DenoisingOptions: {},
+    WebSettings: {},
+    JobRequest: {"kind": "generate"},
 }
 NONSENSE = [
     *(None, True, "", "abc", "1", -1, 0, 1.5, -1.5, math.nan, math.inf, -math.inf, 1e308, 2**31, 2**64, 10**400),

@@ -17,6 +17,7 @@ from halberd.plugins.commands.settings_file import merged, read_yaml
 from halberd.potentials.errors import ConfigurationError, DataError
 from halberd.potentials.validation import from_mapping
 from halberd.samplers import GenerationSettings, HALSettings, MDSettings
+from halberd.samplers.web.settings import WebSettings
 
 SETTINGS = {
     "md": MDSettings,
@@ -24,6 +25,7 @@ SETTINGS = {
     "generate": GenerationSettings,
     "fit": FitSettings,
     "train": TrainSettings,
+    "web": WebSettings,
 }
 NEEDED: dict[str, dict[str, Any]] = {
     "md": {"structure": "x.pdb"},
@@ -31,6 +33,7 @@ NEEDED: dict[str, dict[str, Any]] = {
     "generate": {},
     "fit": {"train": "x.xyz", "output": "x.pt"},
     "train": {"train": "x.xyz", "output": "x.pt"},
+    "web": {},
 }
 #: Of options whose words are not free, a legal one that is not the default.
 WORDS = {

@@ -15,6 +15,7 @@ from halberd.plugins.molecules.likeness import (
     geometry,
     likeness,
     nearest_similarity,
+    unwanted_groups,
 )
 from halberd.plugins.molecules.qm9 import draw_qm9
 from halberd.plugins.molecules.repair import bonds_changed, heavy_rmsd, note_repair, raw_molecule
@@ -117,6 +118,12 @@ def test_descriptions_of_known_molecules():
     assert describe(of_smiles("CCO"))["brenk"] == describe(of_smiles("CCO"))["nih"] == 1.0
     easy, hard = (describe(of_smiles(each))["accessibility"] for each in ("CCOC(C)=O", "C1CC2CC1C1NOC21"))
     assert 1.0 < easy < hard < 10.0
+
+
+def test_unwanted_groups_have_names():
+    (aldehyde,), (ethanol,) = of_smiles("CC=O"), of_smiles("CCO")
+    assert "brenk: aldehyde" in [name.lower() for name in unwanted_groups(aldehyde)]
+    assert unwanted_groups(ethanol) == []
 
 
 def test_the_nearest_reference_is_another_molecule():

@@ -9,9 +9,11 @@ from scipy.spatial.transform import Rotation
 
 from halberd.potentials.diffusion.energy import NoisyEnergy, RecordedEnergy
 from halberd.potentials.diffusion.model import DiffusionModel
+from halberd.potentials.diffusion.network import SoftHarmonics
 from halberd.potentials.diffusion.settings import DiffusionSettings
 from halberd.potentials.errors import ConfigurationError, DataError, ModelFileError, UnknownElementError
 from halberd.potentials.sites.block_list import owners, pairs_of_blocks
+from halberd.potentials.sites.harmonics import SphericalHarmonics
 from tests.potentials.diffusion.models import SMALL, model, noisy
 
 
@@ -48,6 +50,23 @@ def test_the_score_leads_to_the_denoised_molecule(kind):
     clean, kinds = own.energy.denoised(*place, pairs_of_blocks(sizes), owners(sizes))
     np.testing.assert_allclose(found.denoised, clean.numpy(), atol=1e-10)
     np.testing.assert_allclose(found.elements, kinds.numpy() / scale, atol=1e-10)
+
+
+def test_scores_stay_bounded_where_atoms_meet():
+    """Directions jump where two atoms meet; what the network makes of them fades there, and with it the score."""
+    own = model()
+    positions, elements, sizes = noisy()
+    largest = []
+    for gap in (0.3, 1e-2, 1e-4, 1e-6):
+        positions[1] = positions[0] + [gap, 0.0, 0.0]
+        largest.append(float(np.abs(own.evaluate(positions, elements, 1.0, sizes).score).max()))
+    assert max(largest) < 3 * largest[0]
+    # Farther away they are the harmonics.
+    plain = SphericalHarmonics(2)
+    soft = SoftHarmonics(plain, 2, 0.1)
+    vectors = torch.tensor([[1.5, 0.0, 0.0], [0.0, 1.2, 0.9]], dtype=torch.float64)
+    torch.testing.assert_close(soft(vectors), plain(vectors), rtol=5e-3, atol=0.0)
+    assert not torch.equal(soft(vectors), plain(vectors))
 
 
 def test_what_has_learnt_nothing_draws_to_the_centre_alone():

@@ -18,7 +18,7 @@ from halberd.potentials.locks import locked
 from halberd.samplers.generation.annealing import SamplerOptions, SimilaritySampler
 from halberd.samplers.generation.element_sweep import ElementSweep
 from halberd.samplers.generation.finishing import FinishOptions
-from halberd.samplers.generation.generator import DUPLICATE, Generator, generate
+from halberd.samplers.generation.generator import DUPLICATE, Generator, Watcher, generate
 from halberd.samplers.generation.settings import GenerationSettings
 from tests.conftest import call
 
@@ -54,6 +54,35 @@ def test_same_seed_same_molecules_to_the_bit(quick):
         np.testing.assert_array_equal(positions, coordinates(quick)[k])
     other = generate(dataclasses.replace(QUICK, seed=4))
     assert [m.GetProp("smiles") for m in other.molecules] != [m.GetProp("smiles") for m in quick.molecules]
+
+
+@pytest.mark.parametrize("particles", [1, 3])
+def test_who_watches_changes_nothing(particles):
+    class Seen(Watcher):
+        def __init__(self):
+            self.snapshots, self.molecules = [], []
+
+        def snapshot(self, snapshot):
+            self.snapshots.append(snapshot)
+
+        def found(self, mol):
+            self.molecules.append(mol)
+
+    seen = Seen()
+    settings = dataclasses.replace(QUICK, n=2, sampler=dataclasses.replace(SAMPLER, particles=particles))
+    made, alone = generate(settings, watcher=seen), generate(settings)
+    for k, positions in coordinates(made).items():
+        np.testing.assert_array_equal(positions, coordinates(alone)[k])
+    assert [mol.GetProp("smiles") for mol in seen.molecules] == [mol.GetProp("smiles") for mol in made.molecules]
+    levels = [each.sigma for each in seen.snapshots[:12]]
+    assert levels == sorted(levels, reverse=True)
+    first, last = seen.snapshots[0], seen.snapshots[11]
+    assert [len(each) for each in first.positions] == [len(each) for each in first.numbers]
+    assert last.similarity.mean() > first.similarity.mean()
+    if particles == 1:  # what is seen at last is, without hydrogens, what was made of it
+        for mol in made.molecules:
+            numbers = sorted(atom.GetAtomicNum() for atom in mol.GetAtoms() if atom.GetAtomicNum() > 1)
+            assert sorted(last.numbers[mol.GetIntProp("attempt")].tolist()) == numbers
 
 
 def test_a_batch_gives_what_single_runs_give(quick):
