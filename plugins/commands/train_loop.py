@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import csv
+import glob
+import re
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -12,7 +14,7 @@ import torch
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-from halberd.potentials.errors import ConfigurationError, TrainingError
+from halberd.potentials.errors import ConfigurationError, RestartError, TrainingError
 from halberd.potentials.files import replacing
 from halberd.potentials.training.loop import Epoch, Trainer
 from halberd.potentials.training.training import train
@@ -70,11 +72,18 @@ def run_trainings(
     deadline = None if max_hours is None else time.monotonic() + 3600.0 * max_hours
     line = line or epoch_line
     files = [_checkpoint(output, number, len(trainers)) for number in range(len(trainers))]
+    _check_count(output, files)
+    console = Console(stderr=True)
     for trainer, file in zip(trainers, files, strict=True):
         if file.exists():
             trainer.resume(file)
+            done, wanted = len(trainer.history), trainer.settings.epochs
+            if done > wanted:
+                console.print(
+                    f"note: '{file.name}' has {done} epochs already, and epochs is {wanted}: nothing more is trained.",
+                    markup=False,
+                )
     trouble: TrainingError | None = None
-    console = Console(stderr=True)
     running = [number for number, trainer in enumerate(trainers) if not trainer.done]
     with Progress(
         TextColumn("{task.description}"),
@@ -116,6 +125,19 @@ def run_trainings(
 
 def _checkpoint(output: Path, number: int, count: int) -> Path:
     return output.with_suffix(".checkpoint" if count == 1 else f".{number + 1}.checkpoint")
+
+
+def _check_count(output: Path, files: Sequence[Path]) -> None:
+    """Refuse to write over the trainings of another number of networks."""
+    single = output.with_suffix(".checkpoint")
+    others = {*output.parent.glob(f"{glob.escape(output.stem)}.*.checkpoint"), *([single] if single.exists() else [])}
+    numbered = re.compile(rf"{re.escape(output.stem)}\.\d+\.checkpoint")
+    others = {file for file in others - set(files) if file == single or numbered.fullmatch(file.name)}
+    if others:
+        raise RestartError(
+            f"'{min(others)}' is of a training with another number of networks than {len(files)}: give committee as it "
+            "was to go on with it, name another output, or delete it to lose it."
+        )
 
 
 def epoch_line(epoch: Epoch) -> str:

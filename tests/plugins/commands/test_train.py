@@ -123,6 +123,28 @@ def test_time_that_is_over_ends_a_training_which_goes_on(data, tmp_path, capsys,
     assert (code, json.loads(out)["epochs"]) == (0, [3])
 
 
+def test_trainings_of_another_number_of_networks_are_not_written_over(data, tmp_path, capsys, monkeypatch):
+    assert call(capsys, monkeypatch, "train", config(data, tmp_path, epochs=1), "--no-plots", "--json")[0] == 0
+    before = (tmp_path / "water.pt").read_bytes()
+    (tmp_path / "water.b.checkpoint").write_bytes(b"")  # of a model called water.b: none of ours
+    code, _, err = call(capsys, monkeypatch, "train", config(data, tmp_path, epochs=1, more="committee: 2\n"))
+    assert (code, err.count("\n")) == (2, 1)
+    assert "'" + str(tmp_path / "water.checkpoint") + "' is of a training with another number of networks than 2" in err
+    assert (tmp_path / "water.pt").read_bytes() == before
+    (tmp_path / "water.checkpoint").unlink()
+    more = "committee: 2\nplots: false\n"
+    assert call(capsys, monkeypatch, "train", config(data, tmp_path, epochs=1, more=more), "--json")[0] == 0
+    for count in ("", "committee: 1\n"):
+        assert call(capsys, monkeypatch, "train", config(data, tmp_path, epochs=1, more=count))[0] == 2
+
+
+def test_fewer_epochs_than_are_done_are_said(data, tmp_path, capsys, monkeypatch):
+    call(capsys, monkeypatch, "train", config(data, tmp_path, epochs=2), "--json")
+    code, out, err = call(capsys, monkeypatch, "train", config(data, tmp_path, epochs=1), "--json")
+    assert (code, json.loads(out)["epochs"]) == (0, [2])
+    assert "has 2 epochs already, and epochs is 1" in " ".join(err.split())
+
+
 def test_two_trainings_of_one_model_keep_out_of_each_others_way(data, tmp_path, capsys, monkeypatch):
     file = config(data, tmp_path, epochs=1)
     with locked(tmp_path, ".water.pt.lock"):
