@@ -58,7 +58,8 @@ def web(
     settings = from_mapping(WebSettings, values, f"'{config}'" if config else "the command line")
     folder = Path(settings.folder)
     make_folder(folder)
-    folder.chmod(0o700)  # what people draw is theirs
+    if Path(settings.model).is_file():  # jobs run in folders of their own
+        settings = dataclasses.replace(settings, model=str(Path(settings.model).resolve()))
     with locked(folder), _listening(settings.host, settings.port) as listener:
         token = _token(folder / "token")
         port = listener.getsockname()[1]

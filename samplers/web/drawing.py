@@ -22,6 +22,9 @@ _CLEAR = 0.8
 #: angstrom, from the origin; and the largest radius.
 _FARTHEST, _LARGEST = 100.0, 20.0
 
+#: Points of one curve at most.
+_MOST_OF_ONE = 4 * MOST_POINTS
+
 Point = tuple[float, float, float]
 
 
@@ -53,8 +56,8 @@ class Drawn:
             raise ConfigurationError(f"A {self.kind} lies more than {_FARTHEST:g} angstrom from the origin.")
         if self.kind != "curve" and (len(self.points) != 1 or not 0 < self.radius <= _LARGEST):
             raise ConfigurationError(f"A {self.kind} takes one centre and a radius of 0 to {_LARGEST:g} angstrom.")
-        if not any(self.normal):
-            raise ConfigurationError("The normal of a ring is zero.")
+        if not 1e-6 < float(np.linalg.norm(self.normal)) < 1e6:
+            raise ConfigurationError("The normal of a ring is zero, or far too long.")
 
     def cloud(self) -> NDArray[np.float64]:
         """Points on it, or in it, shape (K, 3), angstrom."""
@@ -84,7 +87,7 @@ def curve(knots: ArrayLike) -> NDArray[np.float64]:
     fine = np.linspace(0.0, along[-1], 20 * len(points))
     path = CubicSpline(along, points)(fine) if len(points) > 2 else np.linspace(points[0], points[1], len(fine))
     length = np.concatenate([[0.0], np.cumsum(np.linalg.norm(np.diff(path, axis=0), axis=1))])
-    places = np.linspace(0.0, length[-1], max(2, round(length[-1] * _DENSITY) + 1))
+    places = np.linspace(0.0, length[-1], min(_MOST_OF_ONE, max(2, round(length[-1] * _DENSITY) + 1)))
     return np.stack([np.interp(places, length, path[:, k]) for k in range(3)], axis=1)
 
 
@@ -125,9 +128,14 @@ def cloud(drawn: Sequence[Drawn], atoms: ArrayLike = ()) -> NDArray[np.float64]:
     """
     if not drawn or len(drawn) > MOST_DRAWN:
         raise ConfigurationError(f"{len(drawn)} things are drawn; draw 1 to {MOST_DRAWN}.")
-    points = np.concatenate([each.cloud() for each in drawn])
+    points = _thinned(np.concatenate([each.cloud() for each in drawn]), _MOST_OF_ONE)
     places = np.asarray(atoms, dtype=np.float64).reshape(-1, 3)
     if len(places):
         clear = np.linalg.norm(points[:, None] - places[None], axis=2).min(axis=1) > _CLEAR
         points = points[clear] if clear.any() else points
-    return points
+    return _thinned(points, MOST_POINTS)
+
+
+def _thinned(points: NDArray[np.float64], most: int) -> NDArray[np.float64]:
+    """Every so many of them, if they are too many."""
+    return points[np.linspace(0, len(points) - 1, most).astype(int)] if len(points) > most else points

@@ -14,7 +14,7 @@ from ase.data import chemical_symbols
 from numpy.typing import NDArray
 
 from halberd.plugins.molecules.bonding import add_bonds, import_rdkit, numbers_of, perceive_molecule, unbonded
-from halberd.plugins.molecules.files import read_bonded, read_molecules
+from halberd.plugins.molecules.files import read_bonded_all, read_molecules
 from halberd.potentials.errors import ConfigurationError, DataError, GeometryError, HalberdError
 from halberd.samplers.web.settings import MOST_BYTES, MOST_UPLOADED
 
@@ -64,6 +64,12 @@ class Fragment:
 
     @property
     def molecule(self) -> Any:
+        """A whole molecule as RDKit has it; ``None`` if bonds are not known, or leave valences open."""
+        mol = self.bonded
+        return None if mol is None or any(atom.GetNumRadicalElectrons() for atom in mol.GetAtoms()) else mol
+
+    @property
+    def bonded(self) -> Any:
         """As RDKit has it, sanitised; ``None`` if bonds are not known, or make none."""
         if self.bonds is None:
             return None
@@ -94,17 +100,28 @@ class Fragment:
             raise ConfigurationError(f"Atom {loose[0] + 1} is to be grown from, but is not kept.")
         return dataclasses.replace(self, kept=tuple(sorted(set(kept))), anchors=tuple(dict.fromkeys(anchors)))
 
+    def chosen_as(self, before: Fragment) -> Fragment:
+        """The same with the choice of another of the same atoms in the same order, hydrogens behind them left out."""
+        if not np.array_equal(self.numbers[: len(before.numbers)], before.numbers):
+            return self
+        return self.chosen(before.kept, before.anchors)
+
     def near(self, index: int) -> list[int]:
         """Atoms bonded to one."""
         return [j if i == index else i for i, j in self.bonds or {} if index in (i, j)]
 
     def outlet(self, index: int) -> NDArray[np.float64]:
-        """Where the first new atom at an atom is wanted, shape (3,), angstrom: over a hydrogen, or away from others."""
-        around = self.near(index)
-        light = [k for k in around if self.numbers[k] == 1]
-        here = self.positions[index]
-        away = self.positions[light[0]] - here if light else np.zeros(3)
-        if not light and around:
+        """Where the first new atom at an atom is wanted, shape (3,), angstrom.
+
+        In the place of a heavy neighbour that is not kept, else of a hydrogen, else away from the neighbours.
+        """
+        around, here = self.near(index), self.positions[index]
+        gone = [k for k in around if self.numbers[k] > 1 and k not in self.kept]
+        places = [*gone, *(k for k in around if self.numbers[k] == 1)]
+        away = np.zeros(3)
+        if places:
+            away = self.positions[places[0]] - here
+        elif around:
             away = here - self.positions[around].mean(axis=0)
         length = np.linalg.norm(away)
         return np.asarray(here + _REACH * (away / length if length > 1e-3 else np.array([0.0, 0.0, 1.0])))
@@ -206,19 +223,23 @@ class Fragment:
     @classmethod
     def _from_file(cls, file: Path, name: str) -> Fragment:
         if file.suffix in (".sdf", ".mol"):
-            mol = read_bonded(file)
+            mol, *others = read_bonded_all(file)
+            name += f" (first of {1 + len(others)})" if others else ""
             if not mol.GetNumAtoms() or not mol.GetNumConformers() or not mol.GetConformer().Is3D():
                 raise DataError(f"'{name}' has no coordinates in three dimensions.")
             charged = [atom for atom in mol.GetAtoms() if atom.GetFormalCharge()]
             if charged:
                 raise DataError(
-                    f"'{name}' holds a charge on atom {charged[0].GetIdx() + 1} ({charged[0].GetSymbol()}); molecules "
-                    "here are neutral. Neutralise it."
+                    f"'{name}' holds a charge on atom {charged[0].GetIdx() + 1} ({charged[0].GetSymbol()}). Atoms here "
+                    "are neutral: ions are to be neutralised, and nitro groups and the like cannot be taken."
                 )
             if not all(atom.GetAtomicNum() for atom in mol.GetAtoms()):
                 raise DataError(f"'{name}' holds dummy atoms; mark places to grow from on the page instead.")
             return cls.from_molecule(mol, name)
-        atoms = read_molecules(file)[0]
+        if file.suffix != ".pdb":
+            _check_count(file, name)
+        atoms, *others = read_molecules(file)
+        name += f" (first of {1 + len(others)})" if others else ""
         if len(atoms) > MOST_UPLOADED:  # before bonds are looked for
             raise DataError(_too_many(name, len(atoms)))
         mol = perceive_molecule(atoms.numbers, atoms.positions)
@@ -240,6 +261,16 @@ def _text_of(name: str, data: bytes) -> str:
     if "\0" in text:
         raise DataError(f"'{name}' is no text file.")
     return text
+
+
+def _check_count(file: Path, name: str) -> None:
+    """Readers of XYZ trust its first line, whatever number it is."""
+    first = next(iter(file.read_text(encoding="utf-8").split()), "")
+    if first.isdecimal() and len(first) < 10:
+        if int(first) > MOST_UPLOADED:
+            raise DataError(_too_many(name, int(first)))
+    else:
+        raise DataError(f"'{name}' is no XYZ file: it does not begin with a number of atoms.")
 
 
 def _too_many(name: str, count: int) -> str:

@@ -9,13 +9,13 @@ import threading
 from typing import Any
 
 from halberd.potentials.errors import ConfigurationError
-from halberd.samplers.web.rooms import Room, now
+from halberd.samplers.web.rooms import STOPPED, Room, State, now
 from halberd.samplers.web.settings import WebSettings
 from halberd.samplers.web.worker import serve
 
 #: Seconds that a process may take to load the model, and between looks at what happens.
 _STARTUP, _LOOK = 300.0, 0.1
-#: Seconds between progress that is written down.
+#: Seconds between progress that is told.
 _NOTE = 0.5
 
 DIED = "The process that computed this ended unexpectedly (out of memory, or killed). Other jobs are not affected."
@@ -75,7 +75,7 @@ class JobQueue:
                 ticket.cancelled.set()
                 if ticket in self._waiting:
                     self._waiting.remove(ticket)
-                    room.update(number, state="cancelled", message=CANCELLED)
+                    room.end(number, "cancelled", CANCELLED)
         self._tell_places()
 
     def next(self) -> Ticket | None:
@@ -101,7 +101,9 @@ class JobQueue:
     def _tell_places(self) -> None:
         with self._changed:
             for place, ticket in enumerate(self._waiting, 1):
-                ticket.room.update(ticket.number, message=f"Place {place} in the queue.")
+                with ticket.room.lock:
+                    ticket.room.job(ticket.number).message = f"Place {place} in the queue."
+                ticket.room.show(ticket.number)
 
     def close(self) -> None:
         """End all processes; what ran is told to have been stopped when the server comes back."""
@@ -126,27 +128,35 @@ class _Slot:
 
     def _work(self) -> None:
         while not self.closed:
-            try:
-                problem = self._started()
-            except (OSError, RuntimeError) as error:
-                problem = f"No process can be started: {error}."
+            problem = self._prepared()
             ticket = self.queue.next()
             if ticket is None:
                 break
-            if problem is not None:
-                # Once more: it may have been killed while it waited.
-                problem = self._started()
             try:
+                if problem is not None or not self.process.is_alive():
+                    problem = self._prepared()  # it may have been killed while it waited
                 if problem is not None:
-                    ticket.room.update(ticket.number, state="failed", message=problem)
+                    ticket.room.end(ticket.number, "failed", problem)
                 else:
                     self._run(ticket)
+            except Exception as error:  # a full disk, say: this job ends, and the next one has a new process
+                self._end()
+                message = f"It could not be gone on with: {' '.join(str(error).split())}"
+                ticket.room.end(ticket.number, "failed", message)
             finally:
                 self.queue.finished(ticket)
         self._end()
 
-    def _started(self) -> str | None:
+    def _prepared(self) -> str | None:
         """Have a process that is ready; why there is none otherwise."""
+        try:
+            return self._started()
+        except (OSError, RuntimeError) as error:
+            self._end()
+            return f"No process can be started: {error}."
+
+    def _started(self) -> str | None:
+        """Start a process unless there is one."""
         if self.process is not None and self.process.is_alive():
             return None
         self._end()
@@ -181,14 +191,7 @@ class _Slot:
         job = room.job(number)
         begun = noted = now()
         room.update(number, state="running", message="")
-        try:
-            self.connection.send((job.kind, job.request, str(room.job_folder(number).resolve())))
-        except OSError:
-            self._end()
-            if self._started() is not None:
-                room.update(number, state="failed", message=DIED)
-                return
-            self.connection.send((job.kind, job.request, str(room.job_folder(number).resolve())))
+        self.connection.send((job.kind, job.request, str(room.job_folder(number).resolve())))
         while True:
             answer = self._answer()
             end = self._verdict(ticket, answer, now() - begun)
@@ -196,7 +199,7 @@ class _Slot:
                 with room.lock:
                     job.seconds = now() - begun
                     job.done = 1.0 if end[0] == "done" else job.done
-                room.update(number, state=end[0], message=end[1])
+                room.end(number, *end)
                 return
             if answer is None:
                 continue
@@ -208,17 +211,19 @@ class _Slot:
                     job.molecules.append(answer["molecule"])
                 elif answer["type"] == "progress":
                     job.done, job.message = answer["done"], answer["message"]
-            if answer["type"] == "molecule" or (answer["type"] == "progress" and now() - noted > _NOTE):
-                noted = now()
+            if answer["type"] == "molecule":
                 room.update(number)
+            elif answer["type"] == "progress" and now() - noted > _NOTE:
+                noted = now()
+                room.show(number)
 
-    def _verdict(self, ticket: Ticket, answer: dict[str, Any] | None, seconds: float) -> tuple[str, str] | None:
+    def _verdict(self, ticket: Ticket, answer: dict[str, Any] | None, seconds: float) -> tuple[State, str] | None:
         """How the job ended, if it did."""
         if answer is not None and answer["type"] in ("done", "failed"):
             return answer["type"], answer["message"]
         if answer is not None and answer["type"] == "died":
             self._end()
-            return "failed", answer["message"]
+            return "failed", STOPPED if self.closed else answer["message"]
         if ticket.cancelled.is_set():
             self._end()
             return "cancelled", CANCELLED

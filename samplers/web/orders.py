@@ -73,7 +73,9 @@ def _generation(room: Room, request: JobRequest, settings: WebSettings) -> Job:
     if fragment is not None:
         values["scaffold"] = SCAFFOLD
     checked = GenerationSettings.from_mapping(values, "the request")
-    largest = max(checked.sizes or [0])
+    if checked.sizes is None:
+        raise ConfigurationError("heavy_atoms is 'references'; here give a number, or a range such as 7:9.")
+    largest = max(checked.sizes)
     if request.n > settings.most_molecules or largest > settings.most_atoms:
         raise ConfigurationError(
             f"{request.n} molecules of up to {largest} heavy atoms are too much here; "

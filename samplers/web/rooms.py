@@ -24,6 +24,12 @@ _NAME = re.compile(r"[A-Za-z0-9_-]{22}")
 #: Messages that a browser may be behind before it misses some.
 _BEHIND = 500
 
+#: Of a job that the server's end has ended.
+STOPPED = "The server was stopped while this ran. Start it again."
+
+#: What files that are none of ours raise when they are read.
+_DAMAGE = (ValueError, KeyError, TypeError, AttributeError)
+
 State = Literal["waiting", "running", "done", "failed", "cancelled"]
 
 
@@ -118,6 +124,8 @@ class Room:
     def __init__(self, folder: Path) -> None:
         self.folder, self.name = folder, folder.name
         self.lock = threading.RLock()
+        #: Held while a job is ordered, so that limits hold.
+        self.ordering = threading.Lock()
         self.drawn: tuple[Drawn, ...] = ()
         self.form: dict[str, Any] = {}
         self.fragment: Fragment | None = None
@@ -126,16 +134,25 @@ class Room:
         self._read()
 
     def _read(self) -> None:
-        with contextlib.suppress(FileNotFoundError):
-            data = json.loads((self.folder / "scene.json").read_text(encoding="utf-8"))
-            self.drawn = tuple(Drawn(**each) for each in data["drawn"])
-            self.form = data["form"]
+        """What is on disk; a file that somebody has damaged is put aside, and what it held is left out."""
+        scene = self.folder / "scene.json"
+        try:
+            data = json.loads(scene.read_text(encoding="utf-8"))
+            drawn = tuple(Drawn(**each) for each in data["drawn"])
             self.fragment = None if data["fragment"] is None else Fragment.from_json(data["fragment"])
-        for file in self.folder.glob("*/job.json"):
-            job = Job(**json.loads(file.read_text(encoding="utf-8")))
-            if not job.is_over:
-                job.state, job.message = "failed", "The server was stopped while this ran. Start it again."
-            self.jobs[job.number] = job
+            self.drawn, self.form = drawn, dict(data["form"])
+        except FileNotFoundError:
+            pass  # nothing was drawn yet
+        except _DAMAGE:
+            scene.replace(scene.with_suffix(".damaged"))
+        for file in self.folder.glob("job-*/job.json"):
+            try:
+                job = Job(**json.loads(file.read_text(encoding="utf-8")))
+                if not job.is_over:
+                    job.state, job.message = "failed", STOPPED
+                self.jobs[int(job.number)] = job
+            except _DAMAGE:
+                file.replace(file.with_suffix(".damaged"))
 
     def job_folder(self, number: int) -> Path:
         """Where a job's files are."""
@@ -169,7 +186,8 @@ class Room:
     def new_job(self, kind: str, request: dict[str, Any], prepare: Callable[[Path], None]) -> Job:
         """Add a job whose inputs are written by ``prepare`` into its folder."""
         with self.lock:
-            number = max(self.jobs, default=0) + 1
+            taken = [int(each.name[4:]) for each in self.folder.glob("job-*") if each.name[4:].isdecimal()]
+            number = max([*self.jobs, *taken], default=0) + 1
             folder = self.job_folder(number)
             make_folder(folder)
             prepare(folder)
@@ -187,6 +205,22 @@ class Room:
                 setattr(job, name, value)
             _write(self.job_folder(number) / "job.json", dataclasses.asdict(job))
             self.tell({"type": "job", "job": dataclasses.asdict(job)})
+
+    def show(self, number: int) -> None:
+        """Tell browsers how a job stands, without keeping it."""
+        with self.lock:
+            if number in self.jobs:
+                self.tell({"type": "job", "job": dataclasses.asdict(self.jobs[number])})
+
+    def end(self, number: int, state: State, message: str) -> None:
+        """End a job, and tell browsers, even if it cannot be written down."""
+        try:
+            self.update(number, state=state, message=message)
+        except OSError as error:
+            with self.lock:
+                if number in self.jobs:
+                    self.jobs[number].message = f"{message} It could not be written down: {error}".strip()
+            self.show(number)
 
     def remove(self, number: int) -> None:
         """Forget a job that is over, and delete its files."""
@@ -249,6 +283,7 @@ class Rooms:
 
     def __init__(self, folder: Path, most: int) -> None:
         make_folder(folder)
+        folder.chmod(0o700)  # what people draw is theirs
         self.folder, self.most = folder, most
         self._rooms: dict[str, Room] = {}
         self._lock = threading.Lock()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import http
 import io
 import json
@@ -43,8 +44,8 @@ from halberd.samplers.web.tasks import RESULT, SCAFFOLD, SETTINGS, SHAPE, TRAJEC
 _PAGE = Path(__file__).parent / "page"
 #: Bytes of a request that is no upload, seconds between signs of life.
 _MOST_BODY, _ALIVE = 2_000_000, 10.0
-#: Characters of what is typed into the form.
-_MOST_FORM = 2000
+#: Of what is typed into the form.
+_MOST_TYPED, _MOST_NUMBER = 50, 1e12
 _HEADERS = {
     "content-security-policy": (
         "default-src 'self'; style-src 'self' 'unsafe-inline'; img-src 'self' data: blob:; object-src 'none'; "
@@ -71,6 +72,8 @@ class Guard:
 
     def __init__(self, app: ASGIApp, token: str, cookie: str) -> None:
         self.app, self.token, self.cookie = app, token, cookie
+        # Browsers send it to other servers of this machine too, so it does not tell the token.
+        self.known = hashlib.sha256(token.encode()).hexdigest()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer a request, or refuse it."""
@@ -89,17 +92,21 @@ class Guard:
 
     def _answer(self, request: Request) -> ASGIApp:
         given = request.query_params.get("token")
-        if given is not None and request.url.path == "/" and self._is_right(given):
+        if given is not None and request.url.path == "/" and _same(given, self.token):
             response: Response = RedirectResponse("/", status_code=303)
-            response.set_cookie(self.cookie, self.token, httponly=True, samesite="strict", max_age=30 * 86400)
+            response.set_cookie(self.cookie, self.known, httponly=True, samesite="strict", max_age=30 * 86400)
             return response
-        if self._is_right(request.cookies.get(self.cookie, "")):
+        origin = request.headers.get("origin")
+        if origin is not None and origin != f"{request.url.scheme}://{request.headers.get('host')}":
+            return PlainTextResponse("Pages of other servers may not ask this one.", status_code=403)
+        if _same(request.cookies.get(self.cookie, ""), self.known):
             return self.app
         text = "This page needs its token: open the address that halberd web printed when it was started."
         return PlainTextResponse(text, status_code=403)
 
-    def _is_right(self, given: str) -> bool:
-        return secrets.compare_digest(given.encode(), self.token.encode())
+
+def _same(given: str, wanted: str) -> bool:
+    return secrets.compare_digest(given.encode(), wanted.encode())
 
 
 class Server:
@@ -176,9 +183,10 @@ class Server:
 
         def submit() -> int:
             wanted = from_mapping(JobRequest, values, "the request")
-            self.queue.check(room)
-            job = order(room, wanted, self.settings)
-            self.queue.submit(room, job.number)
+            with room.ordering:
+                self.queue.check(room)
+                job = order(room, wanted, self.settings)
+                self.queue.submit(room, job.number)
             return job.number
 
         return JSONResponse({"number": await run_in_threadpool(submit)}, status_code=201)
@@ -213,11 +221,15 @@ async def _body(request: Request, most: int) -> bytes:
     return bytes(data)
 
 
+def _no_number(word: str) -> float:
+    raise ValueError(f"{word} is no number of JSON")
+
+
 async def _json(request: Request) -> dict[str, Any]:
     if not request.headers.get("content-type", "").startswith("application/json"):
         raise HTTPException(415, "Send JSON.")
     try:
-        values = json.loads(await _body(request, _MOST_BODY))
+        values = json.loads(await _body(request, _MOST_BODY), parse_constant=_no_number)
     except (ValueError, RecursionError) as error:
         raise HTTPException(400, f"This is no JSON: {error}.") from error
     if not isinstance(values, dict):
@@ -243,8 +255,7 @@ async def _draw(request: Request, room: Room) -> Response:
     values = await _json(request)
     given = values.get("drawn", [])
     form = values.get("form", {})
-    is_list = isinstance(given, list) and all(isinstance(each, dict) for each in given)
-    if not is_list or not isinstance(form, dict) or len(json.dumps(form)) > _MOST_FORM:
+    if not isinstance(given, list) or not all(isinstance(each, dict) for each in given) or not _is_form(form):
         raise ConfigurationError("A scene has a list of what is drawn and a small form.")
     drawn = [from_mapping(Drawn, each, f"drawing {k}") for k, each in enumerate(given, 1)]
     if len(drawn) > MOST_DRAWN:
@@ -256,9 +267,21 @@ async def _draw(request: Request, room: Room) -> Response:
     return JSONResponse(room.scene())
 
 
+def _is_form(form: Any) -> bool:
+    """Whether something can be what is typed into the form, finished or not."""
+    if not isinstance(form, dict) or not set(form) <= {"n", "heavy_atoms", "seed", "elements"}:
+        return False
+    elements = form.get("elements", [])
+    texts = [form.get("heavy_atoms", ""), *(elements if isinstance(elements, list) else [None])]
+    numbers = [form.get("n", 0), form.get("seed", 0)]
+    return all(isinstance(each, str) and each.isascii() and len(each) < _MOST_TYPED for each in texts) and all(
+        isinstance(each, (int, float)) and abs(each) < _MOST_NUMBER for each in numbers
+    )
+
+
 def _indices(values: dict[str, Any], name: str) -> list[int]:
     given = values.get(name, [])
-    if not isinstance(given, list) or not all(isinstance(each, int) for each in given):
+    if not isinstance(given, list) or not all(type(each) is int for each in given):
         raise ConfigurationError(f"{name} is no list of indices.")
     return given
 
@@ -310,6 +333,9 @@ async def _edit(request: Request, room: Room) -> Response:
     mol = await run_in_threadpool(_made, request, room)
     number, index = request.path_params["job"], request.path_params["index"]
     fragment = Fragment.from_molecule(mol, f"job {number}, molecule {index + 1}")
+    before = room.fragment
+    if before is not None and room.job(number).kind in ("hydrogenate", "relax", "md"):
+        fragment = fragment.chosen_as(before)
     await run_in_threadpool(lambda: room.change(fragment=fragment))
     return JSONResponse(room.scene())
 

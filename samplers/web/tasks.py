@@ -13,7 +13,7 @@ import ase.io
 import numpy as np
 import openmm
 from ase import Atoms
-from ase.data import chemical_symbols
+from ase.data import chemical_symbols, covalent_radii
 from numpy.typing import NDArray
 from openmm import app, unit
 
@@ -42,6 +42,8 @@ SETTINGS, FRAGMENT, SHAPE, SCAFFOLD = "settings.yaml", "fragment.json", "shape.c
 RESULT, TRAJECTORY = "molecules.sdf", "trajectory.extxyz"
 #: ps, of a step and between frames; 1/ps.
 _STEP, _INTERVAL, _FRICTION = 0.0005, 0.02, 1.0
+#: Of the sum of covalent radii: longer bonds are broken.
+_BROKEN = 1.6
 
 Tell = Callable[[dict[str, Any]], None]
 
@@ -143,7 +145,12 @@ def _finish(mol: Any, folder: Path, tell: Tell) -> None:
 def _hydrogenate(fragment: Fragment, model: str, folder: Path, tell: Tell) -> str:
     Chem = import_rdkit()
     heavy = fragment.heavy
-    mol = fragment.molecule
+    mol = fragment.bonded
+    if mol is None and len(heavy) < len(fragment.numbers):
+        raise DataError(
+            f"The hydrogens of '{fragment.name}' do not make a neutral molecule of it whose bonds could be told: it "
+            "may be an ion, a radical, or hold a nitro group. Upload its heavy atoms alone, or an SDF file with bonds."
+        )
     if mol is not None:
         # Bonds are known: what they leave of the valences is hydrogen.
         for atom in mol.GetAtoms():
@@ -169,6 +176,7 @@ def _relax(fragment: Fragment, model: str, folder: Path, tell: Tell) -> str:
     before = relax(potential, [fragment.numbers], [fragment.positions], steps=0)
     after = relax(potential, [fragment.numbers], [fragment.positions], steps=500)
     mol = _with_positions(fragment, after.positions[0])
+    _check_bonds(mol, after.positions[0], "in relaxation")
     mol.SetDoubleProp("energy_eV", float(after.energies[0]))
     _finish(mol, folder, tell)
     gained, force = before.energies[0] - after.energies[0], after.largest_force[0]
@@ -189,15 +197,28 @@ def _with_positions(fragment: Fragment, positions: NDArray[np.float64]) -> Any:
     return mol
 
 
+def _check_bonds(mol: Any, positions: NDArray[np.float64], when: str) -> None:
+    """Refuse to go on with a molecule that has fallen apart, whatever its energy says."""
+    for bond in mol.GetBonds():
+        i, j = bond.GetBeginAtomIdx(), bond.GetEndAtomIdx()
+        ends = bond.GetBeginAtom(), bond.GetEndAtom()
+        usual = sum(covalent_radii[atom.GetAtomicNum()] for atom in ends)
+        length = float(np.linalg.norm(positions[i] - positions[j]))
+        if length > _BROKEN * usual:
+            names = " and ".join(f"{atom.GetSymbol()}{atom.GetIdx() + 1}" for atom in ends)
+            raise StabilityError(f"The bond of {names} broke {when}: it is {length:.1f} Å long. The model fails here.")
+
+
 def _dynamics(fragment: Fragment, request: JobRequest, model: str, *, folder: Path, tell: Tell) -> str:
-    _with_positions(fragment, fragment.positions)  # refuses what is no molecule before it computes
-    topology, places = topology_from_atoms(fragment.atoms)
+    whole = _with_positions(fragment, fragment.positions)  # refuses what is no molecule before it computes
+    # Ours keeps its steps short: OpenMM's jumps over the barriers that hold small molecules together.
+    rest = relax(load(model), [fragment.numbers], [fragment.positions]).positions[0]
+    topology, places = topology_from_atoms(Atoms(fragment.numbers, positions=rest))
     system = LearnedPotential(model).createSystem(topology)
     integrator = openmm.LangevinMiddleIntegrator(request.temperature, _FRICTION, _STEP)
     integrator.setRandomNumberSeed(request.seed + 1)  # 0 would be a random one
     simulation = app.Simulation(topology, system, integrator, *find_platform("CPU"))
     simulation.context.setPositions(places)
-    simulation.minimizeEnergy(maxIterations=100)
     simulation.context.setVelocitiesToTemperature(request.temperature, request.seed + 1)
     frames: list[Atoms] = []
     count = max(1, round(request.picoseconds / _INTERVAL))
@@ -209,6 +230,7 @@ def _dynamics(fragment: Fragment, request: JobRequest, model: str, *, folder: Pa
         time = (index + 1) * _INTERVAL
         if not (np.isfinite(positions).all() and math.isfinite(energy)):
             raise StabilityError(f"The molecule flew apart after {time:.2f} ps.")
+        _check_bonds(whole, positions, f"after {time:.2f} ps")
         frames.append(Atoms(fragment.numbers, positions=positions, info={"time_ps": time, "energy_eV": energy}))
         tell(_frame(fragment.numbers, positions, (time, energy)))
         tell({"type": "progress", "done": (index + 1) / count, "message": f"{time:.2f} of {request.picoseconds:g} ps"})

@@ -30,7 +30,8 @@ _APP = [sys.executable, "-W", "ignore", "-m", "halberd.plugins.commands.app"]
 
 def memory(process: int) -> float:
     """Of a process and those it started, MB."""
-    children = Path(f"/proc/{process}/task/{process}/children").read_text().split()
+    tasks = Path(f"/proc/{process}/task").glob("*/children")
+    children = [child for file in tasks for child in file.read_text().split()]
     text = Path(f"/proc/{process}/smaps_rollup").read_text()
     own = int(re.search(r"^Pss:\s+(\d+)", text, re.MULTILINE).group(1)) / 1024  # type: ignore[union-attr]
     return own + sum(memory(int(child)) for child in children)
@@ -43,8 +44,8 @@ def person(page: Any, seed: int) -> tuple[float, float]:
         page.mouse.click(box["x"] + box["width"] / 2 + x, box["y"] + box["height"] / 2 + y)
     page.get_by_label("Seed").fill(str(seed))
     page.evaluate(
-        "window.first = null; new MutationObserver(() => { const text = document.querySelector('#caption').textContent;"
-        "if (text.startsWith('σ')) window.first ??= performance.now(); }).observe(document.querySelector('#caption'), "
+        "window.first = null; new MutationObserver(() => { const text = document.querySelector('#reading').textContent;"
+        "if (text.startsWith('σ')) window.first ??= performance.now(); }).observe(document.querySelector('#reading'), "
         "{childList: true})"
     )
     begun = page.evaluate("performance.now()")

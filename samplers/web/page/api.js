@@ -15,10 +15,11 @@ export async function call(method, path, body, leaving = false) {
     throw new Error("The server does not answer. Is halberd web still running?");
   }
   if (response.ok) return response.status === 204 ? null : response.json();
-  let message = `The server answered ${response.status}.`;
+  const text = await response.text();
+  let message = text.length < 300 && text ? text : `The server answered ${response.status}.`; // the token is missing, say
   try {
-    message = (await response.json()).error ?? message;
-  } catch { /* no JSON: the token is missing, say */ }
+    message = JSON.parse(text).error ?? message;
+  } catch { /* no JSON */ }
   const error = new Error(message);
   error.status = response.status;
   throw error;

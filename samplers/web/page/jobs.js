@@ -21,16 +21,18 @@ function item(job, shown, room, act) {
     if (job.state === "running") bar.value = job.done;
     bar.setAttribute("aria-label", `Progress of job ${job.number}`);
     entry.append(bar);
-    row.append(button("Cancel", `cancel-${job.number}`, () => act.cancel(job.number)));
+    row.append(button("Cancel", `cancel-${job.number}`, () => act.cancel(job.number), `Cancel job ${job.number}`));
   } else {
     if (job.state === "done") {
       row.append(link("SDF", `${path}/files/sdf`), link("extended XYZ", `${path}/files/extxyz`));
       if (job.kind === "md") row.append(link("trajectory", `${path}/files/trajectory`));
     }
     if (["generate", "link"].includes(job.kind)) row.append(link("settings", `${path}/files/settings`));
-    row.append(button("Delete", `delete-${job.number}`, () => act.remove(job.number)));
+    row.append(button("Delete", `delete-${job.number}`, () => act.remove(job.number), `Delete job ${job.number}`));
   }
-  if (job.trace.length > 1) row.append(button("Show course", `course-${job.number}`, () => act.course(job.number)));
+  if (job.trace.length > 1) {
+    row.append(button("Show course", `course-${job.number}`, () => act.course(job.number), `Show course of job ${job.number}`));
+  }
   const gallery = element("div", { className: "gallery" });
   job.molecules.forEach((molecule, index) => gallery.append(card(job, molecule, index, shown, path, act)));
   entry.append(row, gallery);
@@ -47,8 +49,8 @@ function card(job, molecule, index, shown, path, act) {
   const row = element("div", { className: "row" });
   // Coordinates are written when a job is done.
   const rest = job.state === "done" ? [
-    button("Show", `show-${key}`, () => act.show(job.number, index)),
-    button("Edit", `edit-${key}`, () => act.edit(job.number, index)),
+    button("Show", `show-${key}`, () => act.show(job.number, index), `Show ${molecule.smiles}`),
+    button("Edit", `edit-${key}`, () => act.edit(job.number, index), `Edit ${molecule.smiles}`),
   ] : [];
   row.append(...rest);
   entry.append(row);
@@ -63,12 +65,15 @@ export function element(kind, properties = {}, words = null) {
   return made;
 }
 
-export function button(words, key, action) {
+export function button(words, key, action, name = null) {
   const made = element("button", { type: "button", onclick: action }, words);
   made.dataset.key = key;
+  if (name) made.setAttribute("aria-label", name);
   return made;
 }
 
 function link(words, href) {
-  return element("a", { href, download: "" }, words);
+  const made = element("a", { href, download: "" }, words);
+  made.dataset.key = href;
+  return made;
 }

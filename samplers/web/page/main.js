@@ -37,7 +37,12 @@ function showDrawn() {
   get("drawn").replaceChildren(...drawn.map((each, k) => {
     const many = each.points.length === 1 ? "1 point" : `${each.points.length} points`;
     const entry = element("li", {}, each.kind === "curve" ? `curve, ${many}` : `${each.kind}, radius ${each.radius} Å`);
-    entry.append(button("Delete", `drawn-${k}`, () => draw(drawn.filter((_, other) => other !== k), true)));
+    const erase = button("Delete", `drawn-${k}`, () => {
+      draw(drawn.filter((_, other) => other !== k), true);
+      (document.querySelector(`[data-key="drawn-${Math.min(k, drawn.length - 1)}"]`) ?? get("new-curve")).focus();
+    });
+    erase.setAttribute("aria-label", `Delete ${each.kind} ${k + 1}`);
+    entry.append(erase);
     return entry;
   }));
 }
@@ -127,7 +132,7 @@ get("keep-all").onclick = () => {
 
 // What is drawn and chosen goes to the server once it rests ----------------------------------------------------------
 
-let waiting = null, sending = 0, sent = Promise.resolve();
+let waiting = null, sending = 0, sent = Promise.resolve(true);
 function send() {
   clearTimeout(waiting);
   waiting = setTimeout(() => flush(), 100);
@@ -146,8 +151,17 @@ function flush(leaving = false) {
     const found = await guarded(() => call("PUT", `${room}/scene`, body, leaving));
     sending -= 1;
     if (found) scene(found);
+    else if (!leaving) await back();
+    return found !== null;
   });
   return sent;
+}
+
+// What the server refused is taken back, so that what is shown is what jobs are made of.
+async function back() {
+  try {
+    scene((await call("GET", room)).scene);
+  } catch { /* it does not answer at all: said already */ }
 }
 
 function form() {
@@ -157,6 +171,7 @@ function form() {
 
 function scene(found) {
   if (waiting !== null || sending) return; // what is drawn here is newer
+  if (!document.activeElement?.matches("#n, #heavy, #seed, [name=element]")) fill(found.form);
   if (JSON.stringify([found.drawn, found.fragment]) === JSON.stringify([drawn, fragment])) return;
   drawn = found.drawn;
   fragment = found.fragment;
@@ -189,13 +204,16 @@ get("hide").onclick = () => { viewer.setMade(null); shown = null; showJobs(); };
 // Jobs ------------------------------------------------------------------------------------------------------------
 
 for (const each of document.querySelectorAll("[data-kind]")) {
-  each.onclick = () => guarded(async () => {
-    await flush();
-    const kind = each.dataset.kind;
-    const made = await call("POST", `${room}/jobs`, { kind, ...form() });
-    course = made.number;
-    shown = null;
-  });
+  each.onclick = async () => {
+    if (!(await flush())) return; // what was drawn was refused, which is said
+    await guarded(async () => {
+      const kind = each.dataset.kind;
+      const made = await call("POST", `${room}/jobs`, { kind, ...form() });
+      course = made.number;
+      shown = null;
+      worked.set(made.number, places());
+    });
+  };
 }
 
 const act = {
@@ -220,13 +238,18 @@ function showJobs() {
 }
 function showCourse() { plot(get("plot"), jobs.get(course)); }
 
+// Where the fragment's atoms were when a job was given them.
+const worked = new Map();
+const places = () => JSON.stringify(fragment?.positions ?? null);
+
 function took(job) {
   const before = jobs.get(job.number);
   jobs.set(job.number, job);
   const ended = before && before.state !== "done" && job.state === "done";
   if (ended && job.number === course && job.molecules.length) {
     // Fragments go on from what became of them; of the others the first is shown.
-    if (["hydrogenate", "relax"].includes(job.kind)) act.edit(job.number, 0);
+    const same = worked.get(job.number) === places();
+    if (["hydrogenate", "relax"].includes(job.kind) && same) act.edit(job.number, 0);
     else act.show(job.number, 0);
   }
 }
@@ -249,7 +272,7 @@ const on = {
     if (event.number !== course) return;
     viewer.setMade(event);
     const [first, second] = event.point.map((x) => (x === null ? "-" : x.toPrecision(3)));
-    get("caption").textContent = jobs.get(event.number)?.kind === "md" ? `${first} ps, ${second} eV` : `σ ${first} Å, similarity ${second}`;
+    get("reading").textContent = jobs.get(event.number)?.kind === "md" ? `${first} ps, ${second} eV` : `σ ${first} Å, similarity ${second}`;
     showCourse();
   },
 };
@@ -266,12 +289,18 @@ async function start(another = false) {
   source.onopen = watch;
 }
 
+let watching = null;
 async function watch() {
-  const limits = await guarded(() => call("GET", "limits"));
-  if (!limits) return;
+  let limits;
+  try {
+    limits = await call("GET", "limits");
+  } catch {
+    return; // told by the stream of events
+  }
   get("status").textContent = limits.ready ? `Ready. Model ${limits.model}.` : `Loading model ${limits.model} …`;
   get("n").max = limits.most.molecules;
-  if (!limits.ready) setTimeout(watch, 1000);
+  clearTimeout(watching);
+  watching = setTimeout(watch, limits.ready ? 5000 : 1000);
 }
 
 get("new-room").onclick = () => guarded(() => start(true));

@@ -10,8 +10,10 @@ import socket
 import stat
 import subprocess
 import sys
+import time
 import urllib.error
 import urllib.request
+from pathlib import Path
 
 import pytest
 import yaml
@@ -45,9 +47,14 @@ def test_it_starts_answers_ends_and_comes_back_with_its_token(tmp_path):
             urllib.request.urlopen(address)
     with started("--port", "0", cwd=tmp_path) as (process, again, _):
         assert again.split("token=")[1] == address.split("token=")[1]
+        end, workers = time.monotonic() + 60, []
+        while not workers and time.monotonic() < end:  # whichever of its threads has started it
+            tasks = Path(f"/proc/{process.pid}/task").glob("*/children")
+            workers = [each for file in tasks for each in file.read_text().split()]
+        worker = workers[0]
         file = tmp_path / "halberd-web" / "token"
         assert stat.S_IMODE(file.stat().st_mode) == 0o600
-        assert stat.S_IMODE(file.parent.stat().st_mode) == 0o700
+        assert stat.S_IMODE((file.parent / "rooms").stat().st_mode) == 0o700
         # Two servers do not share a folder.
         command = [sys.executable, "-W", "ignore", "-m", "halberd.plugins.commands.app", "web", "--no-browser"]
         second = subprocess.run(
@@ -57,7 +64,17 @@ def test_it_starts_answers_ends_and_comes_back_with_its_token(tmp_path):
         assert "halberd: error:" in second.stderr
         process.send_signal(signal.SIGINT)
         assert process.wait(timeout=60) in (-signal.SIGINT, 130, 3)
-    assert subprocess.run(["pgrep", "-f", str(tmp_path)], capture_output=True, check=False).returncode == 1
+    end = time.monotonic() + 10
+    while Path(f"/proc/{worker}").exists() and time.monotonic() < end:
+        time.sleep(0.1)
+    assert not Path(f"/proc/{worker}").exists()  # its worker has gone with it
+
+
+def test_folders_that_were_there_keep_their_permissions_and_models_are_found(tmp_path):
+    (tmp_path / "shared").mkdir(mode=0o755)
+    with started("--port", "0", "--folder", "shared", cwd=tmp_path):
+        assert stat.S_IMODE((tmp_path / "shared").stat().st_mode) == 0o755
+        assert stat.S_IMODE((tmp_path / "shared" / "rooms").stat().st_mode) == 0o700
 
 
 def test_addresses_that_others_reach_are_warned_about(tmp_path):

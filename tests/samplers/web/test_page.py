@@ -129,8 +129,8 @@ def test_draw_generate_look_and_download(page, tmp_path):
     page.get_by_role("button", name="Generate").click()
     course = page.locator("#plot polyline")
     page.evaluate(
-        "window.seen = []; new MutationObserver(() => seen.push(document.querySelector('#caption').textContent))"
-        ".observe(document.querySelector('#caption'), {childList: true})"
+        "window.seen = []; new MutationObserver(() => seen.push(document.querySelector('#reading').textContent))"
+        ".observe(document.querySelector('#reading'), {childList: true})"
     )
     while page.locator("#job-1 a[href$='files/sdf']").count() == 0:
         assert page.locator("#job-1 .failed").count() == 0, page.locator("#job-1").inner_text()
@@ -210,12 +210,33 @@ def test_points_are_drawn_and_jobs_started_by_keys(page):
     page.get_by_role("alert").get_by_text("mark the two that are to be linked").wait_for()
 
 
+def test_what_the_server_refuses_is_taken_back(page):
+    page.get_by_label("Add a").select_option("ring")
+    page.get_by_label("length or radius").fill("3")
+    page.get_by_role("button", name="Add").click()
+    page.get_by_text("ring, radius 3").wait_for()
+    page.get_by_label("Add a").select_option("sphere")
+    page.get_by_label("length or radius").fill("25")
+    page.get_by_role("button", name="Add").click()
+    page.get_by_role("button", name="Generate").click()
+    page.get_by_role("alert").get_by_text("radius of 0 to 20").wait_for()
+    page.locator("#drawn li").nth(1).wait_for(state="detached")
+    assert [each["kind"] for each in drawn(page)] == ["ring"]
+    page.wait_for_timeout(300)
+    assert page.locator("#jobs li").count() == 0  # nothing was made of what was not drawn
+
+
 def test_everything_that_can_be_used_has_a_name(page):
     upload(page, "a.sdf", sdf_of("CO"))
     page.get_by_text("2 of 2 heavy ones kept.").wait_for()
+    page.get_by_role("button", name="Relax").click()
+    page.locator("#job-1 .card").wait_for()
+    page.get_by_role("button", name="Run 2 ps of MD").click()
+    page.locator("#job-2 progress").wait_for()
     nameless = page.evaluate(
-        "[...document.querySelectorAll('input, select, button, [role=img], progress, svg')].filter((each) => "
-        "!(each.labels?.length || each.textContent.trim() || each.getAttribute('aria-label'))).map((e) => e.outerHTML)"
+        "[...document.querySelectorAll('input, select, button, a, img, [role=img], progress, svg')].filter((each) => "
+        "!(each.labels?.length || each.alt || each.textContent.trim() || "
+        "each.getAttribute('aria-label'))).map((e) => e.outerHTML)"
     )
     assert nameless == []
     assert page.evaluate("document.documentElement.lang") == "en"

@@ -29,6 +29,20 @@ def test_a_room_is_what_it_was_after_a_restart(tmp_path):
     assert order(again, JobRequest("generate"), WebSettings()).number == 4
 
 
+def test_damaged_files_are_put_aside(tmp_path):
+    room = Rooms(tmp_path, 10).open()
+    room.change(drawn=[POINT], form={"n": 3})
+    for _ in range(3):
+        room.update(order(room, JobRequest("generate"), WebSettings()).number, state="done")
+    (room.folder / "scene.json").write_text('{"drawn": [')
+    (room.job_folder(2) / "job.json").write_text("[]")
+    (room.job_folder(3) / "job.json").write_text("{}")
+    again = Rooms(tmp_path, 10).find(room.name)
+    assert (again.drawn, list(again.jobs)) == ((), [1])
+    assert (again.folder / "scene.damaged").read_text() == '{"drawn": ['
+    assert order(again, JobRequest("generate"), WebSettings()).number == 4  # not into the folder of another
+
+
 def test_rooms_cannot_be_guessed_or_walked_out_of(tmp_path):
     rooms = Rooms(tmp_path / "rooms", 10)
     (tmp_path / "secret").mkdir()
@@ -99,7 +113,8 @@ def test_a_linker_fills_the_gap_between_two_marks(tmp_path):
     room = Rooms(tmp_path, 10).open()
     fragment = Fragment.from_upload("two.sdf", sdf_of("CCCCCCO").encode())
     ends = [0, 6]
-    room.change(fragment=fragment.chosen(ends, ends))
+    fragment = fragment.chosen(ends, ends)
+    room.change(fragment=fragment)
     job = order(room, JobRequest("link", heavy_atoms="auto"), WebSettings())
     folder = room.job_folder(job.number)
     points = [[float(x) for x in row.split(",")] for row in (folder / "shape.csv").read_text().split()]
