@@ -234,8 +234,8 @@ def test_every_package_is_distributed():
     for room in ROOMS:
         for file in (ROOT / room).rglob("*"):
             if file.is_file() and file.suffix not in (".py", ".pyc"):
-                package = name_of(file.parent / "__init__.py").replace("halberd.potentials.data", "halberd.potentials")
-                folder = ROOT / "/".join(package.split(".")[1:])
+                folder = next(parent for parent in file.parents if (parent / "__init__.py").exists())
+                package = name_of(folder / "__init__.py")
                 kept = settings["package-data"].get(package, [])
                 assert any(file in folder.glob(pattern) for pattern in kept), f"{file.name} would not be installed"
     listed = re.findall(

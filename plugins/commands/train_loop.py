@@ -76,13 +76,7 @@ def run_trainings(
     console = Console(stderr=True)
     for trainer, file in zip(trainers, files, strict=True):
         if file.exists():
-            trainer.resume(file)
-            done, wanted = len(trainer.history), trainer.settings.epochs
-            if done > wanted:
-                console.print(
-                    f"note: '{file.name}' has {done} epochs already, and epochs is {wanted}: nothing more is trained.",
-                    markup=False,
-                )
+            _resume(trainer, file, console)
     trouble: TrainingError | None = None
     running = [number for number, trainer in enumerate(trainers) if not trainer.done]
     with Progress(
@@ -125,6 +119,14 @@ def run_trainings(
 
 def _checkpoint(output: Path, number: int, count: int) -> Path:
     return output.with_suffix(".checkpoint" if count == 1 else f".{number + 1}.checkpoint")
+
+
+def _resume(trainer: Trainer, file: Path, console: Console) -> None:
+    trainer.resume(file)
+    done, wanted = len(trainer.history), trainer.settings.epochs
+    if done > wanted:
+        text = f"note: '{file.name}' has {done} epochs already, and epochs is {wanted}: nothing more is trained."
+        console.print(text, markup=False)
 
 
 def _check_count(output: Path, files: Sequence[Path]) -> None:
