@@ -1,11 +1,14 @@
 """What the score of a diffusion model is, from noise to molecules: directions against sigma, in one figure.
 
     python tests/benchmarks/score_anatomy.py MODEL.diffusion MOLECULES OUT.png [--count 60] [--levels 16] [--seed 0]
+        [--validation 0.1]
 
-MOLECULES is a file of molecules that the model has not seen. They get noise of a level, positions (centred), elements
-alike; then vectors of all coordinates, net translation and rotation taken out, are compared by the cosine of the angle
-between them: the model's score; the direction to the centre, -x; the exact one to the molecule without noise, x0 - x;
-and the forces of GFN2-xTB on the noisy geometry, where it converges. Medians and quartiles over molecules.
+MOLECULES is a file of molecules that the model has not seen, or ``qm9``: drawn from the clusters of QM9 that ``halberd
+train`` with ``train: qm9`` keeps aside by the same share of validation and seed 0. They get noise of a level, positions
+(centred), elements alike; then vectors of all coordinates, net translation and rotation taken out, are compared by the
+cosine of the angle between them: the model's score; the direction to the centre, -x; the exact one to the molecule
+without noise, x0 - x; and the forces of GFN2-xTB on the noisy geometry, where it converges. Medians and quartiles over
+molecules.
 
 Controls: random vectors against the same; what the preconditioning puts into the score without any learning (a pull to
 the centre) is taken out in a row of its own; the exact direction and the forces against -x, which is what a perfect
@@ -22,8 +25,9 @@ import numpy as np
 import torch
 from ase import Atoms
 
-from halberd.plugins import read_molecules
-from halberd.potentials import DiffusionModel, ReferenceSet, SimilarityScore, load, mace_descriptor
+from halberd.plugins import TrainSettings, read_molecules
+from halberd.plugins.commands.train_diffusion import molecules_of
+from halberd.potentials import DiffusionModel, ReferenceSet, SimilarityScore, TrainingSettings, load, mace_descriptor
 from halberd.potentials.sites.block_list import BlockNeighbors
 from halberd.potentials.sites.torchscript import set_threads
 
@@ -117,20 +121,40 @@ def cosines(
     return found
 
 
+def unseen(name: str, model: DiffusionModel, validation: float, seed: int) -> list[Atoms]:
+    """Molecules of a file in their order, or of the part of QM9 that was kept aside, in any."""
+    if name != "qm9":
+        return read_molecules(name)
+    settings = TrainSettings(
+        train="qm9",
+        output="unused.diffusion",
+        diffusion=model.settings,
+        training=TrainingSettings(validation=validation),
+    )
+    held = molecules_of(settings, model.settings)[1]
+    assert held is not None
+    return [held[k] for k in np.random.default_rng(seed).permutation(len(held))]
+
+
 def main() -> None:
     """Compute, print and draw."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model", type=Path)
-    parser.add_argument("molecules", type=Path)
+    parser.add_argument("molecules")
     parser.add_argument("out", type=Path)
     parser.add_argument("--count", type=int, default=60)
     parser.add_argument("--levels", type=int, default=16)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--validation", type=float, default=0.1, help="Share that the training kept aside.")
     arguments = parser.parse_args()
     set_threads(1)
     model = DiffusionModel.load(arguments.model)
     kernel = SimilarityScore(mace_descriptor(load("gfn2-chnof@1")), ReferenceSet.load("qm9"))
-    every = [atoms for atoms in read_molecules(arguments.molecules) if set(atoms.numbers) <= {1, 6, 7, 8}]
+    every = [
+        atoms
+        for atoms in unseen(arguments.molecules, model, arguments.validation, arguments.seed)
+        if set(atoms.numbers) <= {1, 6, 7, 8}
+    ]
     molecules = [each for each in every if (each.numbers > 1).sum() > 3][: arguments.count]
     levels = np.geomspace(0.003, 10.0, arguments.levels)
     found = cosines(model, kernel, molecules, levels, arguments.seed)
