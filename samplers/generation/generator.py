@@ -210,7 +210,7 @@ class Generator:
             [self.size_of(k) for k in attempts],
             seeds,
             lambda part: tell("annealing", part),
-            None if watcher is None else watcher.snapshot,
+            **({} if watcher is None else {"watch": watcher.snapshot}),
         )
         annealed = time.perf_counter()
         finish_options, scaffold = self.settings.finish, self.scaffold
@@ -348,7 +348,7 @@ def _generate(
 
     while _count_molecules(results) < settings.n and len(results) < settings.attempts:
         batch = range(len(results), min(len(results) + settings.batch, settings.attempts))
-        if isinstance(generator, DenoisedGenerator):
+        if watcher is None or isinstance(generator, DenoisedGenerator):
             made, took = generator.attempt(batch, tell)
         else:
             made, took = generator.attempt(batch, tell, watcher)
