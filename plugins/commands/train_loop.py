@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import glob
 import re
 import time
 from collections.abc import Callable, Sequence
@@ -131,10 +130,8 @@ def _resume(trainer: Trainer, file: Path, console: Console) -> None:
 
 def _check_count(output: Path, files: Sequence[Path]) -> None:
     """Refuse to write over the trainings of another number of networks."""
-    single = output.with_suffix(".checkpoint")
-    others = {*output.parent.glob(f"{glob.escape(output.stem)}.*.checkpoint"), *([single] if single.exists() else [])}
-    numbered = re.compile(rf"{re.escape(output.stem)}\.\d+\.checkpoint")
-    others = {file for file in others - set(files) if file == single or numbered.fullmatch(file.name)}
+    ours = re.compile(rf"{re.escape(output.stem)}(\.\d+)?\.checkpoint")
+    others = {file for file in output.parent.iterdir() if ours.fullmatch(file.name)} - set(files)
     if others:
         raise RestartError(
             f"'{min(others)}' is of a training with another number of networks than {len(files)}: give committee as it "

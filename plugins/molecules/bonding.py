@@ -103,11 +103,16 @@ def skeleton_molecule(numbers: NDArray[np.int64], positions: NDArray[np.float64]
     rdkit.Chem.Mol or None
         Sanitised, with a conformer; ``None`` if RDKit refuses it.
     """
-    Chem = import_rdkit()
     editable = unbonded(numbers, positions)
     for atom, count in zip(editable.GetAtoms(), valences.hydrogens, strict=True):
         atom.SetNumExplicitHs(int(count))
     add_bonds(editable, valences.bonds)
+    return sanitised(editable)
+
+
+def sanitised(editable: Any) -> Any:
+    """The molecule of an ``RWMol``, ``None`` if RDKit refuses it."""
+    Chem = import_rdkit()
     mol = editable.GetMol()
     try:
         Chem.SanitizeMol(mol)

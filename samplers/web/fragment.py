@@ -9,11 +9,17 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
-from ase import Atoms
 from ase.data import chemical_symbols
 from numpy.typing import NDArray
 
-from halberd.plugins.molecules.bonding import add_bonds, import_rdkit, numbers_of, perceive_molecule, unbonded
+from halberd.plugins.molecules.bonding import (
+    add_bonds,
+    import_rdkit,
+    numbers_of,
+    perceive_molecule,
+    sanitised,
+    unbonded,
+)
 from halberd.plugins.molecules.files import read_bonded_all, read_molecules
 from halberd.potentials.errors import ConfigurationError, DataError, GeometryError, HalberdError
 from halberd.samplers.web.settings import MOST_BYTES, MOST_UPLOADED
@@ -58,11 +64,6 @@ class Fragment:
         return np.nonzero(self.numbers > 1)[0].tolist()
 
     @property
-    def atoms(self) -> Atoms:
-        """As ASE has them."""
-        return Atoms(self.numbers, positions=self.positions)
-
-    @property
     def molecule(self) -> Any:
         """A whole molecule as RDKit has it; ``None`` if bonds are not known, or leave valences open."""
         mol = self.bonded
@@ -73,15 +74,9 @@ class Fragment:
         """As RDKit has it, sanitised; ``None`` if bonds are not known, or make none."""
         if self.bonds is None:
             return None
-        Chem = import_rdkit()
         editable = unbonded(self.numbers, self.positions)
         add_bonds(editable, self.bonds)
-        mol = editable.GetMol()
-        try:
-            Chem.SanitizeMol(mol)
-        except (Chem.MolSanitizeException, ValueError):
-            return None
-        return mol
+        return sanitised(editable)
 
     def chosen(self, kept: Sequence[int], anchors: Sequence[int]) -> Fragment:
         """The same with other atoms to keep and to grow from.

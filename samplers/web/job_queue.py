@@ -6,10 +6,11 @@ import contextlib
 import dataclasses
 import multiprocessing
 import threading
+import time
 from typing import Any
 
 from halberd.potentials.errors import ConfigurationError
-from halberd.samplers.web.rooms import STOPPED, Room, State, now
+from halberd.samplers.web.rooms import STOPPED, Room, State
 from halberd.samplers.web.settings import WebSettings
 from halberd.samplers.web.worker import serve
 
@@ -89,7 +90,7 @@ class JobQueue:
             ticket = min(self._waiting, key=lambda each: self._served.get(each.room.name, 0.0))
             self._waiting.remove(ticket)
             self._running.append(ticket)
-            self._served[ticket.room.name] = now()
+            self._served[ticket.room.name] = time.monotonic()
         self._tell_places()
         return ticket
 
@@ -166,8 +167,8 @@ class _Slot:
         self.process = context.Process(target=serve, args=arguments, daemon=True)
         self.process.start()
         theirs.close()
-        begun = now()
-        while now() - begun < _STARTUP and not self.closed:
+        begun = time.monotonic()
+        while time.monotonic() - begun < _STARTUP and not self.closed:
             answer = self._answer()
             if answer is not None:
                 if answer["type"] == "ready":
@@ -189,15 +190,15 @@ class _Slot:
         """Feed one job to the process, and pass on what it tells."""
         room, number = ticket.room, ticket.number
         job = room.job(number)
-        begun = noted = now()
+        begun = noted = time.monotonic()
         room.update(number, state="running", message="")
         self.connection.send((job.kind, job.request, str(room.job_folder(number).resolve())))
         while True:
             answer = self._answer()
-            end = self._verdict(ticket, answer, now() - begun)
+            end = self._verdict(ticket, answer, time.monotonic() - begun)
             if end is not None:
                 with room.lock:
-                    job.seconds = now() - begun
+                    job.seconds = time.monotonic() - begun
                     job.done = 1.0 if end[0] == "done" else job.done
                 room.end(number, *end)
                 return
@@ -213,8 +214,8 @@ class _Slot:
                     job.done, job.message = answer["done"], answer["message"]
             if answer["type"] == "molecule":
                 room.update(number)
-            elif answer["type"] == "progress" and now() - noted > _NOTE:
-                noted = now()
+            elif answer["type"] == "progress" and time.monotonic() - noted > _NOTE:
+                noted = time.monotonic()
                 room.show(number)
 
     def _verdict(self, ticket: Ticket, answer: dict[str, Any] | None, seconds: float) -> tuple[State, str] | None:

@@ -10,7 +10,6 @@ import json
 import re
 import secrets
 import threading
-import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -315,8 +314,3 @@ class Rooms:
 def _write(file: Path, data: dict[str, Any]) -> None:
     with replacing(file) as temporary:
         temporary.write_text(json.dumps(data, allow_nan=False), encoding="utf-8")
-
-
-def now() -> float:
-    """Seconds of a clock that only goes forward."""
-    return time.monotonic()

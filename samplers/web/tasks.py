@@ -212,9 +212,10 @@ def _check_bonds(mol: Any, positions: NDArray[np.float64], when: str) -> None:
 def _dynamics(fragment: Fragment, request: JobRequest, model: str, *, folder: Path, tell: Tell) -> str:
     whole = _with_positions(fragment, fragment.positions)  # refuses what is no molecule before it computes
     # Ours keeps its steps short: OpenMM's jumps over the barriers that hold small molecules together.
-    rest = relax(load(model), [fragment.numbers], [fragment.positions]).positions[0]
+    potential = load(model)
+    rest = relax(potential, [fragment.numbers], [fragment.positions]).positions[0]
     topology, places = topology_from_atoms(Atoms(fragment.numbers, positions=rest))
-    system = LearnedPotential(model).createSystem(topology)
+    system = LearnedPotential(potential).createSystem(topology)
     integrator = openmm.LangevinMiddleIntegrator(request.temperature, _FRICTION, _STEP)
     integrator.setRandomNumberSeed(request.seed + 1)  # 0 would be a random one
     simulation = app.Simulation(topology, system, integrator, *find_platform("CPU"))
