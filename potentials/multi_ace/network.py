@@ -44,8 +44,8 @@ class Edges:
     harmonics : tensor, shape (E, (max_ell + 1)^2)
         Of mean square 1.
     basis : tensor, shape (E, B)
-    envelope : tensor, shape (E, 1)
-        Multiplies radial weights; ones if the basis has it already.
+    envelope : tensor, shape (E, 1), or None
+        Multiplies radial weights; ``None`` if the basis has it already.
     """
 
     index: torch.Tensor
@@ -53,7 +53,11 @@ class Edges:
     neighbour: torch.Tensor
     harmonics: torch.Tensor
     basis: torch.Tensor
-    envelope: torch.Tensor
+    envelope: torch.Tensor | None
+
+    def enveloped(self, values: torch.Tensor) -> torch.Tensor:
+        """Values (E, n) that end at the cutoff."""
+        return values if self.envelope is None else values * self.envelope
 
 
 class EdgeEmbedding(torch.nn.Module):
@@ -99,22 +103,33 @@ class EdgeEmbedding(torch.nn.Module):
 
     def radial(
         self, r: torch.Tensor, centre: torch.Tensor, neighbour: torch.Tensor
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Basis (E, B) and envelope (E, 1) at distances (E, 1), of edges between species (E,) and (E,)."""
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Basis (E, B) and, unless it is in the basis, envelope (E, 1) at distances (E, 1) of species (E,) and (E,)."""
         if self.onset is None:
             envelope = polynomial_cutoff(r, self.cutoff, self.power)
         else:
             envelope = xplor_cutoff(r, self.cutoff, self.onset)
         basis = self.basis(r if self.transform is None else self.transform(r, centre, neighbour))
         if self.envelope_on_basis:
-            return basis * envelope, torch.ones_like(envelope)
+            return basis * envelope, None
         return basis, envelope
 
-    def forward(self, species: torch.Tensor, edge_index: torch.Tensor, edge_vectors: torch.Tensor) -> Edges:
-        """Embed edges of the site-model contract."""
-        centre = species.index_select(0, edge_index[0])
-        neighbour = species.index_select(0, edge_index[1])
-        basis, envelope = self.radial(edge_vectors.norm(dim=1, keepdim=True), centre, neighbour)
+    def forward(
+        self,
+        species: torch.Tensor,
+        edge_index: torch.Tensor,
+        edge_vectors: torch.Tensor,
+        chosen: torch.Tensor | None = None,
+    ) -> Edges:
+        """Embed edges of the site-model contract.
+
+        ``chosen`` are those whose distances are embedded, if not all are, and of which ``centre`` and ``neighbour`` are.
+        """
+        ends, vectors = edge_index, edge_vectors
+        if chosen is not None:
+            ends, vectors = edge_index.index_select(1, chosen), edge_vectors.index_select(0, chosen)
+        centre, neighbour = species.index_select(0, ends[0]), species.index_select(0, ends[1])
+        basis, envelope = self.radial(vectors.norm(dim=1, keepdim=True), centre, neighbour)
         # Orthonormal on the sphere; ours have mean square 1.
         harmonics = math.sqrt(4.0 * math.pi) * self.harmonics(self.sign * edge_vectors)
         return Edges(
@@ -186,10 +201,13 @@ class Layer(torch.nn.Module):
     def forward(self, features: list[torch.Tensor], species: torch.Tensor, edges: Edges) -> list[torch.Tensor]:
         """Features of the next layer, one tensor (N, 2 l + 1, channels) per kind."""
         sent = features if self.up is None else self.up(features, species)
-        weights = self.radial(edges.basis, edges.centre, edges.neighbour) * edges.envelope
-        messages = self.convolution(sent, edges.harmonics, weights, edges.index)
+        messages = self.convolution(sent, edges.harmonics, self.weights_of(edges), edges.index)
         messages = self.divided(messages, edges, species.shape[0])
         return self.updated(features, sent, messages, species, self.product)
+
+    def weights_of(self, edges: Edges) -> torch.Tensor:
+        """Weights of the paths of edges, shape (E, number of weights)."""
+        return edges.enveloped(self.radial(edges.basis, edges.centre, edges.neighbour))
 
     @property
     def product_inputs(self) -> Irreps:
@@ -239,7 +257,7 @@ class Layer(torch.nn.Module):
         """Sums over neighbours, divided by their number or density."""
         if self.density is None:
             return [each / self.divisor for each in messages]
-        each_edge = torch.tanh(self.density(edges.basis, edges.centre, edges.neighbour) ** 2) * edges.envelope
+        each_edge = edges.enveloped(torch.tanh(self.density(edges.basis, edges.centre, edges.neighbour) ** 2))
         density = each_edge.new_zeros(n_atoms, 1).index_add(0, edges.index[0], each_edge)
         divisor = (self.divisor + self.density_weight * density).unsqueeze(2)
         return [each / divisor for each in messages]

@@ -175,20 +175,28 @@ class ScaledLayers(torch.nn.Module):
 
     def mapped(self, x: torch.Tensor) -> torch.Tensor:
         """Map (..., inputs) to (..., outputs)."""
-        return self._map(self.hidden(x), len(self.weights) - 1)
+        return self._map(self._activated(x), len(self.weights) - 1)
 
     def hidden(self, x: torch.Tensor) -> torch.Tensor:
         """What the last map is linear in."""
+        return self._constant(len(self.weights) - 1) * self._activated(x)
+
+    def _activated(self, x: torch.Tensor) -> torch.Tensor:
         for number in range(len(self.weights) - 1):
             x = self._map(x, number)
             if self.activation == "silu":
-                x = self.constant * torch.nn.functional.silu(x)
+                x = torch.nn.functional.silu(x)
         return x
 
+    def _constant(self, number: int) -> float:
+        """That what goes into a map is still to be multiplied by."""
+        return self.constant if number > 0 and self.activation == "silu" else 1.0
+
     def _map(self, x: torch.Tensor, number: int) -> torch.Tensor:
-        x = torch.matmul(x, self.weights[number])
-        if self.scales[number] != 1.0:
-            x = x * self.scales[number]
+        # Factors go to the weights, of which there are fewer than rows and their gradients.
+        factor = self.scales[number] * self._constant(number)
+        weight = self.weights[number]
+        x = torch.matmul(x, weight if factor == 1.0 else factor * weight)
         return x + self.bias if number == 0 and self.bias is not None else x
 
 
@@ -252,7 +260,8 @@ class SpeciesLinear(torch.nn.Module):
         """Map (E, inputs) to (E, outputs), given the species of both ends."""
         which = centre * self.n_species + neighbour if self.of_pairs else neighbour
         zeros = x.new_zeros(x.shape[0], self.n_outputs)
-        return self.scale * by_kind(zeros, which, self.n_kinds, lambda n, own: torch.matmul(x[own], self.weight[n]))
+        weight = self.scale * self.weight
+        return by_kind(zeros, which, self.n_kinds, lambda n, own: torch.matmul(x[own], weight[n]))
 
 
 class PairRepulsion(torch.nn.Module):

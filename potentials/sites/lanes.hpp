@@ -5,6 +5,10 @@
 #include <cstdint>
 #include <type_traits>
 
+#if defined(__FMA__)
+#include <immintrin.h>
+#endif
+
 namespace {
 
 #if defined(__AVX512F__)
@@ -44,6 +48,36 @@ inline __attribute__((always_inline)) void store(const V& lanes, T* to, int64_t 
     __builtin_memcpy(to, &lanes, sizeof(V));
   else
     for (int64_t k = 0; k < count; ++k) to[k] = lanes[k];
+}
+
+// a b + c, rounded once wherever processors can, which compilers do or leave from one line to the next.
+inline __attribute__((always_inline)) Lanes<float> multiply_add(float a, const Lanes<float>& b, const Lanes<float>& c) {
+#if defined(__AVX512F__)
+  return _mm512_fmadd_ps(_mm512_set1_ps(a), b, c);
+#elif defined(__FMA__)
+  return _mm256_fmadd_ps(_mm256_set1_ps(a), b, c);
+#elif defined(__ARM_FEATURE_FMA)
+  Lanes<float> sum;
+  for (int k = 0; k < WIDTH<Lanes<float>, float>; ++k) sum[k] = __builtin_fmaf(a, b[k], c[k]);
+  return sum;
+#else
+  return a * b + c;
+#endif
+}
+
+inline __attribute__((always_inline)) Lanes<double> multiply_add(double a, const Lanes<double>& b,
+                                                                 const Lanes<double>& c) {
+#if defined(__AVX512F__)
+  return _mm512_fmadd_pd(_mm512_set1_pd(a), b, c);
+#elif defined(__FMA__)
+  return _mm256_fmadd_pd(_mm256_set1_pd(a), b, c);
+#elif defined(__ARM_FEATURE_FMA)
+  Lanes<double> sum;
+  for (int k = 0; k < WIDTH<Lanes<double>, double>; ++k) sum[k] = __builtin_fma(a, b[k], c[k]);
+  return sum;
+#else
+  return a * b + c;
+#endif
 }
 
 template <typename T>

@@ -62,7 +62,7 @@ void multiply(const T* const* in, T* const* out, int64_t column, const T* matrix
     Lanes<T> w[COLUMNS];
     for (int c = 0; c < COLUMNS; ++c) load<ALL>(w[c], own + c * W, count);
     for (int r = 0; r < ROWS; ++r)
-      for (int c = 0; c < COLUMNS; ++c) sums[r][c] += in[r][k] * w[c];
+      for (int c = 0; c < COLUMNS; ++c) sums[r][c] = multiply_add(in[r][k], w[c], sums[r][c]);
   }
   for (int r = 0; r < ROWS; ++r)
     for (int c = 0; c < COLUMNS; ++c) store<ALL>(sums[r][c], out[r] + column + c * W, count);

@@ -63,10 +63,10 @@ def edge_weights(edges: EdgeEmbedding, radial: torch.nn.Module, density: torch.n
 
     def weights(r: torch.Tensor, centre: torch.Tensor, neighbour: torch.Tensor) -> torch.Tensor:
         basis, envelope = edges.radial(r, centre, neighbour)
-        values: torch.Tensor = radial(basis, centre, neighbour) * envelope
-        if density is None:
-            return values
-        return torch.cat([values, torch.tanh(density(basis, centre, neighbour) ** 2) * envelope], dim=1)
+        values: torch.Tensor = radial(basis, centre, neighbour)
+        if density is not None:
+            values = torch.cat([values, torch.tanh(density(basis, centre, neighbour) ** 2)], dim=1)
+        return values if envelope is None else values * envelope
 
     return weights
 

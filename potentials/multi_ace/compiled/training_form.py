@@ -14,6 +14,7 @@ import torch
 
 from halberd.potentials.multi_ace.compiled.mix import by_kinds, in_rows, offsets
 from halberd.potentials.multi_ace.compiled.network import CompiledConvolution, product_graph
+from halberd.potentials.multi_ace.compiled.splines import pair_kinds
 from halberd.potentials.multi_ace.layers import Convolution, SymmetricProduct
 from halberd.potentials.multi_ace.network import Layer, MultiAce
 from halberd.potentials.sites.compiled_operators import CompiledOperator
@@ -44,14 +45,16 @@ class TrainingConvolution:
         harmonics: torch.Tensor,
         weights: torch.Tensor,
         edge_index: torch.Tensor,
+        pairs: list[torch.Tensor],
         order: list[torch.Tensor],
     ) -> list[torch.Tensor]:
-        """As the convolution, given the order of edges by their ends."""
+        """As the convolution, given the order of edges by their ends, and which of them share rows of weights."""
         sums = torch.ops.halberd.summed_messages(
             features=in_rows(features),
             harmonics=harmonics,
             weights=weights,
             edge_index=edge_index,
+            pairs=pairs,
             order=order,
             paths=self.paths,
             triples=self.triples,
@@ -126,6 +129,10 @@ class TrainingForm:
             rows = sum(2 * block.degree + 1 for block in layer.product_inputs)
             self.products.append(None if layer.product is None else TrainingProduct(layer.product, rows))
             inputs = layer.outputs
+        # Weights of distances alone are those of the reverse edge, too.
+        radial = [layer.radial for layer in network.layers if layer.density is None]
+        kinds = pair_kinds(network.edges, radial, len(network.embedding))
+        self.shares = len(radial) == len(network.layers) and not kinds.any()
 
     def __call__(self, species: torch.Tensor, edge_index: torch.Tensor, edge_vectors: torch.Tensor) -> torch.Tensor:
         """Evaluate the contract of :mod:`halberd.potentials.sites.site_model`."""
@@ -141,15 +148,19 @@ class TrainingForm:
     ) -> list[list[torch.Tensor]]:
         """As those of :class:`halberd.potentials.multi_ace.network.MultiAce`."""
         network = self.network
-        edges = network.edges(species, edge_index, edge_vectors)
         order = torch.ops.halberd.edges_by_ends(edge_index, species)
+        if self.shares:
+            pairs = torch.ops.halberd.reversed_edges(edge_index, edge_vectors.detach(), order)
+            edges = network.edges(species, edge_index, edge_vectors, pairs[0])
+        else:
+            pairs = [torch.cumsum(torch.ones_like(edge_index[0]), 0) - 1] * 2
+            edges = network.edges(species, edge_index, edge_vectors)
         current = network.first(species) if first is None else first
         collected = []
         layers: list[Any] = list(network.layers)
         for layer, convolution, product in zip(layers, self.convolutions, self.products, strict=True):
             sent = current if layer.up is None else layer.up(current, species)
-            weights = layer.radial(edges.basis, edges.centre, edges.neighbour) * edges.envelope
-            messages = convolution(sent, edges.harmonics, weights, edges.index, order)
+            messages = convolution(sent, edges.harmonics, layer.weights_of(edges), edges.index, pairs, order)
             messages = layer.divided(messages, edges, species.shape[0])
             current = layer.updated(current, sent, messages, species, product)
             collected.append(current)

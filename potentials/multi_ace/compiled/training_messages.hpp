@@ -18,15 +18,22 @@
 
 namespace {
 
-// Features (N, width), harmonics (E, n_lm) and weights (E, n_weights) of one evaluation, or their tangents.
+// Features (N, width), harmonics (E, n_lm) and weights (rows, n_weights) of one evaluation, or their tangents.
 template <typename T>
 struct Operands {
   const T *features, *harmonics, *weights;
 };
 
+// Their gradients: those of weights by the first edge of a row, and by the other one.
+template <typename T>
+struct Found {
+  T *features, *harmonics, *weights, *other_weights;
+};
+
+// Edges, the row of weights of each, and the first edge of every row, of two at most.
 template <typename T>
 struct Neighbourhood {
-  const int64_t *centre, *neighbour;
+  const int64_t *centre, *neighbour, *row, *first;
   int64_t n_atoms, width, n_lm, n_weights, n_outputs;
 };
 
@@ -166,10 +173,10 @@ template <typename T, bool TANGENT>
 EdgeOperands<T> operands_of(const Neighbourhood<T>& at, const Operands<T>& given, const Operands<T>& moved, int64_t e,
                             const T* b, const T* db) {
   const int64_t j = at.neighbour[e];
-  EdgeOperands<T> edge{given.features + j * at.width, given.weights + e * at.n_weights, b, nullptr, nullptr, db};
+  EdgeOperands<T> edge{given.features + j * at.width, given.weights + at.row[e] * at.n_weights, b, nullptr, nullptr, db};
   if (TANGENT) {
     edge.dx = moved.features + j * at.width;
-    edge.dw = moved.weights + e * at.n_weights;
+    edge.dw = moved.weights + at.row[e] * at.n_weights;
   }
   return edge;
 }
@@ -205,14 +212,14 @@ void sums(const Coupled<T>& op, const Neighbourhood<T>& at, const Order& by_cent
 // Gradients of features, harmonics and weights, given those of the sums; or how they move along tangents.
 template <typename T, bool TANGENT>
 void gradients(const Coupled<T>& op, const Neighbourhood<T>& at, const Order& by_neighbour, const Operands<T>& given,
-               const Operands<T>& moved, const T* incoming, T* of_features, T* of_harmonics, T* of_weights) {
+               const Operands<T>& moved, const T* incoming, const Found<T>& found) {
   std::vector<decltype(gradient_for<T, TANGENT>(op.paths[0]))> functions;
   for (const Path& path : op.paths) functions.push_back(gradient_for<T, TANGENT>(path));
   at::parallel_for(0, at.n_atoms, 1, [&](int64_t begin, int64_t end) {
     std::vector<T> b(op.n_couplings), db(TANGENT ? op.n_couplings : 0);
     Lanes<T> of_y[MAX_LM];
     for (int64_t j = begin; j < end; ++j) {
-      T* mine = of_features + j * at.width;
+      T* mine = found.features + j * at.width;
       std::fill_n(mine, at.width, T(0));
       for (int64_t n = by_neighbour.start[j]; n < by_neighbour.start[j + 1]; ++n) {
         const int64_t e = by_neighbour.edge[n];
@@ -221,10 +228,11 @@ void gradients(const Coupled<T>& op, const Neighbourhood<T>& at, const Order& by
         const EdgeOperands<T> edge = operands_of<T, TANGENT>(at, given, moved, e, b.data(), db.data());
         for (int64_t lm = 0; lm < at.n_lm; ++lm) of_y[lm] = Lanes<T>{};
         const T* g = incoming + at.centre[e] * at.n_outputs;
-        T* own_weights = of_weights + e * at.n_weights;
+        const int64_t row = at.row[e];
+        T* own_weights = (at.first[row] == e ? found.weights : found.other_weights) + row * at.n_weights;
         for (size_t path = 0; path < op.paths.size(); ++path)
           functions[path](op, op.paths[path], edge, g, mine, own_weights, of_y);
-        for (int64_t lm = 0; lm < at.n_lm; ++lm) of_harmonics[e * at.n_lm + lm] = total<T>(of_y[lm]);
+        for (int64_t lm = 0; lm < at.n_lm; ++lm) found.harmonics[e * at.n_lm + lm] = total<T>(of_y[lm]);
       }
     }
   });

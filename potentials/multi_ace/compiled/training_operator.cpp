@@ -29,25 +29,26 @@ Tensor or_zeros(const Tensor& given, const Tensor& like) {
 
 // -- messages --------------------------------------------------------------------------------------------------------
 
-// Everything but what is differentiated: edges, their order, the tables of paths and couplings, numbers of outputs.
+// Everything but what is differentiated: edges, which of them have their weights from which row, their order, the tables
+// of paths and couplings, numbers of outputs.
 struct MessageTables {
-  Tensor edges, centre_start, centre_edges, neighbour_start, neighbour_edges, paths, triples, values;
+  Tensor edges, rows, firsts, centre_start, centre_edges, neighbour_start, neighbour_edges, paths, triples, values;
   int64_t n_outputs;
 
   template <typename T>
   Neighbourhood<T> at(const Tensor& x, const Tensor& y, const Tensor& w) const {
-    return {edges.data_ptr<int64_t>(), edges.data_ptr<int64_t>() + edges.size(1), x.size(0), x.size(1), y.size(1),
-            w.size(1), n_outputs};
+    return {edges.data_ptr<int64_t>(), edges.data_ptr<int64_t>() + edges.size(1), rows.data_ptr<int64_t>(),
+            firsts.data_ptr<int64_t>(), x.size(0), x.size(1), y.size(1), w.size(1), n_outputs};
   }
   Order by_centre() const { return {centre_start.data_ptr<int64_t>(), centre_edges.data_ptr<int64_t>()}; }
   Order by_neighbour() const { return {neighbour_start.data_ptr<int64_t>(), neighbour_edges.data_ptr<int64_t>()}; }
 
   variable_list tensors() const {
-    return {edges, centre_start, centre_edges, neighbour_start, neighbour_edges, paths, triples, values};
+    return {edges, rows, firsts, centre_start, centre_edges, neighbour_start, neighbour_edges, paths, triples, values};
   }
   static MessageTables from(const variable_list& s, size_t first, int64_t n_outputs) {
-    return {s[first], s[first + 1], s[first + 2], s[first + 3], s[first + 4], s[first + 5], s[first + 6], s[first + 7],
-            n_outputs};
+    return {s[first],     s[first + 1], s[first + 2], s[first + 3], s[first + 4], s[first + 5],
+            s[first + 6], s[first + 7], s[first + 8], s[first + 9], n_outputs};
   }
 };
 
@@ -73,19 +74,27 @@ Tensor run_sums(const MessageTables& tables, const variable_list& given, const v
 
 variable_list run_gradients(const MessageTables& tables, const variable_list& given, const variable_list& moved,
                             const Tensor& incoming) {
-  const variable_list found{at::empty_like(given[0]), at::zeros_like(given[1]), at::zeros_like(given[2])};
+  // Every edge has a neighbour, and every weight a path: all is written, of weights by the first edge that has them. What
+  // the second one has to say goes elsewhere, so that it does not matter which of them comes first.
+  const variable_list found{at::empty_like(given[0]), at::empty_like(given[1]), at::empty_like(given[2])};
+  const int64_t n_rows = given[2].size(0), n_edges = given[1].size(0);
+  const Tensor second = n_edges == n_rows       ? at::empty({0}, given[2].options())
+                        : n_edges == 2 * n_rows ? at::empty_like(given[2])
+                                                : at::zeros_like(given[2]);
   AT_DISPATCH_FLOATING_TYPES(incoming.scalar_type(), "halberd_gradients", [&] {
     const Coupled<scalar_t> op(tables.paths, tables.triples, tables.values);
     const auto at = tables.at<scalar_t>(given[0], given[1], given[2]);
     const auto own = operands<scalar_t>(given[0], given[1], given[2]);
-    scalar_t *x = found[0].data_ptr<scalar_t>(), *y = found[1].data_ptr<scalar_t>(), *w = found[2].data_ptr<scalar_t>();
+    const Found<scalar_t> into{found[0].data_ptr<scalar_t>(), found[1].data_ptr<scalar_t>(),
+                               found[2].data_ptr<scalar_t>(), second.data_ptr<scalar_t>()};
     const scalar_t* g = incoming.data_ptr<scalar_t>();
     if (moved.empty())
-      gradients<scalar_t, false>(op, at, tables.by_neighbour(), own, {}, g, x, y, w);
+      gradients<scalar_t, false>(op, at, tables.by_neighbour(), own, {}, g, into);
     else
       gradients<scalar_t, true>(op, at, tables.by_neighbour(), own,
-                                operands<scalar_t>(moved[0], moved[1], moved[2]), g, x, y, w);
+                                operands<scalar_t>(moved[0], moved[1], moved[2]), g, into);
   });
+  if (n_edges != n_rows) found[2].add_(second);
   return found;
 }
 
@@ -110,7 +119,7 @@ class MessageGradients : public torch::autograd::Function<MessageGradients> {
     const variable_list moved{or_zeros(incoming[0], s[0]), or_zeros(incoming[1], s[1]), or_zeros(incoming[2], s[2])};
     variable_list found = run_gradients(tables, given, moved, s[3]);
     found.push_back(run_sums(tables, given, moved));
-    for (size_t n = 0; n < 8 + 1; ++n) found.emplace_back();
+    for (size_t n = 4; n < s.size() + 1; ++n) found.emplace_back();
     return found;
   }
 };
@@ -137,12 +146,20 @@ class SummedMessages : public torch::autograd::Function<SummedMessages> {
   }
 };
 
-Tensor summed_messages(const Tensor& x, const Tensor& y, const Tensor& w, const Tensor& edges, at::TensorList order,
-                       const Tensor& paths, const Tensor& triples, const Tensor& values, int64_t n_outputs) {
+Tensor summed_messages(const Tensor& x, const Tensor& y, const Tensor& w, const Tensor& edges, at::TensorList pairs,
+                       at::TensorList order, const Tensor& paths, const Tensor& triples, const Tensor& values,
+                       int64_t n_outputs) {
   TORCH_CHECK(x.scalar_type() == y.scalar_type() && y.scalar_type() == w.scalar_type(),
               "halberd: features, harmonics and radial weights differ in precision");
-  TORCH_CHECK(order.size() == 4 && y.size(1) <= MAX_LM, "halberd: messages of a training go up to degree ", MAX_L);
-  const MessageTables tables{edges.contiguous(), order[0], order[1], order[2], order[3], paths, triples, values, n_outputs};
+  TORCH_CHECK(order.size() == 4 && pairs.size() == 2 && y.size(1) <= MAX_LM,
+              "halberd: messages of a training go up to degree ", MAX_L);
+  const auto path = paths.accessor<int64_t, 2>();
+  int64_t n_weights = 0;
+  for (int64_t n = 0; n < paths.size(0); ++n) n_weights += path[n][1];  // its channels
+  TORCH_CHECK(n_weights == w.size(1) && pairs[0].size(0) == w.size(0) && pairs[1].size(0) == y.size(0),
+              "halberd: radial weights do not fit paths or edges");
+  const MessageTables tables{edges.contiguous(), pairs[1], pairs[0], order[0], order[1], order[2], order[3], paths,
+                             triples, values, n_outputs};
   return SummedMessages::apply(x.contiguous(), y.contiguous(), w.contiguous(), tables.tensors(), n_outputs);
 }
 
@@ -152,6 +169,36 @@ std::vector<Tensor> edges_by_ends(const Tensor& edge_index, const Tensor& specie
   const int64_t n_atoms = species.size(0);
   const auto centres = by_end(edges[0], n_atoms), neighbours = by_end(edges[1], n_atoms);
   return {centres.first, centres.second, neighbours.first, neighbours.second};
+}
+
+// Edges that have the same distance since they are each other's reverse: the first of two, and the row of the first that
+// every edge has in common with its reverse. An edge without one is alone.
+std::vector<Tensor> reversed_edges(const Tensor& edge_index, const Tensor& edge_vectors, at::TensorList order) {
+  TORCH_CHECK(order.size() == 4, "halberd: edges are to be ordered by their ends");
+  const Tensor edges = edge_index.contiguous(), vectors = edge_vectors.contiguous();
+  const int64_t n_edges = edges.size(1);
+  const int64_t *centre = edges.data_ptr<int64_t>(), *neighbour = centre + n_edges;
+  const int64_t *start = order[0].data_ptr<int64_t>(), *by_centre = order[1].data_ptr<int64_t>();
+  Tensor rows = at::full({n_edges}, -1, edges.options());
+  int64_t* row = rows.data_ptr<int64_t>();
+  std::vector<int64_t> first;
+  AT_DISPATCH_FLOATING_TYPES(vectors.scalar_type(), "halberd_reversed_edges", [&] {
+    const scalar_t* v = vectors.data_ptr<scalar_t>();
+    for (int64_t e = 0; e < n_edges; ++e) {
+      if (row[e] >= 0) continue;
+      row[e] = int64_t(first.size());
+      first.push_back(e);
+      const int64_t j = neighbour[e];
+      for (int64_t n = start[j]; n < start[j + 1]; ++n) {
+        const int64_t f = by_centre[n];
+        if (row[f] >= 0 || neighbour[f] != centre[e]) continue;
+        if (v[3 * f] != -v[3 * e] || v[3 * f + 1] != -v[3 * e + 1] || v[3 * f + 2] != -v[3 * e + 2]) continue;
+        row[f] = row[e];
+        break;
+      }
+    }
+  });
+  return {at::tensor(first, edges.options()), rows};
 }
 
 // -- products --------------------------------------------------------------------------------------------------------
@@ -230,9 +277,10 @@ Tensor weighted_products(const Tensor& x, const Tensor& weights, const Tensor& s
 
 TORCH_LIBRARY_FRAGMENT(halberd, m) {
   m.def("edges_by_ends(Tensor edge_index, Tensor species) -> Tensor[]", edges_by_ends);
+  m.def("reversed_edges(Tensor edge_index, Tensor edge_vectors, Tensor[] order) -> Tensor[]", reversed_edges);
   m.def(
-      "summed_messages(Tensor features, Tensor harmonics, Tensor weights, Tensor edge_index, Tensor[] order, "
-      "Tensor paths, Tensor triples, Tensor values, int n_outputs) -> Tensor",
+      "summed_messages(Tensor features, Tensor harmonics, Tensor weights, Tensor edge_index, Tensor[] pairs, "
+      "Tensor[] order, Tensor paths, Tensor triples, Tensor values, int n_outputs) -> Tensor",
       summed_messages);
   m.def(
       "weighted_products(Tensor features, Tensor weights, Tensor species, Tensor nodes, Tensor entries, int n_rows) -> "

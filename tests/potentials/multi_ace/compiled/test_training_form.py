@@ -59,16 +59,19 @@ def test_operators_pass_finite_differences():
 
     edge_index = torch.tensor([[0, 0, 1, 2, 2], [1, 2, 0, 0, 1]])
     order = torch.ops.halberd.edges_by_ends(edge_index, torch.zeros(3, dtype=torch.int64))
+    places = random(3, 3).detach()
+    pairs = torch.ops.halberd.reversed_edges(edge_index, places[edge_index[1]] - places[edge_index[0]], order)
+    assert pairs[1].tolist() == [0, 1, 0, 1, 2]  # the last one is alone
     n_weights = form.network.layers[1].convolution.n_weights
 
     def messages(features, harmonics, weights):
         return torch.ops.halberd.summed_messages(
-            features, harmonics, weights, edge_index, order, convolution.paths, convolution.triples,
+            features, harmonics, weights, edge_index, pairs, order, convolution.paths, convolution.triples,
             convolution.values, convolution.n_outputs,
         )  # fmt: skip
 
     width = 4 * (1 + 3 + 5)
-    given = (random(3, width), random(5, 16), random(5, n_weights))
+    given = (random(3, width), random(5, 16), random(3, n_weights))
     assert torch.autograd.gradcheck(messages, given, fast_mode=True)
     assert torch.autograd.gradgradcheck(messages, given, fast_mode=True)
 
@@ -84,10 +87,34 @@ def test_operators_pass_finite_differences():
     assert torch.autograd.gradgradcheck(lambda x: products(x, fixed), given[:1], fast_mode=True)
 
 
-def test_threads_do_not_change_a_bit():
+def test_edges_are_paired_with_their_reverse_and_with_no_other():
+    """Images of an atom in its own neighbourhood, two edges between the same atoms, one whose reverse is missing."""
+    centres, neighbours = [0, 0, 0, 1, 0, 1, 1, 2, 0], [0, 0, 1, 0, 1, 0, 2, 1, 2]
+    x = [[0, 0, 3.0], [0, 0, -3], [1, 0, 0], [-1, 0, 0], [-2, 0, 0], [2, 0, 0], [0, 1, 0], [0, -1.1, 0], [1, 1, 0]]
+    edge_index = torch.tensor([centres, neighbours])
+    order = torch.ops.halberd.edges_by_ends(edge_index, torch.zeros(3, dtype=torch.int64))
+    for dtype in (torch.float32, torch.float64):
+        first, row = torch.ops.halberd.reversed_edges(edge_index, torch.tensor(x, dtype=dtype), order)
+        assert first.tolist() == [0, 2, 4, 6, 7, 8]
+        assert row.tolist() == [0, 0, 1, 1, 2, 2, 3, 4, 5]
+
+
+def test_weights_of_paired_edges_are_computed_once():
+    settings = small("mace")
+    assert TrainingForm(build(settings).double()).shares
+    assert not TrainingForm(build(dataclasses.replace(settings, radial_species="neighbour", radial_widths=()))).shares
+    assert not TrainingForm(build(small("density")).double()).shares
+
+
+@pytest.mark.parametrize("shares", [False, True])
+def test_threads_do_not_change_a_bit(shares):
     """Of messages and products; matrix products between them are torch's."""
     graph = atoms_in_a_box(20)
-    network = build(small("ace")).double()  # no maps of channels
+    settings = small("ace")  # no maps of channels
+    if shares:
+        settings = dataclasses.replace(settings, radial_species="none", radial_widths=(8,))
+    network = build(settings).double()
+    assert TrainingForm(network).shares == shares
     results = []
     try:
         for threads in (1, 2, 5):
