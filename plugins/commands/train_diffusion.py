@@ -12,9 +12,10 @@ from typing import Any
 import numpy as np
 from ase import Atoms
 
-from halberd.plugins.commands.train_loop import check_gpu, run_trainings
+from halberd.plugins.commands.train_loop import check_gpu, check_start_kept, run_trainings
 from halberd.plugins.commands.train_settings import TrainSettings
 from halberd.plugins.evaluation.loss_curve import loss_curve
+from halberd.potentials.diffusion.model import DiffusionModel
 from halberd.potentials.diffusion.settings import DiffusionSettings
 from halberd.potentials.diffusion.training import BANDS, DenoisingTrainer, denoising_trainer, trained_diffusion
 from halberd.potentials.errors import ConfigurationError, OutputError
@@ -58,6 +59,7 @@ def train_diffusion(settings: TrainSettings, *, progress: bool = True) -> dict[s
     if output.suffix != SUFFIX:
         raise OutputError(f"'{output}' names no file for a diffusion model: call it NAME{SUFFIX}.")
     check_gpu(settings.device)
+    check_start_kept(settings.start_from, output)
     for suffix in (SUFFIX, ".json", ".history.csv", ".loss.png", ".checkpoint"):
         check_writable(output.with_suffix(suffix))
     with locked(output.parent, f".{output.name}.lock"):
@@ -67,10 +69,11 @@ def train_diffusion(settings: TrainSettings, *, progress: bool = True) -> dict[s
 def _train_diffusion(settings: TrainSettings, output: Path, progress: bool) -> dict[str, Any]:
     begun = time.perf_counter()
     set_threads(settings.threads)
-    choices = settings.diffusion
+    start = None if settings.start_from is None else DiffusionModel.load(settings.start_from)
+    choices = settings.diffusion if start is None else start.settings
     assert choices is not None
     training, validation = molecules_of(settings, choices)
-    trainer = denoising_trainer(training, choices, settings.training, validation, settings.device)
+    trainer = denoising_trainer(training, choices, settings.training, validation, device=settings.device, start=start)
     before, _ = trainer.validated()
     trouble = run_trainings(
         [trainer], output, max_hours=settings.max_hours, progress=progress, line=_line, errors=_COLUMNS
@@ -78,6 +81,8 @@ def _train_diffusion(settings: TrainSettings, output: Path, progress: bool) -> d
     if trouble is not None and not trainer.best:
         raise trouble
     model = trained_diffusion(trainer, output.stem)
+    if start is not None:
+        model.metadata["started_from"] = start.name
     model.save(output)
     report = _report(settings, trainer, output, before)
     report["done"] = trouble is None and trainer.done

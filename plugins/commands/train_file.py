@@ -15,7 +15,7 @@ import ase.data
 from rich.console import Console
 
 from halberd.plugins.commands.train_diffusion import train_diffusion
-from halberd.plugins.commands.train_loop import check_gpu, run_trainings
+from halberd.plugins.commands.train_loop import check_gpu, check_start_kept, run_trainings
 from halberd.plugins.commands.train_settings import TrainSettings
 from halberd.plugins.evaluation.figures import parity_plot
 from halberd.plugins.evaluation.loss_curve import loss_curve
@@ -160,10 +160,7 @@ def _check(settings: TrainSettings, output: Path) -> None:
     for name in settings.test_files:
         if name in taken:
             raise ConfigurationError(f"Test files cannot be called '{name}'; take another name.")
-    if settings.start_from is not None and Path(settings.start_from).absolute() == output.absolute():
-        raise ConfigurationError(
-            f"'{output}' is what the training starts from, and would be lost: name another output."
-        )
+    check_start_kept(settings.start_from, output)
 
 
 def _check_elements(known: Sequence[int], groups: dict[str, Sequence[Frame]]) -> None:

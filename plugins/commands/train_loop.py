@@ -33,6 +33,19 @@ def check_gpu(device: str) -> None:
         raise ConfigurationError("device is cuda, but torch finds no GPU here. Take device: cpu.")
 
 
+def check_start_kept(start_from: str | None, output: Path) -> None:
+    """Check that a training does not write over what it starts from.
+
+    Raises
+    ------
+    ConfigurationError
+    """
+    if start_from is not None and Path(start_from).absolute() == output.absolute():
+        raise ConfigurationError(
+            f"'{output}' is what the training starts from, and would be lost: name another output."
+        )
+
+
 def run_trainings(
     trainers: Sequence[Trainer],
     output: Path,

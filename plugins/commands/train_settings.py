@@ -12,7 +12,7 @@ from halberd.potentials.frames.labelled import LabelKeys
 from halberd.potentials.training.settings import TrainingSettings, check_start
 from halberd.potentials.validation import Count, changed, conform
 
-_OF_POTENTIALS = ("test", "network", "start_from", "replay", "e0s", "keys", "stream", "committee")
+_OF_POTENTIALS = ("test", "network", "replay", "e0s", "keys", "stream", "committee")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,7 +34,7 @@ class TrainSettings:
         ``preset``, and choices of :class:`halberd.potentials.multi_ace.settings.MultiAceSettings`.
     start_from : str, optional
         A model whose network is trained further, in place of a new one: a name or a file that halberd loads. Of a
-        committee every member is, if ``committee`` says as many.
+        committee every member is, if ``committee`` says as many. With ``diffusion: {}``, a diffusion model.
     replay : str, optional
         Frames that the network of ``start_from`` knew, which it goes on seeing, with read-outs of their own, so that it
         forgets less; it labels those that have no labels. ``training.replay`` says how many.
@@ -103,6 +103,8 @@ class TrainSettings:
         """Refuse what belongs to potentials alone."""
         for name in changed(self, _OF_POTENTIALS):
             raise ConfigurationError(f"{name} is for potentials, and diffusion is given: leave one of them away.")
+        if self.start_from is not None and self.diffusion != DiffusionSettings():
+            raise ConfigurationError("start_from brings its own network and noise: write diffusion: {} alone.")
 
     @property
     def test_files(self) -> dict[str, str]:

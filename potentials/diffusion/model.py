@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import os
 from collections.abc import Sequence
+from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,8 @@ from halberd.potentials.sites.block_list import owners, pairs_of_blocks
 from halberd.potentials.validation import from_mapping
 
 _FORMAT = "halberd diffusion 1"
+#: Models that come with the package, by name: files in its ``data`` folder.
+SHIPPED = {"qm9-diffusion": "qm9-diffusion.diffusion"}
 #: What reading a file that is no such one may raise.
 _UNREADABLE = (ModelFileError, RuntimeError, ValueError, KeyError, TypeError)
 
@@ -91,6 +94,11 @@ class DiffusionModel:
     def name(self) -> str:
         """What it is called."""
         return str(self.metadata.get("name", "diffusion"))
+
+    @property
+    def epochs(self) -> int:
+        """That it was trained for, as far as its file says."""
+        return int((self.metadata.get("training") or {}).get("epochs", 0))
 
     @property
     def dtype(self) -> torch.dtype:
@@ -185,7 +193,12 @@ class DiffusionModel:
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> DiffusionModel:
-        """Read a file that :meth:`save` wrote.
+        """Read a file that :meth:`save` wrote, or a model that comes with halberd.
+
+        Parameters
+        ----------
+        path : path-like
+            A file, or one of :data:`SHIPPED`.
 
         Raises
         ------
@@ -193,6 +206,10 @@ class DiffusionModel:
             If it cannot be read, or is no diffusion model.
         """
         file = Path(path)
+        if str(path) in SHIPPED and not file.exists():
+            file = Path(str(resources.files("halberd.potentials") / "data" / SHIPPED[str(path)]))
+        if not file.exists():
+            raise ModelFileError(f"There is no file '{file}'; of diffusion models, halberd has {', '.join(SHIPPED)}.")
         try:
             content = read_state(file)
             if content["format"] != _FORMAT:

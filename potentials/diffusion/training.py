@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 from collections.abc import Sequence
 from typing import Any
@@ -43,6 +44,8 @@ class DenoisingTrainer(Trainer):
     how : TrainingSettings
         Losses, weights of config types and replay are of no account.
     device : str
+    start : DiffusionModel, optional
+        Whose network, of the same settings, is trained further.
     """
 
     def __init__(
@@ -52,18 +55,24 @@ class DenoisingTrainer(Trainer):
         validation: MoleculeSet,
         how: TrainingSettings,
         device: str = "cpu",
+        start: DiffusionModel | None = None,
     ) -> None:
         assert settings.sigma_data is not None
         self.choices = settings
         self.preconditioning = Preconditioning(settings.preconditioning, settings.sigma_data)
-        self.neighbours = training.neighbours()
-        network = NoisyNetwork(settings, self.neighbours, how.seed)
+        if start is None:
+            self.neighbours, self.epochs_before = training.neighbours(), 0
+            network = NoisyNetwork(settings, self.neighbours, how.seed)
+        else:
+            self.neighbours, self.epochs_before = start.neighbours, start.epochs
+            network = copy.deepcopy(start.network).requires_grad_(True)
         super().__init__(network, training, validation, how, device)
         self.energy = NoisyEnergy(network, self.preconditioning, self.evaluator)
 
     def _loss(self, graph: Any, _: Any) -> torch.Tensor:
         # Of the seed, the epoch and the batch alone, so that a training goes on as it would have.
-        place = ((self.settings.seed * 1_000_003 + len(self.history) + 1) * 1_000_003 + self._batches_done + 1) % 2**63
+        epoch = self.epochs_before + len(self.history) + 1
+        place = ((self.settings.seed * 1_000_003 + epoch) * 1_000_003 + self._batches_done + 1) % 2**63
         generator = torch.Generator().manual_seed(place)
         _, loss = self._denoised(graph, generator, training=True)
         return loss.mean()
@@ -131,6 +140,7 @@ def denoising_trainer(
     how: TrainingSettings,
     validation: Sequence[Atoms] | None = None,
     device: str = "cpu",
+    start: DiffusionModel | None = None,
 ) -> DenoisingTrainer:
     """Everything that a training needs, from molecules.
 
@@ -142,6 +152,8 @@ def denoising_trainer(
     validation : sequence of ase.Atoms, optional
         A share of the others, chosen by the seed, if omitted.
     device : str
+    start : DiffusionModel, optional
+        Trained further, in place of a new network; ``settings`` are then its own.
 
     Raises
     ------
@@ -149,6 +161,9 @@ def denoising_trainer(
         If molecules are damaged; see :class:`halberd.potentials.diffusion.molecules.MoleculeSet`.
     """
     own = list(molecules)
+    if start is not None:
+        settings = start.settings
+    how = dataclasses.replace(how, learning_rate=how.rate(further=start is not None))
     if validation is None:
         kept = drawn_aside(range(len(own)), how.validation, how.seed)
         validation = [each for number, each in enumerate(own) if number in kept]
@@ -156,7 +171,7 @@ def denoising_trainer(
     training, held = (MoleculeSet(each, settings.numbers) for each in (own, validation))
     if settings.sigma_data is None:
         settings = dataclasses.replace(settings, sigma_data=training.sigma_data())
-    return DenoisingTrainer(settings, training, held, how, device)
+    return DenoisingTrainer(settings, training, held, how, device=device, start=start)
 
 
 def trained_diffusion(trainer: DenoisingTrainer, name: str) -> DiffusionModel:
@@ -174,8 +189,8 @@ def trained_diffusion(trainer: DenoisingTrainer, name: str) -> DiffusionModel:
         "training": {
             "molecules": len(trainer.training),
             "validation_molecules": len(trainer.validation),
-            "epochs": len(trainer.history),
-            "best_epoch": trainer.best,
+            "epochs": trainer.epochs_before + len(trainer.history),
+            "best_epoch": trainer.epochs_before + trainer.best,
             "validation": trainer.history[trainer.best - 1].validation if trainer.best else None,
             "seed": trainer.settings.seed,
         },

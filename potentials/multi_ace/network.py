@@ -123,7 +123,7 @@ class EdgeEmbedding(torch.nn.Module):
     ) -> Edges:
         """Embed edges of the site-model contract.
 
-        ``chosen`` are those whose distances are embedded, if not all are, and of which ``centre`` and ``neighbour`` are.
+        ``chosen`` are those whose distances are embedded, if not all are; species are of their ends, then.
         """
         ends, vectors = edge_index, edge_vectors
         if chosen is not None:

@@ -31,20 +31,24 @@ def _elements(text: str, _: str) -> list[str]:
     "halberd.samplers.generation.settings:GenerationSettings",
     [
         Flag("n", help="Molecules wanted. Default: 100."),
-        Flag("method", help="simgen, or diffusion with a model of your own. Default: simgen."),
+        Flag("method", help="simgen, or diffusion. Default: simgen."),
         Flag("heavy_atoms", help="Heavy atoms to generate: 8, or a range. Default: 7:9."),
         Flag("shape", help="gaussian, gaussian:1,1,2, line:8, circle:4, or a file of points. Default: gaussian."),
         Flag("scaffold", help="SDF (or other) file of fragments to build around."),
         "host",
         Flag("seed", help="Random seed. Default: 0."),
-        Flag("model", help="MACE: pretrained name or file. Default: gfn2-chnof@1. With diffusion: its file."),
+        Flag(
+            "model",
+            help="MACE: pretrained name or file. Default: gfn2-chnof@1. With diffusion: qm9-diffusion or a file.",
+        ),
         Flag("references", help="qm9, qm9-small, joined, or a file of molecules. Default: by size."),
         Flag("sampler.elements", read=_elements, help="Elements to make molecules of. Default: C,N,O."),
         "coverage",
         "sampler.particles",
         Flag("sampler.n_levels", name="levels", help="Noise levels. Default: 50."),
         "sampler.integrator",
-        Flag("denoising.n_levels", name="denoising-levels", help="Noise levels of diffusion. Default: 50."),
+        Flag("repair", off="as-made", help="With diffusion: new hydrogens, and a relaxation. Default: yes."),
+        Flag("denoising.n_levels", name="denoising-levels", help="Noise levels of diffusion. Default: 100."),
         Flag("sampler.strength", help="Factor of the shape's pull."),
         Flag(
             "finish.relax_scaffold", name="relax-scaffold", off="fix-scaffold", help="Let the scaffold move in the end."

@@ -1,4 +1,4 @@
-"""Attempts at molecules by a diffusion model, in the place of those by similarity: nothing is finished or relaxed."""
+"""Attempts at molecules by a diffusion model, in the place of those by similarity."""
 
 from __future__ import annotations
 
@@ -8,12 +8,19 @@ from typing import Any
 
 import numpy as np
 
+from halberd.plugins.forces.options import check_device
 from halberd.plugins.molecules.bonding import canonical_smiles, import_rdkit, perceive_molecule
 from halberd.plugins.molecules.repair import note_repair
 from halberd.potentials.diffusion.model import DiffusionModel
 from halberd.potentials.errors import ConfigurationError
+from halberd.potentials.loading import load
+from halberd.potentials.mace.descriptor import mace_descriptor
+from halberd.potentials.simgen.score import SimilarityScore
+from halberd.samplers.generation.annealing import Skeleton
 from halberd.samplers.generation.diffusion import Denoised, DenoisingSampler
-from halberd.samplers.generation.settings import GenerationSettings
+from halberd.samplers.generation.finisher import Finisher
+from halberd.samplers.generation.references import load_references
+from halberd.samplers.generation.settings import MODELS, GenerationSettings
 
 #: Causes of failure.
 NO_MOLECULE = "no neutral molecule in one piece"
@@ -33,13 +40,13 @@ class DenoisedGenerator:
     ModelFileError
         If the model cannot be read.
     ConfigurationError
-        If it has seen no molecule of a size that is asked for.
+        If it has seen no molecule of a size that is asked for, or elements that what repairs them does not know.
     """
 
     def __init__(self, settings: GenerationSettings) -> None:
         import_rdkit()
         self.settings = settings
-        self.model = DiffusionModel.load(settings.model)
+        self.model = DiffusionModel.load(settings.model_or_default)
         self.sampler = DenoisingSampler(self.model, settings.denoising)
         wanted = settings.sizes
         table = {key: count for key, count in self.model.sizes.items() if wanted is None or key[0] in wanted}
@@ -51,6 +58,23 @@ class DenoisedGenerator:
             )
         self.sizes = np.array([atoms for _, atoms in table])
         self.shares = np.array(list(table.values())) / sum(table.values())
+        self.finisher = self._finisher(max(heavy for heavy, _ in table)) if settings.repair else None
+
+    def _finisher(self, largest: int) -> Finisher:
+        """What makes skeletons of similarity molecules."""
+        settings = self.settings
+        check_device(settings.device)
+        force_field = load(MODELS["simgen"], precision=settings.precision).to(device=settings.device)
+        references = load_references(settings.references, largest)
+        score = SimilarityScore(mace_descriptor(force_field), references)
+        known = set(force_field.atomic_numbers)
+        unknown = sorted(set(self.model.atomic_numbers) - known)
+        if unknown:
+            raise ConfigurationError(
+                f"'{self.model.name}' makes molecules of the elements with the numbers {unknown}, too, which "
+                f"'{MODELS['simgen']}' cannot relax: give repair: false."
+            )
+        return Finisher(force_field, score, settings.finish)
 
     def size_of(self, attempt: int) -> int:
         """Atoms of an attempt, as often as among the molecules that the model was trained on."""
@@ -65,10 +89,18 @@ class DenoisedGenerator:
         seeds = [[self.settings.seed, k] for k in attempts]
         made = self.sampler.run([self.size_of(k) for k in attempts], seeds, lambda part: tell("annealing", part))
         denoised = time.perf_counter()
-        results = [self._molecule(each, k) for k, each in zip(attempts, made, strict=True)]
+        if self.finisher is None:
+            results = [self._molecule(each, k) for k, each in zip(attempts, made, strict=True)]
+        else:
+            results = self.finisher.run([_skeleton(each) for each in made], attempts, tell)
+            for each, mol in zip(made, results, strict=True):
+                if each is not None and not isinstance(mol, str):
+                    mol.ClearProp("log_density")
+                    mol.SetDoubleProp("certainty", float(each.certainty.min()))
         return results, {"anneal": denoised - started, "finish": time.perf_counter() - denoised}
 
-    def _molecule(self, made: Denoised | None, attempt: int) -> Any:
+    @staticmethod
+    def _molecule(made: Denoised | None, attempt: int) -> Any:
         """A molecule with its bonds, or why there is none."""
         if made is None:
             return LOST
@@ -81,3 +113,14 @@ class DenoisedGenerator:
         mol.SetDoubleProp("certainty", float(made.certainty.min()))
         mol.SetProp("smiles", canonical_smiles(mol))
         return mol
+
+
+def _skeleton(made: Denoised | None) -> Skeleton | None:
+    """The heavy atoms, as one particle whose density nobody knows."""
+    if made is None:
+        return None
+    heavy = made.numbers > 1
+    if not heavy.any():
+        return None
+    numbers, positions = made.numbers[heavy], made.positions[heavy]
+    return Skeleton(numbers[None], positions[None], np.zeros((1, len(numbers))))

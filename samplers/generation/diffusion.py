@@ -57,10 +57,10 @@ class DenoisingOptions:
     """
 
     integrator: str = "heun"
-    n_levels: Levels = 50
-    sigma_max: float = 10.0
+    n_levels: Levels = 100
+    sigma_max: float = 5.0
     sigma_min: float = 0.005
-    churn: float = 1.2
+    churn: float = 1.3
     churn_from: float = 0.02
     steps_per_level: Count = 4
     step_size: float = 0.1

@@ -22,8 +22,8 @@ import torch
 from ase import Atoms
 
 from halberd.plugins.forces.options import check_device
-from halberd.plugins.molecules.bonding import atoms_of, canonical_smiles, import_rdkit
-from halberd.plugins.molecules.files import check_molecule_file, read_molecules, write_molecules
+from halberd.plugins.molecules.bonding import atoms_of, import_rdkit
+from halberd.plugins.molecules.files import check_molecule_file, write_molecules
 from halberd.plugins.molecules.repair import raw_molecule
 from halberd.plugins.molecules.shapes import parse_shape, read_host
 from halberd.potentials.errors import ConfigurationError, RestartError
@@ -32,13 +32,13 @@ from halberd.potentials.loading import load
 from halberd.potentials.locks import locked
 from halberd.potentials.mace.descriptor import mace_descriptor
 from halberd.potentials.simgen.guidance import GaussianPrior, HostWall, PointCloudPrior
-from halberd.potentials.simgen.reference_set import ReferenceSet, shipped_references
 from halberd.potentials.simgen.score import SimilarityScore
 from halberd.potentials.sites.site_model import SiteModel
 from halberd.samplers.generation.annealing import SimilaritySampler, Snapshot
 from halberd.samplers.generation.denoised import DenoisedGenerator
 from halberd.samplers.generation.element_sweep import ElementSweep
-from halberd.samplers.generation.finishing import Candidate, finish, hydrogenate
+from halberd.samplers.generation.finisher import Finisher
+from halberd.samplers.generation.references import load_references
 from halberd.samplers.generation.scaffold import Scaffold
 from halberd.samplers.generation.settings import GenerationSettings
 
@@ -67,8 +67,8 @@ class Generated:
     molecules : list of rdkit.Chem.Mol
         With hydrogens, bonds, a conformer (angstrom), and the properties ``attempt``, ``smiles``, ``energy_eV``,
         ``log_density``, ``largest_force_eV_A``, ``particle`` (0 for the most similar), ``moved_A`` and
-        ``bonds_changed`` (:func:`halberd.plugins.molecules.repair.note_repair`). By diffusion without energies and
-        densities, but with ``certainty``, of the element that the model was least sure of.
+        ``bonds_changed`` (:func:`halberd.plugins.molecules.repair.note_repair`). By diffusion without densities, and
+        without energies if not repaired, but with ``certainty``, of the element that the model was least sure of.
     attempts : int
         Until the last of them was found.
     failures : dict
@@ -138,7 +138,8 @@ class Generator:
         import_rdkit()
         self.settings = settings
         check_device(settings.device)
-        self.force_field: SiteModel = load(settings.model, precision=settings.precision).to(device=settings.device)
+        model = load(settings.model_or_default, precision=settings.precision)
+        self.force_field: SiteModel = model.to(device=settings.device)
         self.scaffold = Scaffold.from_file(settings.scaffold) if settings.scaffold else None
         held = len(self.scaffold.numbers) if self.scaffold else 0
         largest = 0 if settings.sizes is None else max(settings.sizes) + held
@@ -154,8 +155,10 @@ class Generator:
             inverse_width=settings.inverse_width,
             balance=settings.balance,
         )
-        # Hydrogen takes part in the relaxation.
-        self.force_field.species_of([1, *(self.scaffold.numbers.tolist() if self.scaffold else [])])
+        sweep = ElementSweep(self.force_field, self.score, settings.sampler.elements) if settings.sweep else None
+        self.finisher = Finisher(
+            self.force_field, self.score, settings.finish, scaffold=self.scaffold, wall=self.wall, sweep=sweep
+        )
         scaffold = None
         if self.scaffold is not None:
             scaffold = (self.scaffold.numbers, self.scaffold.positions)
@@ -163,7 +166,6 @@ class Generator:
                 raise ConfigurationError(f"Scaffold '{settings.scaffold}' has no atom that could take a bond.")
         self.prior = self._prior()
         self.sampler = SimilaritySampler(self.score, self.prior, settings.sampler, scaffold=scaffold, wall=self.wall)
-        self.sweep = ElementSweep(self.force_field, self.score, settings.sampler.elements) if settings.sweep else None
 
     def _prior(self) -> GaussianPrior | PointCloudPrior:
         prior = parse_shape(self.settings.shape, self.settings.beta)
@@ -213,48 +215,9 @@ class Generator:
             **({} if watcher is None else {"watch": watcher.snapshot}),
         )
         annealed = time.perf_counter()
-        finish_options, scaffold = self.settings.finish, self.scaffold
-        results: list[Any] = [None] * len(skeletons)
-        begin = dict.fromkeys(range(len(skeletons)), 0)
-        for _ in range(finish_options.tries):
-            tell("placing hydrogens", 0.0)
-            tried = {k: hydrogenate(skeletons[k], self.score, finish_options, scaffold, begin[k]) for k in begin}
-            candidates = {k: each for k, each in tried.items() if isinstance(each, Candidate)}
-            prepared = list(candidates.values())
-            if self.sweep is not None:
-                tell("sweeping over elements", 0.0)
-                prepared = self.sweep.run(prepared, scaffold)
-            tell("relaxing", 0.0)
-            finished = finish(prepared, self.force_field, finish_options, scaffold, self.wall)
-            tried.update(zip(candidates, finished, strict=True))
-            for k, result in tried.items():
-                # Of a failure, what became of its most similar particle is remembered.
-                if results[k] is None or not isinstance(result, str):
-                    results[k] = result
-            begin = {k: candidate.particle + 1 for k, candidate in candidates.items() if isinstance(tried[k], str)}
-            if not begin:
-                break
-        for k, mol in zip(attempts, results, strict=True):
-            if not isinstance(mol, str):
-                mol.SetIntProp("attempt", k)
-                mol.SetProp("smiles", canonical_smiles(mol))
+        results = self.finisher.run(skeletons, attempts, tell)
         done = time.perf_counter()
         return results, {"anneal": annealed - started, "finish": done - annealed}
-
-
-def load_references(source: str, largest: int) -> ReferenceSet:
-    """Read a shipped reference set or a file of molecules; ``auto`` chooses by the largest molecule's heavy atoms.
-
-    Raises
-    ------
-    DataError
-        If there is no such set, or the file cannot be read.
-    """
-    if source == "auto":
-        source = "qm9" if largest <= 9 else "joined"
-    if source in shipped_references() or Path(source).suffix == ".npz" or not Path(source).exists():
-        return ReferenceSet.load(source)
-    return ReferenceSet.from_atoms(read_molecules(source), Path(source).stem)
 
 
 def generate(

@@ -12,13 +12,13 @@ from halberd.samplers.generation.annealing import SamplerOptions
 from halberd.samplers.generation.diffusion import DenoisingOptions
 from halberd.samplers.generation.finishing import FinishOptions
 
+#: Models that come with halberd, by the method.
+MODELS = {"simgen": "gfn2-chnof@1", "diffusion": "qm9-diffusion"}
 #: Far beyond what annealing makes sensible molecules of, and still something that fits into memory.
 MOST_HEAVY_ATOMS = 1000
-#: Settings of similarity alone.
-_SIMGEN = (
-    *("shape", "beta", "scaffold", "host", "precision", "device", "references", "coverage", "widths"),
-    *("inverse_width", "balance", "sweep", "sampler", "finish"),
-)
+#: Settings of similarity alone, and of finishing.
+_SIMGEN = ("shape", "beta", "scaffold", "host", "coverage", "widths", "inverse_width", "balance", "sweep", "sampler")
+_FINISHING = ("precision", "device", "references", "finish")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,8 +30,8 @@ class GenerationSettings:
     n : int
         Molecules wanted.
     method : {'simgen', 'diffusion'}
-        By similarity to references, or by a diffusion model that ``halberd train`` made, which needs no more of what
-        follows than ``heavy_atoms``, ``model``, ``denoising``, and what counts and orders attempts.
+        By similarity to references, or by a diffusion model, which has no use for ``shape``, ``beta``, ``scaffold``,
+        ``host``, ``coverage``, ``widths``, ``inverse_width``, ``balance``, ``sweep`` and ``sampler``.
     heavy_atoms : str
         ``8``, or a range ``7:9`` with both ends, from which the size of each molecule is drawn, or ``references``:
         sizes as often as they occur in the reference set. Without the scaffold's.
@@ -43,9 +43,9 @@ class GenerationSettings:
         File of a fragment, or several, that every molecule holds and that does not move.
     host : str, optional
         File of a host or pocket whose atoms are kept clear of. Give its cavity as ``shape``.
-    model : str
-        MACE whose descriptors and forces are used: a pretrained name or a file. Of ``diffusion``, the file of the
-        diffusion model.
+    model : str, optional
+        MACE whose descriptors and forces are used: a pretrained name or a file; ``gfn2-chnof@1`` if omitted. Of
+        ``diffusion``, the file that ``halberd train`` made; ``qm9-diffusion`` if omitted.
     precision : {'single', 'double'}, optional
         Of the model; its own if omitted.
     device : str
@@ -75,6 +75,9 @@ class GenerationSettings:
     finish : FinishOptions
     denoising : DenoisingOptions
         Of ``diffusion``.
+    repair : bool
+        Of ``diffusion``: keep the heavy atoms that the model made, and give them bonds, hydrogens and a relaxation as
+        skeletons of ``simgen`` get them. If not, molecules are as the model made them, its hydrogens included.
     """
 
     n: int = 100
@@ -84,7 +87,7 @@ class GenerationSettings:
     beta: float = 5.0
     scaffold: str | None = None
     host: str | None = None
-    model: str = "gfn2-chnof@1"
+    model: str | None = None
     precision: str | None = None
     device: str = "cpu"
     references: str = "auto"
@@ -100,6 +103,7 @@ class GenerationSettings:
     sampler: SamplerOptions = dataclasses.field(default_factory=SamplerOptions)
     finish: FinishOptions = dataclasses.field(default_factory=FinishOptions)
     denoising: DenoisingOptions = dataclasses.field(default_factory=DenoisingOptions)
+    repair: bool = True
 
     def __post_init__(self) -> None:
         conform(self)
@@ -114,12 +118,10 @@ class GenerationSettings:
 
     def _check_method(self) -> None:
         """Refuse what belongs to the other method."""
-        for name in changed(self, _SIMGEN if self.method == "diffusion" else ("denoising",)):
+        for name in changed(self, _SIMGEN if self.method == "diffusion" else ("denoising", "repair")):
             raise ConfigurationError(f"{name} is not for method {self.method}: leave it out, or change method.")
-        if self.method == "diffusion" and not changed(self, ("model",)):
-            raise ConfigurationError(
-                "Method diffusion needs a diffusion model: give its file as model; halberd train makes one."
-            )
+        for name in () if self.repair else changed(self, _FINISHING):
+            raise ConfigurationError(f"{name} is for what is repaired, and repair is false: leave one of them out.")
 
     @classmethod
     def from_mapping(cls, values: Mapping[str, Any], origin: str = "the settings") -> GenerationSettings:
@@ -134,6 +136,11 @@ class GenerationSettings:
         if isinstance(built.get("heavy_atoms"), int):
             built["heavy_atoms"] = str(built["heavy_atoms"])
         return from_mapping(cls, built, origin)
+
+    @property
+    def model_or_default(self) -> str:
+        """The model, or what the method takes if none was named."""
+        return MODELS[self.method] if self.model is None else self.model
 
     @property
     def sizes(self) -> range | None:
@@ -168,4 +175,5 @@ class GenerationSettings:
         values = dataclasses.asdict(self)
         for name in ("n", "batch", "max_attempts"):
             values.pop(name)
+        values["model"] = self.model_or_default
         return values

@@ -160,7 +160,9 @@ class TrainingForm:
         layers: list[Any] = list(network.layers)
         for layer, convolution, product in zip(layers, self.convolutions, self.products, strict=True):
             sent = current if layer.up is None else layer.up(current, species)
-            messages = convolution(sent, edges.harmonics, layer.weights_of(edges), edges.index, pairs, order)
+            messages = convolution(
+                sent, edges.harmonics, layer.weights_of(edges), edges.index, pairs=pairs, order=order
+            )
             messages = layer.divided(messages, edges, species.shape[0])
             current = layer.updated(current, sent, messages, species, product)
             collected.append(current)

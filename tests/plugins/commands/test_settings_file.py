@@ -94,16 +94,19 @@ def test_every_flag_reaches_its_setting(name, flag):
     words = [] if "bool" in kind else [WORDS.get(flag.option[2:], "3" if "int" in kind or "float" in kind else "name")]
     if (name, flag.option) == ("train", "--precision"):
         words = ["single"]
-    option = {"--unique": "--duplicates", "--plots": "--no-plots", "--calibrate": "--no-calibrate"}.get(
-        flag.option, flag.option
-    )
+    option = {
+        "--unique": "--duplicates",
+        "--plots": "--no-plots",
+        "--calibrate": "--no-calibrate",
+        "--repair": "--as-made",
+    }.get(flag.option, flag.option)
     result = CliRunner().invoke(app, [option, *words])
     assert result.exit_code == 0, result.output
     section, _, field = flag.path.rpartition(".")
     leaf = seen[section][field] if section else seen[field]
     more = {"solver": "ridge"} if field == "ridge" else {"solver": "svd"} if field == "rtol" else {}
     more = {"solver": "ard"} if field == "threshold" else more
-    if (name, field) == ("generate", "method") or section == "denoising":
+    if (name, field) in (("generate", "method"), ("generate", "repair")) or section == "denoising":
         more = {"method": "diffusion", "model": "mine.diffusion"}
     settings = from_mapping(SETTINGS[name], merged({**NEEDED[name], **more}, seen), "the command line")
     owner = getattr(settings, section) if section else settings

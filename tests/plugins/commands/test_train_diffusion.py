@@ -84,7 +84,7 @@ def test_a_training_goes_on_to_the_same_numbers(config, tmp_path, capsys, monkey
         ({"output": "small.pt"}, "call it NAME.diffusion"),
         ({"more": "test: x.xyz\n"}, "test is for potentials, and diffusion is given"),
         ({"more": "committee: 2\n"}, "committee is for potentials"),
-        ({"more": "start_from: gfn2-chnof\n"}, "start_from is for potentials"),
+        ({"more": "start_from: gfn2-chnof\n"}, "start_from brings its own network and noise"),
         ({"choices": ", noise_men: 1"}, "Did you mean 'noise_mean'"),
         ({"choices": ", elements: [H, C]"}, "holds O, which is not among the elements of the model"),
         ({"more": "validation: missing.xyz\n"}, "missing.xyz"),
@@ -97,6 +97,27 @@ def test_mistakes(config, change, message, capsys, monkeypatch):
     code, _, err = call(capsys, monkeypatch, "train", text)
     assert code == 2
     assert message in " ".join(err.split())
+
+
+def test_a_model_is_trained_further(config, tmp_path, capsys, monkeypatch):
+    """It begins where it was, with other noise than the first time, and counts its epochs."""
+    assert call(capsys, monkeypatch, "train", config(2))[0] == 0
+    choices = "elements: [H, C, O], hidden: 4x0e+4x1o, n_radial: 4, radial_widths: [8], correlation: 2"
+    file = config(1, output="further.diffusion", more=f"start_from: {tmp_path}/small.diffusion\n")
+    slow = file.read_text().replace("batch_size: 2", "batch_size: 2, learning_rate: 1.0e-12, average: null")
+    file.write_text(slow.replace(choices, ""))
+    code, out, _ = call(capsys, monkeypatch, "train", file, "--json")
+    assert code == 0
+    report, before = json.loads(out), json.loads((tmp_path / "small.json").read_text())
+    assert report["loss"]["all"] == pytest.approx(before["loss"]["all"], rel=1e-6)
+    first, further = (DiffusionModel.load(tmp_path / f"{name}.diffusion") for name in ("small", "further"))
+    assert (first.epochs, further.epochs, further.metadata["started_from"]) == (2, 3, "small")
+    assert further.settings == first.settings
+    assert first.metadata["training"]["best_epoch"] <= 2 < further.metadata["training"]["best_epoch"]
+    file.write_text(file.read_text().replace("further.diffusion", "small.diffusion"))
+    code, _, err = call(capsys, monkeypatch, "train", file)
+    assert code == 2
+    assert "would be lost" in " ".join(err.split())
 
 
 def test_qm9_is_split_by_its_clusters(monkeypatch):

@@ -7,9 +7,10 @@ import pytest
 
 from halberd.plugins.molecules.files import read_molecules
 from halberd.plugins.molecules.repair import raw_molecule
-from halberd.potentials.errors import BackendError, ConfigurationError
+from halberd.potentials.errors import BackendError, ConfigurationError, ModelFileError
 from halberd.samplers.generation.diffusion import DenoisingOptions, DenoisingSampler
 from halberd.samplers.generation.generator import generate
+from halberd.samplers.generation.settings import GenerationSettings
 from tests.potentials.diffusion.models import model, trained_on_water
 
 #: Molecules of 8 atoms in the tests of variances.
@@ -101,7 +102,7 @@ def test_molecules_are_generated_written_and_the_same_in_other_batches(water, tm
     file = tmp_path / "water.diffusion"
     water.save(file)
     shared = {"method": "diffusion", "model": str(file), "heavy_atoms": 1, "n": 4, "unique": False, "seed": 3}
-    shared["denoising"] = {"n_levels": 30, "sigma_max": 4.0}
+    shared.update(denoising={"n_levels": 30, "sigma_max": 4.0}, repair=False)
     made = generate(**shared, batch=5, output=tmp_path / "made.sdf")
     assert [mol.GetProp("smiles") for mol in made.molecules] == ["O"] * 4
     again = generate(**shared, batch=2)
@@ -121,12 +122,13 @@ def test_molecules_are_generated_written_and_the_same_in_other_batches(water, tm
     [
         ({"scaffold": "x.sdf"}, "scaffold is not for method diffusion"),
         ({"sampler": {"particles": 2}}, "sampler is not for method diffusion"),
-        ({"model": "gfn2-chnof@1"}, "Method diffusion needs a diffusion model"),
+        ({"repair": False, "finish": {"tries": 1}}, "finish is for what is repaired, and repair is false"),
         ({"heavy_atoms": "7:9"}, "was trained on molecules of 1 to 1 heavy atoms"),
         (
             {"method": "simgen", "model": "gfn2-chnof@1", "denoising": {"n_levels": 3}},
             "denoising is not for method simgen",
         ),
+        ({"method": "simgen", "model": None, "repair": False}, "repair is not for method simgen"),
     ],
 )
 def test_settings_of_the_other_method_are_refused(water, tmp_path, changes, message):
@@ -134,3 +136,38 @@ def test_settings_of_the_other_method_are_refused(water, tmp_path, changes, mess
     water.save(file)
     with pytest.raises(ConfigurationError, match=message):
         generate(**{"method": "diffusion", "model": str(file), "heavy_atoms": 1, "n": 1, **changes})
+
+
+def test_repaired_molecules_keep_their_heavy_atoms_and_get_new_hydrogens(water, tmp_path):
+    file = tmp_path / "water.diffusion"
+    water.save(file)
+    shared = {"method": "diffusion", "model": str(file), "heavy_atoms": 1, "n": 3, "unique": False, "seed": 3}
+    shared["denoising"] = {"n_levels": 15, "sigma_max": 4.0}
+    made = generate(**shared, references="qm9-small", batch=4)
+    assert [mol.GetProp("smiles") for mol in made.molecules] == ["O"] * 3
+    assert made.rates()["validity"] == 1.0
+    for mol in made.molecules:
+        assert mol.GetDoubleProp("largest_force_eV_A") < 0.05
+        assert mol.HasProp("energy_eV")
+        assert mol.HasProp("certainty")
+        assert not mol.HasProp("log_density")
+    again = generate(**shared, references="qm9-small", batch=2)
+    for one, other in zip(made.molecules, again.molecules, strict=True):
+        np.testing.assert_allclose(one.GetConformer().GetPositions(), other.GetConformer().GetPositions(), atol=1e-3)
+
+
+def test_elements_that_nothing_can_relax_are_refused_before_anything_is_made(tmp_path):
+    file = tmp_path / "silicon.diffusion"
+    model(elements=("H", "Si")).save(file)
+    with pytest.raises(ConfigurationError, match=r"numbers \[14\], too, which 'gfn2-chnof@1' cannot relax"):
+        generate(method="diffusion", model=str(file), heavy_atoms=2, n=1)
+
+
+def test_the_model_is_that_of_the_method(water, tmp_path):
+    assert GenerationSettings().model_or_default == "gfn2-chnof@1"
+    assert GenerationSettings(method="diffusion").model_or_default == "qm9-diffusion"
+    assert GenerationSettings(model="x.pt").model_or_default == "x.pt"
+    named = GenerationSettings(model="gfn2-chnof@1")
+    assert named.fingerprint() == GenerationSettings().fingerprint()
+    with pytest.raises(ModelFileError, match=r"no file 'gfn2-chnof@1'; of diffusion models, halberd has qm9-diffusion"):
+        generate(method="diffusion", model="gfn2-chnof@1", n=1)
