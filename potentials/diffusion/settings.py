@@ -60,7 +60,7 @@ class DiffusionSettings:
     elements: tuple[int | str, ...] = ("H", "C", "N", "O", "F")
     preconditioning: Literal["edm", "iddpm"] = "edm"
     sigma_data: float | None = None
-    element_scale: float = 1.0
+    element_scale: float = 0.25
     noise_mean: float = -1.2
     noise_std: float = 1.2
     cutoff: float = 10.0

@@ -47,6 +47,7 @@ def _elements(text: str, _: str) -> list[str]:
         "sampler.particles",
         Flag("sampler.n_levels", name="levels", help="Noise levels. Default: 50."),
         "sampler.integrator",
+        Flag("start", help="With diffusion: file of molecules, of which variations are made."),
         Flag("repair", off="as-made", help="With diffusion: new hydrogens, and a relaxation. Default: yes."),
         Flag("denoising.n_levels", name="denoising-levels", help="Noise levels of diffusion. Default: 100."),
         Flag("sampler.strength", help="Factor of the shape's pull."),

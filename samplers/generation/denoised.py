@@ -2,26 +2,32 @@
 
 from __future__ import annotations
 
+import dataclasses
 import time
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+from ase import Atoms
 
 from halberd.plugins.forces.options import check_device
 from halberd.plugins.molecules.bonding import canonical_smiles, import_rdkit, perceive_molecule
+from halberd.plugins.molecules.files import read_molecules
 from halberd.plugins.molecules.repair import note_repair
 from halberd.potentials.diffusion.model import DiffusionModel
-from halberd.potentials.errors import ConfigurationError
+from halberd.potentials.errors import ConfigurationError, DataError
 from halberd.potentials.loading import load
 from halberd.potentials.mace.descriptor import mace_descriptor
 from halberd.potentials.simgen.score import SimilarityScore
+from halberd.potentials.validation import changed
 from halberd.samplers.generation.annealing import Skeleton
 from halberd.samplers.generation.diffusion import Denoised, DenoisingSampler
 from halberd.samplers.generation.finisher import Finisher
 from halberd.samplers.generation.references import load_references
 from halberd.samplers.generation.settings import MODELS, GenerationSettings
 
+#: First noise level of attempts that begin with a molecule, angstrom, if none is given.
+NEAR = 0.5
 #: Causes of failure.
 NO_MOLECULE = "no neutral molecule in one piece"
 LOST = "numbers without bounds"
@@ -39,6 +45,8 @@ class DenoisedGenerator:
     ------
     ModelFileError
         If the model cannot be read.
+    DataError, UnknownElementError
+        If molecules to start from cannot be read, or the model cannot begin with them.
     ConfigurationError
         If it has seen no molecule of a size that is asked for, or elements that what repairs them does not know.
     """
@@ -47,8 +55,12 @@ class DenoisedGenerator:
         import_rdkit()
         self.settings = settings
         self.model = DiffusionModel.load(settings.model_or_default)
-        self.sampler = DenoisingSampler(self.model, settings.denoising)
-        wanted = settings.sizes
+        denoising = settings.denoising
+        self.starts = None if settings.start is None else _starts(settings.start, self.model)
+        if self.starts is not None and not changed(denoising, ("sigma_max",)):
+            denoising = dataclasses.replace(denoising, sigma_max=NEAR)
+        self.sampler = DenoisingSampler(self.model, denoising)
+        wanted = None if self.starts is not None else settings.sizes
         table = {key: count for key, count in self.model.sizes.items() if wanted is None or key[0] in wanted}
         if not table:
             known = sorted({heavy for heavy, _ in self.model.sizes})
@@ -58,7 +70,10 @@ class DenoisedGenerator:
             )
         self.sizes = np.array([atoms for _, atoms in table])
         self.shares = np.array(list(table.values())) / sum(table.values())
-        self.finisher = self._finisher(max(heavy for heavy, _ in table)) if settings.repair else None
+        heavy = [heavy for heavy, _ in table]
+        if self.starts is not None:
+            heavy = [int((each.numbers > 1).sum()) for each in self.starts]
+        self.finisher = self._finisher(max(heavy)) if settings.repair else None
 
     def _finisher(self, largest: int) -> Finisher:
         """What makes skeletons of similarity molecules."""
@@ -76,8 +91,17 @@ class DenoisedGenerator:
             )
         return Finisher(force_field, score, settings.finish)
 
+    def start_of(self, attempt: int) -> Atoms | None:
+        """What an attempt begins with, if not with noise alone."""
+        if self.starts is None:
+            return None
+        return self.starts[int(np.random.default_rng([self.settings.seed, attempt, 1]).integers(len(self.starts)))]
+
     def size_of(self, attempt: int) -> int:
-        """Atoms of an attempt, as often as among the molecules that the model was trained on."""
+        """Atoms of an attempt: of what it begins with, or as often as among the molecules of the training."""
+        start = self.start_of(attempt)
+        if start is not None:
+            return len(start)
         return int(np.random.default_rng([self.settings.seed, attempt, 1]).choice(self.sizes, p=self.shares))
 
     def attempt(
@@ -87,7 +111,9 @@ class DenoisedGenerator:
         tell = progress or (lambda _what, _part: None)
         started = time.perf_counter()
         seeds = [[self.settings.seed, k] for k in attempts]
-        made = self.sampler.run([self.size_of(k) for k in attempts], seeds, lambda part: tell("annealing", part))
+        starts = [each for each in map(self.start_of, attempts) if each is not None] or None
+        sizes = [self.size_of(k) for k in attempts]
+        made = self.sampler.run(sizes, seeds, lambda part: tell("annealing", part), starts)
         denoised = time.perf_counter()
         if self.finisher is None:
             results = [self._molecule(each, k) for k, each in zip(attempts, made, strict=True)]
@@ -113,6 +139,17 @@ class DenoisedGenerator:
         mol.SetDoubleProp("certainty", float(made.certainty.min()))
         mol.SetProp("smiles", canonical_smiles(mol))
         return mol
+
+
+def _starts(file: str, model: DiffusionModel) -> list[Atoms]:
+    """Molecules to begin with, as a model can take them."""
+    found = read_molecules(file)
+    for number, atoms in enumerate(found):
+        if len(atoms) < 2 or atoms.pbc.any():
+            what = "is a single atom" if len(atoms) < 2 else "is periodic"
+            raise DataError(f"Molecule {number} (counted from 0) of '{file}' {what}: attempts cannot begin with it.")
+        model.elements_of(atoms.numbers)
+    return found
 
 
 def _skeleton(made: Denoised | None) -> Skeleton | None:

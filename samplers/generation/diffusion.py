@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import openmm
+from ase import Atoms
 from numpy.typing import NDArray
 from openmm import unit
 
@@ -118,6 +119,7 @@ class DenoisingSampler:
         sizes: Sequence[int],
         seeds: Sequence[Sequence[int]],
         progress: Callable[[float], None] | None = None,
+        start: Sequence[Atoms] | None = None,
     ) -> list[Denoised | None]:
         """Make one batch.
 
@@ -129,11 +131,18 @@ class DenoisingSampler:
             Random streams, one per molecule: it comes out the same in whatever batch it is.
         progress : callable, optional
             Told the part of the steps that is done, 0 to 1.
+        start : sequence of ase.Atoms, length M, optional
+            Molecules that get the noise of the first level, in place of nothing but noise.
 
         Returns
         -------
         list of Denoised or None
             ``None`` where a number became infinite.
+
+        Raises
+        ------
+        UnknownElementError
+            If a molecule to start from has an element that the model does not know.
         """
         counts, n_elements = [int(size) for size in sizes], len(self.model.atomic_numbers)
         generators = [np.random.default_rng(list(seed)) for seed in seeds]
@@ -150,9 +159,13 @@ class DenoisingSampler:
         system.addForce(diffusion_force(self.model, counts, 1, self.options.backend))
         integrator = self.options.make_integrator()
         context = openmm.Context(system, integrator, *find_platform(self.options.platform))
-        x, h = drawn()
         first = float(integrator.levels[0])
-        context.setPositions(np.concatenate([x * first / NM_IN_ANGSTROM, element_carriers(h * first)]))
+        x, h = (first * each for each in drawn())
+        if start is not None:
+            x += np.concatenate([atoms.positions - atoms.positions.mean(axis=0) for atoms in start])
+            known = self.model.elements_of(np.concatenate([atoms.numbers for atoms in start]))
+            h += self.model.settings.element_scale * known
+        context.setPositions(np.concatenate([x / NM_IN_ANGSTROM, element_carriers(h)]))
         for step in range(integrator.n_steps):
             x, h = drawn()
             integrator.setPerDofVariableByName(NOISE, np.concatenate([x, carriers(h.ravel())]))

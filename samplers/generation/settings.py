@@ -75,6 +75,9 @@ class GenerationSettings:
     finish : FinishOptions
     denoising : DenoisingOptions
         Of ``diffusion``.
+    start : str, optional
+        Of ``diffusion``: file of molecules. Every attempt begins with one of them, to which noise is added up to
+        ``denoising.sigma_max`` (0.5 angstrom if that is left out), and so becomes a variation of it.
     repair : bool
         Of ``diffusion``: keep the heavy atoms that the model made, and give them bonds, hydrogens and a relaxation as
         skeletons of ``simgen`` get them. If not, molecules are as the model made them, its hydrogens included.
@@ -103,6 +106,7 @@ class GenerationSettings:
     sampler: SamplerOptions = dataclasses.field(default_factory=SamplerOptions)
     finish: FinishOptions = dataclasses.field(default_factory=FinishOptions)
     denoising: DenoisingOptions = dataclasses.field(default_factory=DenoisingOptions)
+    start: str | None = None
     repair: bool = True
 
     def __post_init__(self) -> None:
@@ -118,8 +122,10 @@ class GenerationSettings:
 
     def _check_method(self) -> None:
         """Refuse what belongs to the other method."""
-        for name in changed(self, _SIMGEN if self.method == "diffusion" else ("denoising", "repair")):
+        for name in changed(self, _SIMGEN if self.method == "diffusion" else ("denoising", "repair", "start")):
             raise ConfigurationError(f"{name} is not for method {self.method}: leave it out, or change method.")
+        if self.start is not None and changed(self, ("heavy_atoms",)):
+            raise ConfigurationError("start brings its own sizes: leave heavy_atoms out, or start.")
         for name in () if self.repair else changed(self, _FINISHING):
             raise ConfigurationError(f"{name} is for what is repaired, and repair is false: leave one of them out.")
 

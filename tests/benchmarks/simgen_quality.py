@@ -4,6 +4,7 @@
     python tests/benchmarks/simgen_quality.py OUT changes              # which changes to the published settings help
     python tests/benchmarks/simgen_quality.py OUT shapes speed qm9
     python tests/benchmarks/simgen_quality.py OUT likeness             # beside molecules made without any method
+    python tests/benchmarks/simgen_quality.py OUT diffusion [--model FILE]   # as made, by EDM's measures
 
 ``changes`` begins with the settings of the ``simgen`` release (50 levels, 10 particles, element moves every 2 steps,
 the likeliest order of every bond by itself, hydrogens that fill up valences) and adds ours one by one, on the same
@@ -18,7 +19,7 @@ import dataclasses
 import functools
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -31,10 +32,12 @@ from shape_similarity import shape_similarity
 
 from halberd.plugins import draw_molecules, likeness, measure
 from halberd.plugins.evaluation.figures import BLUE, GREY, new_figure, save_figure
-from halberd.plugins.molecules.bonding import atoms_of, is_valid, perceive_molecule
+from halberd.plugins.molecules.bonding import atoms_of, canonical_smiles, is_valid, perceive_molecule
+from halberd.plugins.molecules.metrics import edm_stability
 from halberd.plugins.molecules.qm9 import draw_qm9, known_smiles
 from halberd.plugins.molecules.shapes import parse_shape
 from halberd.samplers import FinishOptions, GenerationSettings, SamplerOptions
+from halberd.samplers.generation.denoised import DenoisedGenerator
 from halberd.samplers.generation.generator import Generated, generate
 
 console = Console(width=150)
@@ -108,13 +111,72 @@ def _references() -> list[Any]:
     return [mol for mol in found if is_valid(mol)]
 
 
-def compare(results: Results, attempts: int) -> None:
+def _by_diffusion(settings: GenerationSettings, model: str | None, **changes: Any) -> GenerationSettings:
+    """As many molecules of the same sizes."""
+    kept = {name: getattr(settings, name) for name in ("n", "max_attempts", "unique", "heavy_atoms", "seed")}
+    return GenerationSettings(method="diffusion", model=model, **kept, **changes)
+
+
+def as_made(results: Results, attempts: int, model: str | None) -> None:
+    """What a diffusion model makes, by EDM's measures, over all attempts, beside QM9 and atoms at random places."""
+    settings = GenerationSettings(method="diffusion", model=model, heavy_atoms="references", repair=False, seed=1)
+    table = Table(title=f"as made, of {attempts} attempts at sizes of QM9, %")
+    for column in ("", "atoms stable", "molecules stable", "valid", "different, of valid", "a minute"):
+        table.add_column(column, justify="right" if column else "left")
+
+    def sampled() -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        generator = DenoisedGenerator(settings)
+        for first in range(0, attempts, settings.batch):
+            batch = range(first, min(first + settings.batch, attempts))
+            made = generator.sampler.run([generator.size_of(k) for k in batch], [[settings.seed, k] for k in batch])
+            yield from (
+                (m.numbers, m.positions) if m is not None else (np.ones(1, int), np.zeros((1, 3))) for m in made
+            )
+
+    def scattered() -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        rng = np.random.default_rng(1)
+        for atoms in draw_qm9(attempts, seed=1):
+            places = atoms.positions - atoms.positions.mean(axis=0)
+            yield atoms.numbers, places.std() * rng.normal(size=places.shape)
+
+    makers: dict[str, Callable[[], Iterable[tuple[np.ndarray, np.ndarray]]]] = {
+        "diffusion": sampled,
+        "null: QM9's atoms at random places": scattered,
+        "QM9 itself": lambda: ((a.numbers, a.positions) for a in draw_qm9(attempts, seed=1)),
+    }
+    for name, make in makers.items():
+        row = results.get(f"as made: {name}")
+        if row is None:
+            started = time.perf_counter()
+            made = list(make())
+            seconds = time.perf_counter() - started
+            stable = [edm_stability(numbers, positions) for numbers, positions in made]
+            found = [perceive_molecule(numbers, positions) for numbers, positions in made]
+            valid = [canonical_smiles(mol) for mol in found if is_valid(mol)]
+            row = results.add(
+                f"as made: {name}",
+                {
+                    "atoms": float(np.concatenate(stable).mean()),
+                    "molecules": float(np.mean([each.all() for each in stable])),
+                    "valid": len(valid) / attempts,
+                    "different": len(set(valid)) / max(1, len(valid)),
+                    "a minute": 60 * attempts / seconds,
+                },
+            )
+        cells = [f"{100 * row[key]:.1f}" for key in ("atoms", "molecules", "valid", "different")]
+        table.add_row(name, *cells, f"{row['a minute']:.0f}" if name == "diffusion" else "-")
+    console.print(table)
+
+
+def compare(results: Results, attempts: int, model: str | None) -> None:
     """How like QM9 molecules are, and how much repair they took, beside QM9 itself and molecules without a method."""
     sized = dataclasses.replace(SMALL, heavy_atoms="7:9", n=attempts, max_attempts=attempts, unique=False)
     large = dataclasses.replace(LARGE, n=attempts // 2, max_attempts=attempts // 2, unique=False)
     makers: dict[str, Callable[[], Any]] = {
         "7-9: halberd": lambda: generate(sized),
         "7-9: elements not balanced": lambda: generate(dataclasses.replace(sized, balance=0.0)),
+        "7-9: diffusion": lambda: generate(_by_diffusion(sized, model)),
+        "7-9: diffusion, as made": lambda: generate(_by_diffusion(sized, model, repair=False)),
         "7-9: random trees": lambda: grow_trees(sized),
         "QM9 again": lambda: [perceive_molecule(a.numbers, a.positions) for a in draw_qm9(attempts, seed=1)],
         "QM9, embedded anew": lambda: embedded_references(attempts, seed=2),
@@ -307,7 +369,7 @@ def speed(results: Results, rounds: int) -> None:
     console.print(table)
 
 
-PARTS = ("small", "large", "changes", "shapes", "speed", "qm9", "likeness")
+PARTS = ("small", "large", "changes", "shapes", "speed", "qm9", "likeness", "diffusion")
 
 
 def main() -> None:
@@ -315,7 +377,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("output", type=Path)
     parser.add_argument("parts", nargs="+", choices=PARTS)
-    parser.add_argument("--attempts", type=int, help="in place of 500, 200, 100, 100, 40, 1000 and 300")
+    parser.add_argument("--attempts", type=int, help="in place of 500, 200, 100, 100, 40, 300, 500 and 1000")
+    parser.add_argument("--model", help="Of diffusion, in place of the one that comes with halberd.")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--threads", type=int, default=2)
     arguments = parser.parse_args()
@@ -338,7 +401,9 @@ def main() -> None:
     if "speed" in arguments.parts:
         speed(results, arguments.rounds)
     if "likeness" in arguments.parts:
-        compare(results, arguments.attempts or 300)
+        compare(results, arguments.attempts or 300, arguments.model)
+    if "diffusion" in arguments.parts:
+        as_made(results, arguments.attempts or 500, arguments.model)
     if "qm9" in arguments.parts:
         row = results.get("QM9") or results.add(
             "QM9", {"metrics": measure(draw_qm9(arguments.attempts or 1000, 1), known=known_smiles(), xtb=50)}

@@ -106,7 +106,8 @@ def test_every_flag_reaches_its_setting(name, flag):
     leaf = seen[section][field] if section else seen[field]
     more = {"solver": "ridge"} if field == "ridge" else {"solver": "svd"} if field == "rtol" else {}
     more = {"solver": "ard"} if field == "threshold" else more
-    if (name, field) in (("generate", "method"), ("generate", "repair")) or section == "denoising":
+    of_diffusion = name == "generate" and (field in ("method", "repair", "start") or section == "denoising")
+    if of_diffusion:
         more = {"method": "diffusion", "model": "mine.diffusion"}
     settings = from_mapping(SETTINGS[name], merged({**NEEDED[name], **more}, seen), "the command line")
     owner = getattr(settings, section) if section else settings

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import dataclasses
+
+import ase.io
 import numpy as np
 import pytest
+from ase import Atoms
+from ase.build import molecule
 
 from halberd.plugins.molecules.files import read_molecules
 from halberd.plugins.molecules.repair import raw_molecule
-from halberd.potentials.errors import BackendError, ConfigurationError, ModelFileError
+from halberd.potentials.errors import BackendError, ConfigurationError, DataError, ModelFileError, UnknownElementError
+from halberd.samplers.generation.denoised import DenoisedGenerator
 from halberd.samplers.generation.diffusion import DenoisingOptions, DenoisingSampler
 from halberd.samplers.generation.generator import generate
 from halberd.samplers.generation.settings import GenerationSettings
@@ -154,6 +160,48 @@ def test_repaired_molecules_keep_their_heavy_atoms_and_get_new_hydrogens(water, 
     again = generate(**shared, references="qm9-small", batch=2)
     for one, other in zip(made.molecules, again.molecules, strict=True):
         np.testing.assert_allclose(one.GetConformer().GetPositions(), other.GetConformer().GetPositions(), atol=1e-3)
+
+
+def test_variations_begin_with_a_molecule(tmp_path):
+    """With little noise it comes back, with more it is further away, and streams are those of attempts."""
+    own, water = model(elements=("H", "C", "O")), molecule("CH3OH")
+    there = water.positions - water.positions.mean(axis=0)
+    moved = []
+    for sigma in (0.006, 0.3):
+        options = DenoisingOptions(n_levels=5, sigma_max=sigma, churn=1.0)
+        made = DenoisingSampler(own, options).run([6, 6], [[1, 0], [1, 1]], start=[water, water])
+        assert all(each.numbers.tolist() == water.numbers.tolist() for each in made[: 2 if sigma < 0.1 else 0])
+        moved.append([float(np.abs(each.positions - each.positions.mean(axis=0) - there).max()) for each in made])
+    assert max(moved[0]) < 0.05 < min(moved[1])
+    model().save(tmp_path / "small.diffusion")
+    ase.io.write(tmp_path / "start.xyz", [water, molecule("H2O")])
+    settings = GenerationSettings(
+        method="diffusion", model=str(tmp_path / "small.diffusion"), start=str(tmp_path / "start.xyz"), repair=False
+    )
+    generator = DenoisedGenerator(settings)
+    assert generator.sampler.options.sigma_max == 0.5
+    assert {generator.size_of(k) for k in range(20)} == {3, 6}
+    named = dataclasses.replace(settings, denoising=DenoisingOptions(sigma_max=1.5))
+    assert DenoisedGenerator(named).sampler.options.sigma_max == 1.5
+
+
+@pytest.mark.parametrize(
+    ("start", "error", "message"),
+    [
+        (molecule("NH3"), UnknownElementError, r"does not know the elements with the numbers \[7\]"),
+        (Atoms("O"), DataError, r"Molecule 0 \(counted from 0\) of '.*start.xyz' is a single atom"),
+    ],
+)
+def test_what_cannot_be_started_from(tmp_path, start, error, message):
+    model().save(tmp_path / "small.diffusion")
+    ase.io.write(tmp_path / "start.xyz", [start])
+    shared = {"method": "diffusion", "model": str(tmp_path / "small.diffusion"), "n": 1}
+    with pytest.raises(error, match=message):
+        generate(**shared, start=str(tmp_path / "start.xyz"))
+    with pytest.raises(ConfigurationError, match="start brings its own sizes"):
+        generate(**shared, start=str(tmp_path / "start.xyz"), heavy_atoms=5)
+    with pytest.raises(ConfigurationError, match="start is not for method simgen"):
+        generate(start=str(tmp_path / "start.xyz"), n=1)
 
 
 def test_elements_that_nothing_can_relax_are_refused_before_anything_is_made(tmp_path):
