@@ -43,8 +43,9 @@ def train_diffusion(settings: TrainSettings, *, progress: bool = True) -> dict[s
     Returns
     -------
     dict
-        ``model``, ``epochs``, ``best_epoch``, ``done`` (false if the time was over first), ``loss`` of validation, in
-        all and by the noise level, ``molecules``, ``weights``, ``settings``, and ``seconds``.
+        ``model``, ``epochs``, ``best_epoch``, ``done`` (false if the time was over first), ``loss`` of validation
+        (``before``, and of the best epoch in all and by the noise level), ``molecules``, ``weights``, ``settings``, and
+        ``seconds``.
 
     Raises
     ------
@@ -103,14 +104,14 @@ def _report(settings: TrainSettings, trainer: DenoisingTrainer, output: Path, be
         "epochs": [len(trainer.history)],
         "best_epoch": [trainer.best],
         "loss": {
-            "untrained": before,
+            "before": before,
             "all": best.validation if best else None,
             **{name: values["loss"] for name, values in (best.errors if best else {}).items()},
         },
         "molecules": {"train": len(trainer.training), "validation": len(trainer.validation)},
         "weights": sum(weight.numel() for weight in trainer.network.parameters()),
         "sigma_data": trainer.choices.sigma_data,
-        "settings": dataclasses.asdict(settings),
+        "settings": {**dataclasses.asdict(settings), "diffusion": dataclasses.asdict(trainer.choices)},
     }
 
 

@@ -76,7 +76,7 @@ def generate(
     with_metrics: Annotated[bool, typer.Option("--metrics/--no-metrics", help="Measure what came out.")] = True,
     as_json: JsonOption = False,
 ) -> None:
-    """Generate molecules from the similarity of atoms to reference molecules: no training, any shape."""
+    """Generate molecules: by the similarity of atoms to references, in any shape, or by a diffusion model."""
     from halberd.plugins.molecules.files import check_molecule_file, draw_molecules, write_molecules
     from halberd.potentials.files import check_writable
     from halberd.potentials.sites.torchscript import set_threads

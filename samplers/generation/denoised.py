@@ -19,18 +19,16 @@ from halberd.potentials.errors import ConfigurationError, DataError
 from halberd.potentials.loading import load
 from halberd.potentials.mace.descriptor import mace_descriptor
 from halberd.potentials.simgen.score import SimilarityScore
-from halberd.potentials.validation import changed
 from halberd.samplers.generation.annealing import Skeleton
-from halberd.samplers.generation.diffusion import Denoised, DenoisingSampler
+from halberd.samplers.generation.diffusion import NEAR, Denoised, DenoisingSampler
 from halberd.samplers.generation.finisher import Finisher
 from halberd.samplers.generation.references import load_references
 from halberd.samplers.generation.settings import MODELS, GenerationSettings
 
-#: First noise level of attempts that begin with a molecule, angstrom, if none is given.
-NEAR = 0.5
 #: Causes of failure.
 NO_MOLECULE = "no neutral molecule in one piece"
 LOST = "numbers without bounds"
+OTHER_SIZE = "other number of heavy atoms"
 
 
 class DenoisedGenerator:
@@ -57,7 +55,7 @@ class DenoisedGenerator:
         self.model = DiffusionModel.load(settings.model_or_default)
         denoising = settings.denoising
         self.starts = None if settings.start is None else _starts(settings.start, self.model)
-        if self.starts is not None and not changed(denoising, ("sigma_max",)):
+        if self.starts is not None and denoising.sigma_max is None:
             denoising = dataclasses.replace(denoising, sigma_max=NEAR)
         self.sampler = DenoisingSampler(self.model, denoising)
         wanted = None if self.starts is not None else settings.sizes
@@ -122,8 +120,16 @@ class DenoisedGenerator:
             for each, mol in zip(made, results, strict=True):
                 if each is not None and not isinstance(mol, str):
                     mol.ClearProp("log_density")
-                    mol.SetDoubleProp("certainty", float(each.certainty.min()))
+                    mol.SetDoubleProp("certainty", float(each.certainty[each.numbers > 1].min()))
+        results = [self._of_size(each) for each in results]
         return results, {"anneal": denoised - started, "finish": time.perf_counter() - denoised}
+
+    def _of_size(self, result: Any) -> Any:
+        """A molecule of a size that was asked for: the model is told of atoms alone, and chooses their elements."""
+        wanted = None if self.starts is not None else self.settings.sizes
+        if isinstance(result, str) or wanted is None or result.GetNumHeavyAtoms() in wanted:
+            return result
+        return OTHER_SIZE
 
     @staticmethod
     def _molecule(made: Denoised | None, attempt: int) -> Any:
@@ -145,8 +151,12 @@ def _starts(file: str, model: DiffusionModel) -> list[Atoms]:
     """Molecules to begin with, as a model can take them."""
     found = read_molecules(file)
     for number, atoms in enumerate(found):
-        if len(atoms) < 2 or atoms.pbc.any():
-            what = "is a single atom" if len(atoms) < 2 else "is periodic"
+        wrong = {
+            "is a single atom": len(atoms) < 2,
+            "is periodic": bool(atoms.pbc.any()),
+            "has positions that are no numbers": not np.isfinite(atoms.positions).all(),
+        }
+        for what in (what for what, is_so in wrong.items() if is_so):
             raise DataError(f"Molecule {number} (counted from 0) of '{file}' {what}: attempts cannot begin with it.")
         model.elements_of(atoms.numbers)
     return found

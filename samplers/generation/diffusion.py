@@ -28,6 +28,9 @@ from halberd.samplers.generation.integrators import NOISE, AnnealedLangevinInteg
 from halberd.samplers.generation.noise_schedules import Levels, geometric_schedule, karras_schedule
 from halberd.samplers.runs.platforms import find_platform
 
+#: First noise level of molecules from nothing, and of variations, angstrom.
+FAR, NEAR = 5.0, 0.2
+
 
 @dataclasses.dataclass(frozen=True)
 class DenoisingOptions:
@@ -39,7 +42,8 @@ class DenoisingOptions:
         Stochastic Heun steps along Karras' schedule, or Langevin steps at levels in a constant ratio.
     n_levels : int
     sigma_max, sigma_min : float, angstrom
-        First and last noise level. What is left at the last one is taken out by the model at once.
+        First and last noise level; the first one is 5, and 0.2 for variations, if omitted. What is left at the last one
+        is taken out by the model at once.
     churn : float
         Heun: by what factor noise is raised before every step, with new noise; 1 for none, which makes the result a
         function of the first noise alone.
@@ -59,7 +63,7 @@ class DenoisingOptions:
 
     integrator: str = "heun"
     n_levels: Levels = 100
-    sigma_max: float = 5.0
+    sigma_max: float | None = None
     sigma_min: float = 0.005
     churn: float = 1.3
     churn_from: float = 0.02
@@ -77,7 +81,7 @@ class DenoisingOptions:
     def make_integrator(self) -> Any:
         """The integrator of one batch; noise comes from outside."""
         shared: dict[str, Any] = {"clip": None, "parameter": DIFFUSION_SIGMA, "external_noise": True}
-        ends = (self.n_levels, self.sigma_max, self.sigma_min)
+        ends = (self.n_levels, FAR if self.sigma_max is None else self.sigma_max, self.sigma_min)
         if self.integrator == "heun":
             own: dict[str, Any] = {"churn": self.churn, "churn_from": self.churn_from, "s_noise": 1.0, "min_noise": 0.0}
             return StochasticHeunIntegrator(karras_schedule(*ends), **own, **shared)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, Literal
 
 from halberd.potentials.errors import ConfigurationError
@@ -76,8 +78,8 @@ class GenerationSettings:
     denoising : DenoisingOptions
         Of ``diffusion``.
     start : str, optional
-        Of ``diffusion``: file of molecules. Every attempt begins with one of them, to which noise is added up to
-        ``denoising.sigma_max`` (0.5 angstrom if that is left out), and so becomes a variation of it.
+        Of ``diffusion``: file of molecules, with all their hydrogens. Every attempt begins with one of them, to which
+        noise of ``denoising.sigma_max`` is added, and so becomes a variation of it.
     repair : bool
         Of ``diffusion``: keep the heavy atoms that the model made, and give them bonds, hydrogens and a relaxation as
         skeletons of ``simgen`` get them. If not, molecules are as the model made them, its hydrogens included.
@@ -182,4 +184,6 @@ class GenerationSettings:
         for name in ("n", "batch", "max_attempts"):
             values.pop(name)
         values["model"] = self.model_or_default
+        if self.start is not None and Path(self.start).is_file():
+            values["start"] = hashlib.sha256(Path(self.start).read_bytes()).hexdigest()
         return values

@@ -12,6 +12,7 @@ from ase.build import molecule
 
 from halberd.plugins.molecules.files import read_molecules
 from halberd.plugins.molecules.repair import raw_molecule
+from halberd.potentials.diffusion.model import DiffusionModel
 from halberd.potentials.errors import BackendError, ConfigurationError, DataError, ModelFileError, UnknownElementError
 from halberd.samplers.generation.denoised import DenoisedGenerator
 from halberd.samplers.generation.diffusion import DenoisingOptions, DenoisingSampler
@@ -162,6 +163,21 @@ def test_repaired_molecules_keep_their_heavy_atoms_and_get_new_hydrogens(water, 
         np.testing.assert_allclose(one.GetConformer().GetPositions(), other.GetConformer().GetPositions(), atol=1e-3)
 
 
+def test_molecules_of_other_sizes_are_failures(water, tmp_path):
+    """A model chooses elements, and with them how many atoms are heavy."""
+    file = tmp_path / "water.diffusion"
+    water.sizes.clear()
+    water.sizes[2, 3] = 1  # as if two of the three were
+    water.save(file)
+    water.sizes.clear()
+    water.sizes[1, 3] = 256
+    shared = {"method": "diffusion", "model": str(file), "n": 2, "max_attempts": 2, "unique": False, "repair": False}
+    shared["denoising"] = {"n_levels": 30, "sigma_max": 4.0}
+    made = generate(**shared, heavy_atoms=2)
+    assert (made.molecules, made.failures) == ([], {"other number of heavy atoms": 2})
+    assert len(generate(**shared, heavy_atoms="references").molecules) == 2
+
+
 def test_variations_begin_with_a_molecule(tmp_path):
     """With little noise it comes back, with more it is further away, and streams are those of attempts."""
     own, water = model(elements=("H", "C", "O")), molecule("CH3OH")
@@ -179,7 +195,7 @@ def test_variations_begin_with_a_molecule(tmp_path):
         method="diffusion", model=str(tmp_path / "small.diffusion"), start=str(tmp_path / "start.xyz"), repair=False
     )
     generator = DenoisedGenerator(settings)
-    assert generator.sampler.options.sigma_max == 0.5
+    assert generator.sampler.options.sigma_max == 0.2
     assert {generator.size_of(k) for k in range(20)} == {3, 6}
     named = dataclasses.replace(settings, denoising=DenoisingOptions(sigma_max=1.5))
     assert DenoisedGenerator(named).sampler.options.sigma_max == 1.5
@@ -189,6 +205,7 @@ def test_variations_begin_with_a_molecule(tmp_path):
     ("start", "error", "message"),
     [
         (molecule("NH3"), UnknownElementError, r"does not know the elements with the numbers \[7\]"),
+        (Atoms("OH", [[0, 0, 0], [0, np.nan, 1]]), DataError, "has positions that are no numbers"),
         (Atoms("O"), DataError, r"Molecule 0 \(counted from 0\) of '.*start.xyz' is a single atom"),
     ],
 )
@@ -202,6 +219,33 @@ def test_what_cannot_be_started_from(tmp_path, start, error, message):
         generate(**shared, start=str(tmp_path / "start.xyz"), heavy_atoms=5)
     with pytest.raises(ConfigurationError, match="start is not for method simgen"):
         generate(start=str(tmp_path / "start.xyz"), n=1)
+
+
+def test_a_start_that_changed_is_another_run(tmp_path):
+    file = tmp_path / "start.xyz"
+    prints = []
+    for name in ("H2O", "CH4", "H2O"):
+        ase.io.write(file, molecule(name))
+        prints.append(GenerationSettings(method="diffusion", start=str(file)).fingerprint())
+    assert prints[0] == prints[2] != prints[1]
+
+
+def test_the_model_that_is_shipped():
+    """It takes noise out of molecules, knows their elements, and leaves a molecule with little noise what it is."""
+    own = DiffusionModel.load("qm9-diffusion")
+    rng = np.random.default_rng(0)
+    for name in ("CH3CHO", "CH3CONH2", "C6H6", "isobutane"):
+        atoms = molecule(name)
+        there = atoms.positions - atoms.positions.mean(axis=0)
+        noise = 0.1 * rng.normal(size=there.shape)
+        elements = own.elements_of(atoms.numbers)
+        found = own.evaluate(there + noise, elements + 0.4 * rng.normal(size=elements.shape), 0.1)
+        centred = noise - noise.mean(axis=0)
+        assert np.square(found.denoised - noise.mean(axis=0) - there).sum() < 0.8 * np.square(centred).sum()
+        assert (found.elements.argmax(axis=1) == elements.argmax(axis=1)).mean() > 0.85
+    start = molecule("CH3CHO")
+    made = DenoisingSampler(own, DenoisingOptions(n_levels=10, sigma_max=0.05)).run([7], [[0, 0]], start=[start])
+    assert made[0].numbers.tolist() == start.numbers.tolist()
 
 
 def test_elements_that_nothing_can_relax_are_refused_before_anything_is_made(tmp_path):
