@@ -78,15 +78,14 @@ class DenoisedGenerator:
         settings = self.settings
         check_device(settings.device)
         force_field = load(MODELS["simgen"], precision=settings.precision).to(device=settings.device)
-        references = load_references(settings.references, largest)
-        score = SimilarityScore(mace_descriptor(force_field), references)
-        known = set(force_field.atomic_numbers)
-        unknown = sorted(set(self.model.atomic_numbers) - known)
+        unknown = sorted(set(self.model.atomic_numbers) - set(force_field.atomic_numbers))
         if unknown:
             raise ConfigurationError(
                 f"'{self.model.name}' makes molecules of the elements with the numbers {unknown}, too, which "
                 f"'{MODELS['simgen']}' cannot relax: give repair: false."
             )
+        references = load_references(settings.references, largest)
+        score = SimilarityScore(mace_descriptor(force_field), references)
         return Finisher(force_field, score, settings.finish)
 
     def start_of(self, attempt: int) -> Atoms | None:
